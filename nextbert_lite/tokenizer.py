@@ -1,0 +1,142 @@
+"""Text to token ids and back: byte-level BPE for real text, whole words for the toy world.
+
+Both are one class around Hugging Face's `tokenizers` library. Lesson 01 builds the ten lines that matter by hand.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Backend
+
+PAD, UNK, CLS, SEP, MASK = SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class Tokenizer:
+    """Turn text into ids that start with [CLS] and end with [SEP], and back.
+
+    Make one with `train_bpe`, `word_level` or `Tokenizer.load`. The five special tokens have the ids 0 to 4.
+    """
+
+    def __init__(self, backend: Backend):
+        missing = [token for i, token in enumerate(SPECIALS) if backend.token_to_id(token) != i]
+        if missing:
+            raise ValueError(
+                f"the special tokens {missing} do not have the ids {list(range(5))} in this order: {SPECIALS}. "
+                "Make the tokenizer with train_bpe or word_level, or load one that they saved."
+            )
+        self.backend = backend
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = range(5)
+        self.special_ids = tuple(range(5))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of different ids, V."""
+        return self.backend.get_vocab_size()
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    def encode(self, text: str, *, max_len: int | None = None, allow_specials: bool = False) -> list[int]:
+        """Return the ids of one text, [CLS] and [SEP] included.
+
+        max_len: the longest result; what is longer is cut before [SEP]. None cuts nothing.
+        allow_specials: read "[MASK]" in the text as the special token. Off, it is text like any other, so that
+        every string comes back from `decode` as it was.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"encode takes one text (a str), not {type(text).__name__}. For several, use encode_batch.")
+        return self.encode_batch([text], max_len=max_len, allow_specials=allow_specials)[0]
+
+    def encode_batch(
+        self, texts: Sequence[str], *, max_len: int | None = None, allow_specials: bool = False
+    ) -> list[list[int]]:
+        """Return the ids of each text, as `encode` does, with all processor cores."""
+        if isinstance(texts, str):
+            raise TypeError("encode_batch takes a list of texts; for one text use encode.")
+        if max_len is not None and max_len < 3:
+            raise ValueError(f"max_len is {max_len}; a text needs at least 3 places: [CLS], one token, [SEP].")
+        self.backend.encode_special_tokens = not allow_specials
+        room = None if max_len is None else max_len - 2
+        encoded = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        return [[self.cls_id, *e.ids[:room], self.sep_id] for e in encoded]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of the ids; special tokens are left out."""
+        return self.backend.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """Return each id's own piece of text, for labels in figures. A space is shown as it is."""
+        pieces = []
+        for i in map(int, ids):
+            token = self.backend.id_to_token(i)
+            if token is None:
+                raise ValueError(f"there is no id {i}: this tokenizer has the ids 0 to {self.vocab_size - 1}.")
+            is_bytes = i not in self.special_ids and isinstance(self.backend.decoder, decoders.ByteLevel)
+            pieces.append(self.backend.decode([i]) if is_bytes else token)
+        return pieces
+
+    def id(self, token: str) -> int:
+        """Return the id of one token, as the vocabulary spells it; KeyError when there is none."""
+        found = self.backend.token_to_id(token)
+        if found is None:
+            raise KeyError(f"'{token}' is not a token of this vocabulary of {self.vocab_size}.")
+        return found
+
+    def save(self, path: str | Path) -> None:
+        """Write the tokenizer as one JSON file that the `tokenizers` library reads too."""
+        self.backend.save(str(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Tokenizer:
+        """Read a tokenizer that `save` wrote."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no tokenizer file {path}. `Tokenizer.save` writes one.")
+        return cls(Backend.from_file(str(path)))
+
+    def to_json(self) -> str:
+        """Return the whole tokenizer as a JSON string; `from_json` reads it."""
+        return self.backend.to_str()
+
+    @classmethod
+    def from_json(cls, text: str) -> Tokenizer:
+        """Read a tokenizer from the string that `to_json` gave."""
+        return cls(Backend.from_str(text))
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int = 4096) -> Tokenizer:
+    """Learn a byte-level BPE vocabulary: any Unicode string can be written with it, none is unknown.
+
+    Starts from the 256 bytes and adds the most frequent pair again and again (Sennrich et al. 2016, arXiv:1508.07909;
+    on bytes: Radford et al. 2019). Raises ValueError when vocab_size has no room for the bytes and the specials.
+    """
+    least = 256 + len(SPECIALS)
+    if vocab_size < least:
+        raise ValueError(f"vocab_size is {vocab_size}; the 256 bytes and {len(SPECIALS)} special tokens need {least}.")
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return Tokenizer(backend)
+
+
+def word_level(words: Iterable[str]) -> Tokenizer:
+    """Make a tokenizer with one id per word, split at spaces; a word outside the list becomes [UNK]."""
+    words = list(words)
+    repeated = [word for word, count in Counter([*SPECIALS, *words]).items() if count > 1]
+    if not words or repeated:
+        raise ValueError(f"the word list must have words, each once and no special token; repeated: {repeated}.")
+    vocabulary = {token: i for i, token in enumerate([*SPECIALS, *words])}
+    backend = Backend(models.WordLevel(vocabulary, unk_token=UNK))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
+    return Tokenizer(backend)

@@ -1,0 +1,101 @@
+"""Checks of what is passed in. Each is one call in the code that a lesson builds, so that the idea stays in view."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_mask(mask: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+    """Return the mask if it is boolean and fits scores of this shape (..., T, S); else say what to do.
+
+    True means *may be attended to*. The mask needs as many dimensions as the scores, each of size 1 or the scores':
+    torch would stretch a (B, T) mask over (T, T) in silence as soon as B = T.
+    Raises TypeError for another dtype, ValueError for another shape.
+    """
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(
+            f"the mask is {kind}; it must be a torch.bool tensor in which True means 'may be attended to'. "
+            "Of a mask with 1 for real and 0 for padding make `mask.bool()`; of torch's key_padding_mask, where True "
+            "means padding, make `~mask`."
+        )
+    fits = mask.ndim == len(shape) and all(m in (1, s) for m, s in zip(mask.shape, shape, strict=True))
+    if not fits:
+        hint = ""
+        if mask.ndim == 2 and len(shape) == 4:
+            hint = (
+                " A padding mask (B, T) becomes `mask[:, None, None, :]`, a mask (T, T) of who may look at whom "
+                "becomes `mask[None, None]`."
+            )
+        elif mask.ndim == 2 and len(shape) == 3:
+            hint = " A padding mask (B, T) becomes `mask[:, None, :]`, a mask (T, T) becomes `mask[None]`."
+        raise ValueError(
+            f"a mask of shape {tuple(mask.shape)} does not fit scores of shape {tuple(shape)}: it needs "
+            f"{len(shape)} dimensions, each of size 1 or the scores' own.{hint}"
+        )
+    return mask
+
+
+def check_heads(C: int, H: int) -> None:
+    """Raise ValueError unless H heads divide the width C into equal parts."""
+    if C < 1 or H < 1 or C % H:
+        near = [h for h in range(1, C + 1) if C % h == 0]
+        raise ValueError(
+            f"{H} heads do not divide the width {C} into equal parts. Choose the number of heads among {near}."
+        )
+
+
+def check_ids(ids: Tensor, vocab_size: int, max_len: int | None) -> Tensor:
+    """Return ids (B, T) if an encoder can read them; else say which is wrong.
+
+    On a GPU this waits for the device once: an id out of range there would otherwise kill the whole process's CUDA.
+    """
+    if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
+        kind = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+        raise TypeError(f"token ids are {kind}; they must be a tensor of torch.int64. `pad` of lists makes one.")
+    if ids.ndim != 2:
+        raise ValueError(
+            f"token ids have the shape {tuple(ids.shape)}; expected (B, T), a batch of B texts of T tokens. "
+            "One text becomes a batch of one by `ids[None]`."
+        )
+    B, T = ids.shape
+    if B == 0 or T == 0:
+        raise ValueError(f"the batch is empty: its shape is {(B, T)}. Leave out empty texts and empty batches.")
+    if max_len is not None and T > max_len:
+        raise ValueError(
+            f"a text of {T} tokens is longer than this model's max_len of {max_len}. "
+            "Cut it (`tokenizer.encode(text, max_len=...)`), split it, or make a model with a larger max_len."
+        )
+    low, high = torch.stack(torch.aminmax(ids)).tolist()
+    if low < 0 or high >= vocab_size:
+        wrong = low if low < 0 else high
+        b, t = (ids == wrong).nonzero()[0].tolist()
+        raise ValueError(
+            f"token id {wrong} (text {b}, position {t}) is outside this model's vocabulary: 0 to {vocab_size - 1}. "
+            "The text was encoded by another tokenizer, or labels were passed in place of ids."
+        )
+    return ids
+
+
+def check_padding_mask(mask: Tensor, ids: Tensor, pad_id: int) -> Tensor:
+    """Return a boolean mask (B, T) or (B, T, T) if every text keeps something to attend to; else say what is wrong."""
+    B, T = ids.shape
+    if mask.ndim == 3:
+        return check_mask(mask, (B, T, T))
+    check_mask(mask, (B, T))
+    is_pad = ids == pad_id
+    empty, inverted = torch.stack([~mask.any(1), (mask == is_pad).all(1) & is_pad.any(1)]).tolist()
+    if any(inverted):
+        raise ValueError(
+            f"the mask of text {inverted.index(True)} is the wrong way round: True at every [PAD] and False at every "
+            "word. True means 'may be attended to': pass `ids != pad_id`, or leave the mask out."
+        )
+    if any(empty):
+        raise ValueError(
+            f"the mask of text {empty.index(True)} is False everywhere, so nothing may be attended to. "
+            "Leave empty texts out of the batch."
+        )
+    return mask
