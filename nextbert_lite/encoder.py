@@ -73,6 +73,10 @@ class EncoderConfig:
         }.items():
             if getattr(self, field) not in choices:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; choose one of {choices}.")
+        for field in ("dropout", "eps", *(() if self.init_std is None else ("init_std",))):
+            value = getattr(self, field)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+                raise ValueError(f"{field} is {value!r}; it must be a finite number.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and less than 1.")
         if not self.eps > 0:

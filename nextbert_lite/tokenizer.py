@@ -5,6 +5,7 @@ Both are one class around Hugging Face's `tokenizers` library. Lesson 01 builds 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -57,27 +58,45 @@ class Tokenizer:
         """Return the ids of each text, as `encode` does, with all processor cores."""
         if isinstance(texts, str):
             raise TypeError("encode_batch takes a list of texts; for one text use encode.")
+        texts = list(texts)
         if max_len is not None and max_len < 3:
             raise ValueError(f"max_len is {max_len}; a text needs at least 3 places: [CLS], one token, [SEP].")
         self.backend.encode_special_tokens = not allow_specials
         room = None if max_len is None else max_len - 2
-        encoded = self.backend.encode_batch(list(texts), add_special_tokens=False)
-        return [[self.cls_id, *e.ids[:room], self.sep_id] for e in encoded]
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"text {number} is {type(text).__name__}; each text must be a str.")
+            if re.search("[\ud800-\udfff]", text):
+                raise ValueError(
+                    f"text {number} holds half a surrogate pair, which is no character: {text[:40]!r}. Repair it with "
+                    "`text.encode('utf-8', 'replace').decode()`."
+                )
+        ids = [e.ids[:room] for e in self.backend.encode_batch(texts, add_special_tokens=False)]
+        if not allow_specials:  # a word list would find "[MASK]" in its vocabulary
+            ids = [[self.unk_id if i in self.special_ids else i for i in row] for row in ids]
+        return [[self.cls_id, *row, self.sep_id] for row in ids]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids; special tokens are left out."""
-        return self.backend.decode([int(i) for i in ids], skip_special_tokens=True)
+        return self.backend.decode(self.check_range(ids), skip_special_tokens=True)
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """Return each id's own piece of text, for labels in figures. A space is shown as it is."""
         pieces = []
-        for i in map(int, ids):
+        for i in self.check_range(ids):
             token = self.backend.id_to_token(i)
-            if token is None:
-                raise ValueError(f"there is no id {i}: this tokenizer has the ids 0 to {self.vocab_size - 1}.")
             is_bytes = i not in self.special_ids and isinstance(self.backend.decoder, decoders.ByteLevel)
             pieces.append(self.backend.decode([i]) if is_bytes else token)
         return pieces
+
+    def check_range(self, ids: Iterable[int]) -> list[int]:
+        """Return the ids as a list; ValueError for one that this vocabulary does not have."""
+        ids = [int(i) for i in ids]
+        V = self.vocab_size
+        wrong = [i for i in ids if not 0 <= i < V]
+        if wrong:
+            raise ValueError(f"there is no id {wrong[0]}: this tokenizer has the ids 0 to {V - 1}.")
+        return ids
 
     def id(self, token: str) -> int:
         """Return the id of one token, as the vocabulary spells it; KeyError when there is none."""
@@ -95,7 +114,11 @@ class Tokenizer:
         """Read a tokenizer that `save` wrote."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no tokenizer file {path}. `Tokenizer.save` writes one.")
-        return cls(Backend.from_file(str(path)))
+        try:
+            backend = Backend.from_file(str(path))
+        except Exception as error:  # the library has no class of its own for this
+            raise ValueError(f"{path} is no tokenizer file: {error}. `Tokenizer.save` writes one.") from error
+        return cls(backend)
 
     def to_json(self) -> str:
         """Return the whole tokenizer as a JSON string; `from_json` reads it."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from nextbert_lite.device import pick_device
+from nextbert_lite.encoder import EncoderConfig
 from nextbert_lite.masking import IGNORE
 
 Batches = Callable[[int], dict[str, Tensor]]
@@ -80,9 +81,13 @@ def fit(
     device = pick_device(device)
     model.to(device).train()
     optimizer = adamw(model, lr, weight_decay, betas)
+    optimizer.zero_grad()  # gradients that an earlier run left behind must not count
     history = History()
     settings = dict(steps=steps, lr=lr, warmup=warmup, weight_decay=weight_decay, betas=list(betas), clip=clip)
     settings |= dict(seed=seed, mixed_precision=mixed_precision)
+    config = getattr(getattr(model, "encoder", model), "config", None)
+    if isinstance(config, EncoderConfig):  # another number of heads, say, has weights of the same shapes
+        settings |= config.to_dict()
     if checkpoint is not None and Path(checkpoint).exists():
         history = load_checkpoint(checkpoint, model, optimizer, settings)
     elif seed is not None:
@@ -119,8 +124,10 @@ def fit(
             done = history.steps == steps or history.interrupted
             if evaluate is not None and (done or history.steps % evaluate_every == 0):
                 model.eval()
+                random_state = rng_states(device)  # an evaluation must not change the training that follows
                 with torch.no_grad():
                     history.evaluations.append({"step": history.steps, **evaluate()})
+                set_rng_states(random_state)
                 model.train()
             if checkpoint is not None and (done or history.steps - saved >= checkpoint_every):
                 save_checkpoint(checkpoint, model, optimizer, settings, history)
@@ -216,6 +223,14 @@ def rng_states(device: torch.device) -> dict[str, Tensor]:
     return states
 
 
+def set_rng_states(states: dict[str, Tensor]) -> None:
+    torch.set_rng_state(states["rng.cpu"])
+    if "rng.cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["rng.cuda"])
+    if "rng.mps" in states and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["rng.mps"])
+
+
 def save_checkpoint(
     path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict, history: History
 ) -> None:
@@ -252,15 +267,18 @@ def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: di
 def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict) -> History:
     """Put a checkpoint's weights, optimizer and random state in place; return its history.
 
-    Raises ValueError for a file that is no checkpoint, for another model, and for other settings.
+    Raises ValueError for a file that is no checkpoint, for another model, and for other settings; the model is then
+    as it was.
     """
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; a checkpoint is a file. Give a name in it, such as run.safetensors.")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(
-            f"{path} is not a whole safetensors file ({error}). Delete it to train from the start."
+            f"{path} is not a whole safetensors file ({error}). Give another name, or delete it, to start anew."
         ) from error
     if "history" not in metadata:
         raise ValueError(f"{path} is no checkpoint of `fit`. Give another file name, or delete it.")
@@ -273,10 +291,15 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
             "another checkpoint file to start anew."
         )
     weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path} holds another model: {error}. Give another checkpoint file.") from error
+    theirs, ours = ({n: tuple(t.shape) for n, t in state.items()} for state in (weights, model.state_dict()))
+    differing = [name for name in theirs | ours if theirs.get(name) != ours.get(name)]
+    if differing:  # looked for before loading: torch would fill the parameters that fit, and then complain
+        name = differing[0]
+        raise ValueError(
+            f"{path} holds another model: {len(differing)} parameters differ, first {name} (there "
+            f"{theirs.get(name, 'missing')}, here {ours.get(name, 'missing')}). Give another checkpoint file."
+        )
+    model.load_state_dict(weights)
     for name, parameter in model.named_parameters():
         state = {
             key: tensors[f"optimizer.{key}.{name}"].to(parameter.device)
@@ -285,9 +308,5 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
         }
         if state:
             optimizer.state[parameter] = state
-    torch.set_rng_state(tensors["rng.cpu"])
-    if "rng.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["rng.cuda"])
-    if "rng.mps" in tensors and torch.backends.mps.is_available():
-        torch.mps.set_rng_state(tensors["rng.mps"])
+    set_rng_states(tensors)
     return History(**json.loads(metadata["history"]))

@@ -85,7 +85,7 @@ def check_padding_mask(mask: Tensor, ids: Tensor, pad_id: int) -> Tensor:
     B, T = ids.shape
     if mask.ndim == 3:
         return check_mask(mask, (B, T, T))
-    check_mask(mask, (B, T))
+    mask = check_mask(mask, (B, T)).expand(B, T)
     is_pad = ids == pad_id
     empty, inverted = torch.stack([~mask.any(1), (mask == is_pad).all(1) & is_pad.any(1)]).tolist()
     if any(inverted):
@@ -96,6 +96,6 @@ def check_padding_mask(mask: Tensor, ids: Tensor, pad_id: int) -> Tensor:
     if any(empty):
         raise ValueError(
             f"the mask of text {empty.index(True)} is False everywhere, so nothing may be attended to. "
-            "Leave empty texts out of the batch."
+            "Leave empty texts out of the batch; or, if True means padding in it, pass `~mask`."
         )
     return mask

@@ -237,10 +237,11 @@ def group(documents: Sequence[Document]) -> list[int]:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    with_body = [i for i, d in enumerate(documents) if d.body]
-    bodies = _tfidf([documents[i].body for i in with_body])
-    texts = _tfidf([d.text for d in documents])
-    edges = [*_near(texts, texts, NEAR), *((with_body[i], with_body[j]) for i, j in _near(bodies, bodies, NEAR))]
+    edges: list[tuple[int, int]] = []
+    for texts in ([d.text for d in documents], [d.body for d in documents]):
+        if held := [i for i, text in enumerate(texts) if text]:
+            vectors = _tfidf([texts[i] for i in held])
+            edges += [(held[i], held[j]) for i, j in _near(vectors, vectors, NEAR)]
     rows, columns = zip(*edges, strict=True)
     graph = coo_array(([True] * len(edges), (rows, columns)), shape=(len(documents),) * 2)
     return connected_components(graph, directed=False)[1].tolist()
@@ -262,7 +263,7 @@ def harvest() -> list[Document]:
         for module_name in modules:
             try:
                 module = importlib.import_module(module_name)
-            except ModuleNotFoundError:
+            except ImportError:
                 continue  # this version or build lacks it
             for distance, name, docstring in _members(module, library):
                 if isinstance(docstring, str) and docstring.strip():
@@ -281,7 +282,7 @@ def harvest() -> list[Document]:
 _ROLE = re.compile(r":[a-z]+(?::[a-z]+)*:`~?([^`<]+?)(?:\s*<[^`>]*>)?`")
 _WORD = re.compile(r"[A-Za-z][a-z]+(?![\w(.])|[Aa]\b")
 _NOT_PROSE = re.compile(r"\s|\.\.|>>>|::|[-*+|=#~]|:\w+|\d+[.)]\s|\w+( \w+)?::?$", re.MULTILINE)
-_SENTENCE_END = re.compile(r"(?<!\.[a-z])(?<!\bvs)[.!?](?=\s+[A-Z`'\"(\[*])")
+_SENTENCE_END = re.compile(r"(?<!\.[A-Za-z])(?<!\bvs)[.!?](?=\s+[A-Z`'\"(\[*])")
 
 
 def _is_public(qualified: str) -> bool:
@@ -337,10 +338,12 @@ def _skip_signatures(text: str) -> str:
             depth += (text[end] in "([{") - (text[end] in ")]}")
             end += 1
         line, _, rest = text[end:].partition("\n")
-        if depth or (line.strip() and not re.match(r"\s*(->|--|[:.,=])", line)):
+        if depth or (line.strip() and not re.match(r"\s*(--?>|--|[:.,=])", line)):
             break  # prose that happens to start with a call
-        remark = re.sub(r"^\s*(->\s*[^\s,.:]+\s*(,|\.\s|:|--)|->|--|[:.,])\s*", "", line).strip()
-        if len(_WORD.findall(remark)) >= (3 if remark.endswith(".") else 5) and not remark.endswith(("]", ")")):
+        rest = rest.removeprefix("--\n")
+        remark = re.sub(r"^\s*(->\s*[^\s,.:]+\s*(,|\.\s|:|--)|--?>|--|[:.,])\s*", "", line).strip()
+        enough = 3 if remark.endswith(".") else 5
+        if len(_WORD.findall(remark)) >= enough and not remark.endswith(("]", ")")) and not re.match(r"\w+\(", rest):
             return f"{remark}\n{rest}".strip()  # "D.pop(k) -> v, remove the key and return its value."
         text = rest.strip()
     return text
@@ -351,7 +354,8 @@ def parse(docstring: str) -> tuple[str, str]:
 
     Signature lines and the markup of cross-references are dropped. The summary is empty when there is no prose.
     """
-    text = _skip_signatures(_ROLE.sub(r"`\1`", inspect.cleandoc(docstring)))
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", inspect.cleandoc(docstring))  # addresses differ from process to process
+    text = _skip_signatures(_ROLE.sub(r"`\1`", text))
     paragraphs = [p.strip("\n").rstrip() for p in re.split(r"\n[ \t]*\n", text) if p.strip()]
     for i, paragraph in enumerate(paragraphs):
         lines = paragraph.split("\n")

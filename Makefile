@@ -1,0 +1,67 @@
+# Thin: the work is in tools/setup_env.py, nextbert_lite/cli.py and tools/notebooks.py. GNU make 3.81 or newer.
+ifeq ($(OS),Windows_NT)
+PYTHON ?= python
+BIN := .venv/Scripts
+else
+PYTHON ?= python3
+BIN := .venv/bin
+endif
+
+define HELP
+make lab                 install, put your copies of the lessons into workspace/, open JupyterLab on lesson 00
+make demo                install, pretrain a small encoder on real text and look at what it learned
+make test                install, then lint and all tests, those of the lessons included
+make test LESSON=02      only the tests of one lesson
+make test-slow           the tests that take minutes each
+make notebooks           build the lessons from notebooks/source; with ONLY=02 one of them; with TIMES=1 measure too
+make help                this list
+
+make ... PYTHON=python3.12       the Python that makes .venv, at its first use (3.11 or newer; now: $(PYTHON))
+make ... TORCH_INDEX=URL         a further package index for PyTorch, at the installation. Without it, pip on Linux takes
+                                 a PyTorch of several GB, for NVIDIA GPUs; the small one, for the CPU, is at
+                                 https://download.pytorch.org/whl/cpu
+make lab LAB="--lesson 02"       options of `nextbert-lite start`; after -- those of JupyterLab: LAB="-- --no-browser"
+make demo DEMO="--minutes 1"     options of `nextbert-lite demo`
+endef
+
+SETUP = @command -v $(firstword $(PYTHON)) > /dev/null || { echo "setup: there is no $(PYTHON) here: install Python 3.11 \
+or newer (https://www.python.org/downloads), or name one that you have: make $@ PYTHON=python3.12"; exit 1; }; \
+$(PYTHON) tools/setup_env.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+PYTEST = TQDM_DISABLE=1 $(BIN)/python -m pytest
+LESSON_FILES = $(wildcard notebooks/$(LESSON)_*.ipynb)
+LESSON_TESTS = $(wildcard tests/test_lessons.py tests/test_checks_$(LESSON).py)
+
+.PHONY: help lab demo test test-slow notebooks
+
+help:
+	$(info $(HELP))
+	@:
+
+lab:
+	$(SETUP)
+	@$(BIN)/python -m nextbert_lite start workspace $(LAB)
+
+demo:
+	$(SETUP)
+	@$(BIN)/python -m nextbert_lite demo $(DEMO)
+
+ifdef LESSON
+test:
+	$(SETUP) --extra test
+	$(if $(LESSON_FILES),,$(error there is no lesson $(LESSON) in notebooks/; build it: make notebooks ONLY=$(LESSON)))
+	$(PYTEST) -m "not slow" --nbval-lax --nbval-cell-timeout=180 $(LESSON_FILES) $(LESSON_TESTS) -k $(LESSON)
+else
+test:
+	$(SETUP) --extra test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(PYTEST) -m "not slow" --nbval-lax --nbval-cell-timeout=180 tests $(sort $(wildcard notebooks/*.ipynb))
+endif
+
+test-slow:
+	$(SETUP) --extra test
+	$(PYTEST) -m slow tests
+
+notebooks:
+	$(SETUP) --extra test
+	$(BIN)/python tools/notebooks.py build $(if $(ONLY),--only $(ONLY)) $(if $(TIMES),--times)

@@ -1,0 +1,8 @@
+"""`python -m nextbert_lite` is the command `nextbert-lite`."""
+
+import sys
+
+from nextbert_lite.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

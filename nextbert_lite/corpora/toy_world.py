@@ -1,0 +1,530 @@
+"""The toy world: a language of some hundred words whose every probability can be computed.
+
+A sentence is drawn in two steps: a frame z (template, topic, numbers, attractor, ending), then the word of each slot
+independently, given z. So P(words) = Σ_z P(z) Π_t P(word_t | z, t), a finite mixture. The grammar is a text file,
+data/toy_world.toml, made to be edited.
+
+Shapes: B sentences, F frames, T words of the longest sentence, V words of the language (special tokens not counted).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nextbert_lite.paths import share_dir
+from nextbert_lite.tokenizer import CLS, PAD, SEP, SPECIALS, Tokenizer, word_level
+
+COURSE_SENTENCE = "the cook near the ovens praises the waiters in the kitchen"
+MAX_WORDS = 14
+NUMBERS = ("singular", "plural")
+GROUPS = ("group_a", "group_b")
+TOPICAL = ("who", "whom", "verb", "participle", "attractor", "place")  # the slots whose words the topic decides
+WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")  # letters of any alphabet, with inner hyphens and apostrophes
+NO_WORD, UNKNOWN = -1, -2  # word indices: behind the end of a sentence, and of a word outside the language
+
+
+class Frame(NamedTuple):
+    """The latent choice z behind a sentence; a number is "singular" or "plural", the attractor's may be "none"."""
+
+    template: str
+    topic: str
+    acting: str  # the group of people that acts on the other, "group_a" or "group_b"
+    who_number: str
+    whom_number: str
+    attractor: str
+    ending: str  # "place" or "pronoun"
+
+
+class Meaning(NamedTuple):
+    """Who does what to whom, in dictionary forms (cook, praise, waiter), and the numbers of the two."""
+
+    who: str
+    who_number: str
+    action: str
+    whom: str
+    whom_number: str
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One sentence and what lies behind it.
+
+    slots names each word's slot: who, whom, verb, be, participle, attractor, place, pronoun, reason, or "" for a word
+    that the template spells out. subject is the slot that the verb agrees with: who, or whom in a passive.
+    """
+
+    words: tuple[str, ...]
+    frame: int  # index into ToyWorld.frames
+    meaning: Meaning
+    slots: tuple[str, ...]
+    subject: str
+
+    @property
+    def text(self) -> str:
+        """The words with spaces between."""
+        return " ".join(self.words)
+
+    @property
+    def agreeing(self) -> str:
+        """The slot whose form agrees with the subject: verb, or be in a passive."""
+        return "verb" if "verb" in self.slots else "be"
+
+    def position(self, slot: str) -> int | None:
+        """Return where the slot's word stands, or None. Counted from 0 without [CLS]: one more in ids."""
+        return self.slots.index(slot) if slot in self.slots else None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A gap with one right answer. misleading: another noun of the sentence suggests the wrong one."""
+
+    sentence: Sentence  # with the right word in the gap
+    position: int  # of the gap, counted as in Sentence.position
+    right: str
+    wrong: str
+    misleading: bool
+
+
+@dataclass(frozen=True)
+class RoleSwap:
+    """A sentence, a paraphrase of it, and that paraphrase with who and whom exchanged."""
+
+    sentence: Sentence
+    paraphrase: Sentence
+    swapped: Sentence
+
+
+class ToyWorld:
+    """The language of a grammar file, the shipped one unless a path is given. No sentence has two frames.
+
+    words: V words. frames: F frames. frame_probabilities: (F,), sums to 1. lengths: (F,), in words.
+    emissions: (F, T, V), P(word | frame, position), float64; a row sums to 1 within the frame's length, to 0 behind it.
+    Raises ValueError for a wrong grammar; it names the file, the key, what is wrong and what was expected.
+    """
+
+    def __init__(self, path: str | Path | None = None):
+        self.path = share_dir("data") / "toy_world.toml" if path is None else Path(path)
+        self.grammar = read_grammar(self.path)
+        self._lemma, self._other_number = self._forms()
+        shares, templates, topics = (self.grammar[key] for key in ("probabilities", "templates", "topics"))
+        probabilities = {}
+        choices = (templates, topics, GROUPS, NUMBERS, NUMBERS, shares["attractor"], shares["ending"])
+        for frame in itertools.starmap(Frame, itertools.product(*choices)):
+            p = templates[frame.template]["probability"] / len(topics) / len(GROUPS)
+            p *= shares["number"][frame.who_number] * shares["number"][frame.whom_number]
+            p *= shares["attractor"][frame.attractor] * shares["ending"][frame.ending]
+            if p > 0:
+                probabilities[frame] = p
+        self.frames = tuple(probabilities)
+        self._index = {frame: f for f, frame in enumerate(self.frames)}
+        self.frame_probabilities = torch.tensor(list(probabilities.values()), dtype=torch.float64)
+
+        layouts = [self._layout(frame) for frame in self.frames]
+        self._slots = [tuple(slot for slot, _ in layout) for layout in layouts]
+        self.lengths = torch.tensor([len(layout) for layout in layouts])
+        self.words = tuple(dict.fromkeys(word for layout in layouts for _, table in layout for word in table))
+        self._word_index = {word: v for v, word in enumerate(self.words)}
+
+        # The words that may stand at (f, t), twice: as a list to draw from, and as probabilities.
+        F, T, K = len(layouts), max(map(len, layouts)), max(len(table) for layout in layouts for _, table in layout)
+        self._tables = np.full((F, T, K), NO_WORD, dtype=np.int64)
+        self._table_sizes = np.ones((F, T), dtype=np.int64)
+        self.emissions = torch.zeros(F, T, len(self.words), dtype=torch.float64)
+        for f, layout in enumerate(layouts):
+            for t, (_, table) in enumerate(layout):
+                indices = [self._word_index[word] for word in table]
+                self._tables[f, t] = np.resize(indices, K)  # repeats a short table; only its first entries are drawn
+                self._table_sizes[f, t] = len(indices)
+                self.emissions[f, t, indices] = 1 / len(indices)
+        self._refuse_ambiguity()
+
+    def _forms(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return form -> dictionary form (the singular, a verb's plural), and form -> the form of the other number."""
+        words, lemma, other = self.grammar["words"], {}, {}
+        topics = self.grammar["topics"].values()
+        entries = [entry for topic in topics for part in (*GROUPS, "things", "verbs") for entry in topic[part]]
+        for entry in (words["be"], words["pronoun"], *entries):
+            lemma |= dict.fromkeys(entry.values(), entry["plural" if "participle" in entry else "singular"])
+            other |= {entry["singular"]: entry["plural"], entry["plural"]: entry["singular"]}
+        return lemma, other
+
+    def _layout(self, frame: Frame) -> list[tuple[str, list[str]]]:
+        """Return the frame's slots from left to right, each with the words that may stand there."""
+        topic, words, pieces = self.grammar["topics"][frame.topic], self.grammar["words"], self.grammar["pieces"]
+        tables = {
+            "who": [person[frame.who_number] for person in topic[frame.acting]],
+            "whom": [person[frame.whom_number] for person in topic[_other_group(frame.acting)]],
+            "verb": [verb[frame.who_number] for verb in topic["verbs"]],
+            "be": [words["be"][frame.whom_number]],
+            "participle": [verb["participle"] for verb in topic["verbs"]],
+            "attractor": [thing.get(frame.attractor) for thing in topic["things"]],
+            "place": topic["places"],
+            "pronoun": [words["pronoun"][frame.whom_number]],
+            "reason": words["reasons"],
+        }
+        near = [] if frame.attractor == "none" else pieces["near"]
+        fillings = {"{near}": near, "{end}": pieces[frame.ending]}
+        text = self.grammar["templates"][frame.template]["text"]
+        parts = itertools.chain(*(fillings.get(part, [part]) for part in text))
+        return [(part[1:-1], tables[part[1:-1]]) if part[0] == "{" else ("", [part]) for part in parts]
+
+    def _refuse_ambiguity(self) -> None:
+        """Raise ValueError if two frames can say the same sentence: its meaning would not be certain."""
+        # Topics share no word but the templates' own, so the frames of one topic show it.
+        first = [f for f, frame in enumerate(self.frames) if frame.topic == self.frames[0].topic]
+        possible = (self.emissions[first] > 0).float()
+        ended = torch.from_numpy(self._tables[first, :, :1] == NO_WORD).float()
+        possible = torch.cat([possible, ended], dim=-1).transpose(0, 1)  # (T, F', V + 1), F' frames of the topic
+        both = (possible @ possible.mT > 0).all(dim=0).fill_diagonal_(False)  # (F', F')
+        if both.any():
+            one, two = (self.frames[first[i]].template for i in both.nonzero()[0].tolist())
+            raise ValueError(
+                f"{self.path}: `templates.{one}.text` and `templates.{two}.text` can give the same sentence with two "
+                "meanings; change one of them so that every sentence has one."
+            )
+
+    def tokenizer(self) -> Tokenizer:
+        """Return the word-level tokenizer of this language: the five special tokens, then `words` in their order."""
+        return word_level(self.words)
+
+    def sample(self, n: int, seed: int) -> list[Sentence]:
+        """Return n random sentences. A seed gives the same ones on every machine, and in `sample_ids`."""
+        return self._sentences(*self._draw(n, _generator(n, seed)))
+
+    def sample_ids(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Return n random sentences as ids (n, T + 2), with [CLS], [SEP] and padding, and their mask (n, T + 2).
+
+        The mask is True at the real tokens. Some 100,000 sentences a second: fresh ones for each training step.
+        """
+        frames, words = self._draw(n, _generator(n, seed))
+        pad, cls, sep = map(SPECIALS.index, (PAD, CLS, SEP))
+        ends = self.lengths.numpy()[frames] + 1
+        ids = np.full((n, words.shape[1] + 2), pad, dtype=np.int64)
+        ids[:, 1:-1] = np.where(words == NO_WORD, pad, words + len(SPECIALS))
+        ids[:, 0] = cls
+        ids[np.arange(n), ends] = sep
+        return torch.from_numpy(ids), torch.from_numpy(np.arange(ids.shape[1]) <= ends[:, None])
+
+    def _draw(self, n: int, rng: np.random.Generator, among: list[bool] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Draw frames (n,) and word indices (n, T). among: (F,), the frames to keep to."""
+        kept = np.arange(len(self.frames)) if among is None else np.flatnonzero(among)
+        if len(kept) == 0:
+            raise ValueError(f"{self.path} has no sentences of the kind that this test needs.")
+        cumulative = np.cumsum(self.frame_probabilities.numpy()[kept])
+        drawn = np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right")
+        frames = kept[np.minimum(drawn, len(kept) - 1)]  # rounding must not lead behind the last frame
+        sizes = self._table_sizes[frames]
+        entries = (rng.random(sizes.shape) * sizes).astype(np.int64)
+        return frames, self._tables[frames[:, None], np.arange(sizes.shape[1]), entries]
+
+    def _sentences(self, frames: np.ndarray, words: np.ndarray) -> list[Sentence]:
+        rows = zip(frames.tolist(), words.tolist(), strict=True)
+        return [self._sentence(f, [self.words[v] for v in row if v != NO_WORD]) for f, row in rows]
+
+    def _sentence(self, f: int, words: list[str]) -> Sentence:
+        frame, slots = self.frames[f], self._slots[f]
+        lemma = {slot: self._lemma.get(word) for slot, word in zip(slots, words, strict=True)}
+        action = lemma["verb"] if "verb" in lemma else lemma["participle"]
+        meaning = Meaning(lemma["who"], frame.who_number, action, lemma["whom"], frame.whom_number)
+        return Sentence(tuple(words), f, meaning, slots, self.grammar["templates"][frame.template]["subject"])
+
+    @cached_property
+    def _log_emissions(self) -> Tensor:
+        """The logarithms of the emissions as (T, V + 2, F). Row -1 is NO_WORD, row -2 UNKNOWN."""
+        F, T, V = self.emissions.shape
+        table = torch.zeros(T, V + 2, F, dtype=torch.float64)
+        table[:, :V] = self.emissions.permute(1, 2, 0)
+        table[:, NO_WORD] = (torch.arange(T)[:, None] >= self.lengths).double()
+        return table.log()
+
+    def _indices(self, text: str) -> list[int]:
+        return [self._word_index.get(word, UNKNOWN) for word in text.split()]
+
+    def log_probability(self, texts: list[str]) -> Tensor:
+        """Return log Σ_z P(z) Π_t P(word_t | z, t) of each text, in nats: (B,), float64; -inf outside the language."""
+        if isinstance(texts, str):
+            raise TypeError("log_probability takes a list of texts; put one text into a list.")
+        T = len(self._log_emissions)
+        rows = [self._indices(text) for text in texts]
+        rows = [row + [NO_WORD] * (T - len(row)) if len(row) <= T else [UNKNOWN] * T for row in rows]
+        results = [torch.zeros(0, dtype=torch.float64)]
+        for chunk in torch.tensor(rows, dtype=torch.int64).reshape(-1, T).split(1024):  # bounds the memory, (1024, F)
+            joint = self.frame_probabilities.log().repeat(len(chunk), 1)
+            for t in range(T):
+                joint += self._log_emissions[t, chunk[:, t]]
+            results.append(joint.logsumexp(dim=-1))
+        return torch.cat(results)
+
+    def parse(self, text: str) -> Sentence:
+        """Return the sentence with its frame and meaning.
+
+        Raises ValueError for a text outside the language; it names the first word that does not fit.
+        """
+        words = text.split()
+        tables = np.pad(self._tables, ((0, 0), (0, 1), (0, 0)), constant_values=NO_WORD)  # nothing behind the longest
+        alive = np.ones(len(self.frames), dtype=bool)  # the frames that can say the words so far
+        for t, v in enumerate([*self._indices(text), NO_WORD]):
+            fits = alive & (tables[:, t] == v).any(axis=-1)
+            if not fits.any():
+                expected = ["the end" if v == NO_WORD else self.words[v] for v in np.unique(tables[alive, t])]
+                listed = ", ".join(expected[:12]) + ", …" * (len(expected) > 12)
+                found = "the sentence ends too early" if t == len(words) else f"'{words[t]}' does not fit"
+                unknown = " (no word of this language)" if v == UNKNOWN else ""
+                place = f"after '{' '.join(words[:t])}'" if t else "as the first word"
+                raise ValueError(f"word {t + 1}: {found}{unknown} {place}; expected: {listed}.")
+            alive = fits
+        return self._sentence(int(alive.argmax()), words)
+
+    def _renderings(self, frame: Frame) -> list[Frame]:
+        """Return the frames that say the same in the other templates."""
+        templates, others = self.grammar["templates"], []
+        for name in templates:
+            same_subject = templates[name]["subject"] == templates[frame.template]["subject"]
+            others.append(frame._replace(template=name, attractor=frame.attractor if same_subject else "none"))
+        return [other for other in others if other.template != frame.template and other in self._index]
+
+    def _say(self, frame: Frame, sentence: Sentence, exchange: bool = False) -> Sentence:
+        """Say a sentence in another frame of its topic. exchange: the one who acted is acted upon."""
+        entry = {}  # slot -> which entry of its table the sentence has; the form follows from the frame
+        for t, (slot, v) in enumerate(zip(sentence.slots, self._indices(sentence.text), strict=True)):
+            entry[slot] = self._tables[sentence.frame, t].tolist().index(v)
+        entry["verb"] = entry["participle"] = entry.get("verb", entry.get("participle"))
+        if exchange:
+            entry["who"], entry["whom"] = entry["whom"], entry["who"]
+        f = self._index[frame]
+        chosen = [self._tables[f, t, entry.get(slot, 0)] for t, slot in enumerate(self._slots[f])]
+        return self._sentence(f, [self.words[v] for v in chosen])
+
+    def paraphrases(self, sentence: Sentence) -> list[Sentence]:
+        """Return the sentence in each other template: the same meaning, the same ending.
+
+        An attractor is said of the subject ("the cook near the ovens"). Where the other person is the subject it is
+        left out: behind that person it would say something new.
+        """
+        return [self._say(frame, sentence) for frame in self._renderings(self.frames[sentence.frame])]
+
+    def swap_roles(self, sentence: Sentence) -> Sentence:
+        """Return the sentence with who and whom exchanged, numbers and all; verb and pronoun agree again.
+
+        It is exactly as probable. An attractor stays behind the subject.
+        """
+        frame = self.frames[sentence.frame]
+        frame = frame._replace(
+            acting=_other_group(frame.acting), who_number=frame.whom_number, whom_number=frame.who_number
+        )
+        return self._say(frame, sentence, exchange=True)
+
+    # The test sets. With the seed of a training batch they still have a random stream of their own.
+
+    def agreement_test(self, n: int, seed: int) -> list[Question]:
+        """Return n gaps at the verb, or at is/are in a passive: singular or plural?
+
+        Misleading: an attractor of the other number stands before the gap (Linzen et al. 2016, arXiv:1611.01368).
+        """
+        questions = []
+        for sentence in self._sentences(*self._draw(n, _generator(n, seed, 1))):
+            frame = self.frames[sentence.frame]
+            number = frame.who_number if sentence.subject == "who" else frame.whom_number
+            questions.append(
+                self._number_question(sentence, sentence.agreeing, frame.attractor not in ("none", number))
+            )
+        return questions
+
+    def pronoun_test(self, n: int, seed: int) -> list[Question]:
+        """Return n gaps at the pronoun: one person or several? It stands for whom, in every template.
+
+        Misleading: who has the other number.
+        """
+        among = [frame.ending == "pronoun" for frame in self.frames]
+        sentences = self._sentences(*self._draw(n, _generator(n, seed, 2), among))
+        return [self._number_question(s, "pronoun", s.meaning.who_number != s.meaning.whom_number) for s in sentences]
+
+    def _number_question(self, sentence: Sentence, slot: str, misleading: bool) -> Question:
+        right = sentence.words[sentence.position(slot)]
+        return Question(sentence, sentence.position(slot), right, self._other_number[right], misleading)
+
+    def topic_test(self, n: int, seed: int) -> list[Question]:
+        """Return n gaps at a word that the topic decides; the wrong word fits the gap in another topic.
+
+        None is misleading: every other word of a topic points the right way.
+        """
+        rng, questions = _generator(n, seed, 3), []
+        for sentence in self._sentences(*self._draw(n, rng)):
+            frame = self.frames[sentence.frame]
+            t = _pick(rng, [t for t, slot in enumerate(sentence.slots) if slot in TOPICAL])
+            topic = _pick(rng, [topic for topic in self.grammar["topics"] if topic != frame.topic])
+            f = self._index[frame._replace(topic=topic)]
+            wrong = self.words[_pick(rng, self._tables[f, t, : self._table_sizes[f, t]])]
+            questions.append(Question(sentence, t, sentence.words[t], wrong, misleading=False))
+        return questions
+
+    def role_swap_test(self, n: int, seed: int) -> list[RoleSwap]:
+        """Return n sentences with a paraphrase each, and that paraphrase with who and whom exchanged.
+
+        Both people have the same number, so that the two paraphrases have the same words in another order: a bag of
+        words cannot tell them apart.
+        """
+        rng, items = _generator(n, seed, 4), []
+        among = [frame.who_number == frame.whom_number and bool(self._renderings(frame)) for frame in self.frames]
+        for sentence in self._sentences(*self._draw(n, rng, among)):
+            paraphrase = _pick(rng, self.paraphrases(sentence))
+            items.append(RoleSwap(sentence, paraphrase, self.swap_roles(paraphrase)))
+        return items
+
+
+def _generator(n: int, seed: int, stream: int = 0) -> np.random.Generator:
+    """Check n and the seed, and return the generator of the seed and stream (0: samples, else a test set)."""
+    for name, value, least in (("n", n, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"{name} must be a whole number, not {value!r}.")
+        if value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}.")
+    return np.random.Generator(np.random.PCG64([stream, int(seed)]))
+
+
+def _pick(rng: np.random.Generator, options: Any) -> Any:
+    return options[int(rng.random() * len(options))]
+
+
+def _other_group(group: str) -> str:
+    return GROUPS[1 - GROUPS.index(group)]
+
+
+def read_grammar(path: str | Path) -> dict[str, Any]:
+    """Read a grammar file and check all of it; a pattern comes back as a list of its words and slots, like "{who}".
+
+    Raises FileNotFoundError, or ValueError with the file, the key, what is wrong and what was expected.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no grammar file {path}; ToyWorld() without a path takes the shipped one.")
+    try:
+        return _check_grammar(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}.") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error}.") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _check_grammar(grammar: dict[str, Any]) -> dict[str, Any]:
+    _table(grammar, "", ("probabilities", "templates", "pieces", "words", "topics"))
+    shares = _table(grammar["probabilities"], "probabilities", ("number", "attractor", "ending"))
+    for key, names in (("number", NUMBERS), ("attractor", ("none", *NUMBERS)), ("ending", ("place", "pronoun"))):
+        table = _table(shares[key], f"probabilities.{key}", names)
+        _probabilities({f"probabilities.{key}.{name}": p for name, p in table.items()})
+
+    taken: dict[str, str] = {}  # word -> the key that has it: a word has one use
+    words = _table(grammar["words"], "words", ("be", "pronoun", "reasons"))
+    _forms(words["be"], "words.be", NUMBERS, taken)
+    for i, word in enumerate(_list(words["reasons"], "words.reasons")):
+        _word(word, f"words.reasons[{i}]", taken)
+    _forms(words["pronoun"], "words.pronoun", NUMBERS, taken)
+    topics = _table(grammar["topics"], "topics")
+    if len(topics) < 2:
+        raise ValueError(
+            f"`topics` has {len(topics)} topic; there must be at least 2, or no word depends on the topic."
+        )
+    for name, topic in topics.items():
+        _table(topic, f"topics.{name}", (*GROUPS, "things", "verbs", "places"))
+        for part in (*GROUPS, "things", "verbs"):
+            for i, entry in enumerate(_list(topic[part], f"topics.{name}.{part}")):
+                forms = (*NUMBERS, "participle") if part == "verbs" else NUMBERS
+                _forms(entry, f"topics.{name}.{part}[{i}]", forms, taken)
+        for i, word in enumerate(_list(topic["places"], f"topics.{name}.places")):
+            _word(word, f"topics.{name}.places[{i}]", taken)
+    for form in words["be"].values():
+        del taken[form]  # a template may spell it out: "it is the cook that praises"
+
+    pieces = _table(grammar["pieces"], "pieces", ("near", "place", "pronoun"))
+    pieces["near"] = _pattern(pieces["near"], "pieces.near", taken, "{attractor}")
+    pieces["place"] = _pattern(pieces["place"], "pieces.place", taken, "{place}")
+    pieces["pronoun"] = _pattern(pieces["pronoun"], "pieces.pronoun", taken, "{pronoun} {reason}")
+    end = max(len(pieces["place"]), len(pieces["pronoun"]))
+    templates = _table(grammar["templates"], "templates")
+    for name, template in templates.items():
+        key = f"templates.{name}.text"
+        _table(template, f"templates.{name}", ("probability", "text"))
+        kinds = "{who} {near} {verb} {whom} {end}", "{whom} {near} {be} {participle} {who} {end}"
+        text = template["text"] = _pattern(template["text"], key, taken, *kinds)
+        template["subject"] = "who" if "{verb}" in text else "whom"
+        subject = f"{{{template['subject']}}}"
+        if text[text.index("{near}") - 1] != subject or text[-1] != "{end}":
+            raise ValueError(f"`{key}` must have {{near}} right behind its subject, {subject}, and {{end}} last.")
+        longest = len(text) - 2 + len(pieces["near"]) + end
+        if longest > MAX_WORDS:
+            raise ValueError(f"`{key}` gives sentences of up to {longest} words; expected: at most {MAX_WORDS}.")
+    _probabilities({f"templates.{name}.probability": template["probability"] for name, template in templates.items()})
+    return grammar
+
+
+def _table(value: Any, key: str, names: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Check that the value is a table with exactly these keys; without names, with any keys but at least one."""
+    if not isinstance(value, dict) or not (value or names):
+        raise ValueError(f"`{key}` must be a table with {', '.join(names) or 'at least one entry'}, not {value!r}.")
+    start = f"{key}." if key else ""
+    for name in names:
+        if name not in value:
+            raise ValueError(f"`{start}{name}` is missing; expected: {', '.join(names)}.")
+    for name in value:
+        if names and name not in names:
+            raise ValueError(f"`{start}{name}` is not a key of a grammar; expected: {', '.join(names)}.")
+    return value
+
+
+def _list(value: Any, key: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"`{key}` must be a list with at least one entry, not {value!r}.")
+    return value
+
+
+def _probabilities(values: dict[str, Any]) -> None:
+    for key, p in values.items():
+        if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
+            raise ValueError(f"`{key}` must be a probability, a number from 0 to 1, not {p!r}.")
+    total = math.fsum(values.values())
+    if abs(total - 1) > 1e-9:
+        keys = ", ".join(f"`{key}`" for key in values)
+        raise ValueError(f"{keys} must sum to 1; their sum is {total:.6g}.")
+
+
+def _forms(value: Any, key: str, names: tuple[str, ...], taken: dict[str, str]) -> None:
+    for name, word in _table(value, key, names).items():
+        _word(word, f"{key}.{name}", taken)
+
+
+def _word(word: Any, key: str, taken: dict[str, str]) -> None:
+    if not isinstance(word, str) or not WORD.fullmatch(word) or word != word.lower():
+        raise ValueError(f"`{key}` has {word!r}; expected: a word, letters in lower case without a space.")
+    if word in taken:
+        raise ValueError(
+            f"`{key}` has '{word}', which `{taken[word]}` has already; expected: a word with this one use in the whole "
+            "file, or agreement and topic have no single right answer."
+        )
+    taken[word] = key
+
+
+def _pattern(text: Any, key: str, taken: dict[str, str], *kinds: str) -> list[str]:
+    """Split a pattern at its spaces. It must have the slots of one of the kinds, each once, in any order."""
+    parts = text.split() if isinstance(text, str) else []
+    slots = [part for part in parts if part[0] == "{" and part[-1] == "}"]
+    for slot in slots:
+        if slot not in " ".join(kinds).split():
+            raise ValueError(f"`{key}` has the unknown slot {slot}; expected: {' or '.join(kinds)}.")
+    if sorted(slots) not in [sorted(kind.split()) for kind in kinds]:
+        raise ValueError(f"`{key}` must be a text with each of these slots once: {' or '.join(kinds)}; not {text!r}.")
+    for part in parts:
+        if part not in slots:
+            _word(part, key, dict(taken))  # a copy: patterns may share their own words
+    return parts

@@ -1,0 +1,716 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   lesson:
+#     title: Attention
+#     question: How does a word find the other words it needs?
+#     minutes: 75
+# ---
+
+# %% [markdown]
+# # 02 · Attention
+#
+# > the cook near the ovens **praises** the waiters in the kitchen
+#
+# Why *praises* and not *praise*? The word just before it, *ovens*, is plural. The verb agrees with *cook*, four words to
+# the left. To get the verb right, a model must let *praises* find *cook*, past everything that stands between them, and
+# nobody tells it where to look.
+#
+# **The question of this lesson:** how does a word find the other words it needs?
+#
+# | | |
+# |---|---|
+# | You will | build attention from loops to one line, know why it divides by √D, hide padding without the usual bugs, and train one attention that finds the subject of a verb |
+# | You need | lesson 00: Python, tensors, matrix products, softmax, one training loop |
+# | It takes | about 75 minutes, six exercises; the machine needs seconds |
+#
+# At the end a model will have learned to draw this arc by itself:
+
+# %%
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nextbert_lite import plots
+from nextbert_lite.checks import lesson_02 as check
+from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
+
+torch.manual_seed(0)
+words = COURSE_SENTENCE.split()
+verb, subject, attractor = words.index("praises"), words.index("cook"), words.index("ovens")
+
+wanted = F.one_hot(torch.tensor(subject), len(words)).float()
+fig = plots.attention_from(wanted, words, verb, title="The verb must find cook, past ovens")
+plots.show(fig, alt="The course's sentence with one arc, from the verb praises back over ovens to its subject cook.")
+
+# %% [markdown]
+# ## 1. Words as vectors that you can read
+#
+# A model turns each word into a vector of numbers. In a trained model no human can say what one number means. So that we
+# can, we write the vectors by hand: seven features, each 0 or 1.
+
+# %%
+features = ["person", "thing", "place", "verb", "small word", "singular", "plural"]
+lexicon = {
+    "cook": ["person", "singular"],
+    "waiters": ["person", "plural"],
+    "ovens": ["thing", "plural"],
+    "kitchen": ["place", "singular"],
+    "praises": ["verb", "singular"],
+}
+x = torch.tensor([[float(f in lexicon.get(w, ["small word"])) for f in features] for w in words])  # (T, C)
+T, C = x.shape
+print(f"T = {T} words, C = {C} features")
+for word, row in zip(words, x.int().tolist(), strict=True):
+    print(f"{word:>8}", row)
+
+# %% [markdown]
+# Each word now plays three parts.
+#
+# * Its **query** says what it is looking for.
+# * Its **key** says what it can be found by.
+# * Its **value** is what it hands over to a word that found it.
+#
+# Think of a library: your request is the query, the label on a book's spine is a key, what is written inside is the value.
+# A dictionary in Python needs the exact key. Attention is softer: every key matches a bit, and you read a blend of all
+# the books, most of it from the best match.
+#
+# Query, key and value are made from the same vector by three matrices. A model learns them. We write them: a verb looks
+# for a person, and every word looks for words of its own number.
+
+# %%
+W_query = torch.zeros(C, C)  # row: what the word is; column: what it looks for
+for is_a, looks_for in [("verb", "person"), ("singular", "singular"), ("plural", "plural")]:
+    W_query[features.index(is_a), features.index(looks_for)] = 10.0
+W_key = torch.eye(C)  # a word is found by its own features
+W_value = torch.eye(C)  # and hands them over
+
+q, k, v = x @ W_query, x @ W_key, x @ W_value  # each (T, D); here D = C
+D = q.shape[-1]
+print("praises looks for", {f: n for f, n in zip(features, q[verb].tolist(), strict=True) if n})
+
+# %% [markdown]
+# ## 2. One query, by hand
+#
+# How well does a key fit a query? Multiply feature by feature and add up: the **dot product** $q \cdot k$. We do it for
+# one query, *praises*, with plain loops. (Why we divide by $\sqrt{D}$ is section 4.)
+#
+# Before you run the cell, guess: which word gets the largest score? Which words share the second place?
+
+# %%
+scores = []
+for j in range(T):
+    dot = 0.0
+    for d in range(D):
+        dot += float(q[verb, d] * k[j, d])
+    scores.append(dot / math.sqrt(D))
+
+for word, score in zip(words, scores, strict=True):
+    print(f"{word:>8} {score:6.3f}")
+assert max(range(T), key=scores.__getitem__) == subject
+
+# %% [markdown]
+# *cook* fits twice, as a person and as a singular. *waiters*, *kitchen* and *praises* itself fit once.
+#
+# Scores can be any number. We want shares of attention: none negative, all together 1. That is what **softmax** does:
+#
+# $$w_j = \frac{e^{s_j}}{\sum_i e^{s_i}}$$
+
+# %%
+exponentials = [math.exp(s) for s in scores]
+weights_by_hand = [e / sum(exponentials) for e in exponentials]
+
+for word, w in zip(words, weights_by_hand, strict=True):
+    print(f"{word:>8} {w:.3f} " + "█" * round(40 * w))
+assert abs(sum(weights_by_hand) - 1) < 1e-6
+
+# %% [markdown]
+# Most of the attention goes to *cook*. *ovens*, the nearest noun, gets next to none.
+#
+# What the verb reads is the **weighted sum of the values**:
+#
+# $$o = \sum_j w_j\, v_j$$
+
+# %%
+output_by_hand = [0.0] * D
+for j in range(T):
+    for d in range(D):
+        output_by_hand[d] += weights_by_hand[j] * float(v[j, d])
+
+for feature, number in zip(features, output_by_hand, strict=True):
+    print(f"{feature:>10} {number:.3f}")
+assert output_by_hand[features.index("singular")] > 0.9 > 0.1 > output_by_hand[features.index("plural")]
+
+# %% [markdown]
+# The verb has read "a person, singular" from the rest of the sentence. That settles *praises* against *praise*.
+#
+# ### Exercise 02.1 · softmax of each row ●○○ · 8 minutes
+#
+# Write softmax for a matrix of scores `(T, S)`: each row becomes shares that sum to 1. Use `exp` and `sum`, not torch's
+# softmax. One catch: in float32, `exp(89)` is infinite.
+
+# %%
+print(torch.tensor([88.0, 89.0]).exp())
+
+
+# %% tags=["exercise-02.1"]
+def softmax_rows(scores):
+    """scores: (T, S) -> weights (T, S), each row sums to 1."""
+    ### BEGIN SOLUTION
+    exponentials = (scores - scores.amax(dim=-1, keepdim=True)).exp()
+    return exponentials / exponentials.sum(dim=-1, keepdim=True)
+    ### END SOLUTION
+
+
+# %%
+check.softmax_rows(softmax_rows)
+
+# %% [markdown]
+# ## 3. All queries at once
+#
+# The loops over `j` and `d` are a matrix product. The dot products of *all* queries with *all* keys are $Q K^\top$:
+# row $i$ holds the scores of query $i$.
+
+# %%
+score_matrix = q @ k.T / math.sqrt(D)  # (T, T)
+weight_matrix = score_matrix.softmax(dim=-1)  # (T, T), each row sums to 1
+output_matrix = weight_matrix @ v  # (T, D)
+
+print("by hand:  ", [round(w, 4) for w in weights_by_hand[:6]])
+print("by matrix:", [round(w, 4) for w in weight_matrix[verb, :6].tolist()])
+torch.testing.assert_close(weight_matrix[verb], torch.tensor(weights_by_hand))
+torch.testing.assert_close(output_matrix[verb], torch.tensor(output_by_hand))
+
+# %% [markdown]
+# The same numbers, for all words in three lines. A matrix of weights is best looked at. Read it by rows: a row is the
+# word that looks, a column the word that is looked at.
+
+# %%
+fig = plots.attention_map(weight_matrix, words, title="praises looks past ovens and finds cook")
+plots.show(
+    fig,
+    alt=f"Attention map of 11 words. The row praises has its largest weight, {weight_matrix[verb, subject]:.2f}, "
+    f"on cook and {weight_matrix[verb, attractor]:.2f} on ovens. Small words look everywhere equally.",
+)
+
+# %% [markdown]
+# Small words such as *the* look for nothing: all their scores are 0, so they look everywhere equally, 1/11 each. There is
+# no way to look nowhere: a row always sums to 1.
+#
+# The row of the verb is the arc that we wanted, now computed:
+
+# %%
+fig = plots.attention_from(weight_matrix[verb], words, verb, title="Computed: praises looks at cook")
+plots.show(fig, alt=f"One thick arc from praises to cook, {weight_matrix[verb, subject]:.2f}, and two faint ones.")
+
+# %% [markdown]
+# ## 4. Why divide by √D?
+#
+# ### Exercise 02.2 · predict the result ●○○ · 4 minutes
+#
+# Take queries and keys whose features are independent random numbers with mean 0 and variance 1. Their dot product adds
+# up D such products. By which **factor** does the standard deviation of $q \cdot k$ grow when D goes from 16 to 64?
+# Guess before you go on; the next cells measure it.
+
+# %% tags=["exercise-02.2"]
+factor = None
+### BEGIN SOLUTION
+factor = 2.0  # the variance of a sum of D independent terms grows like D, its root like √D: √(64 / 16)
+### END SOLUTION
+
+# %%
+check.spread(factor)
+
+# %% [markdown]
+# Each product $q_d k_d$ has mean 0 and variance 1. Variances of independent terms add up, so
+#
+# $$\mathrm{Var}(q \cdot k) = \sum_{d=1}^{D} \mathrm{Var}(q_d k_d) = D .$$
+#
+# Measured, on 4,000 random pairs for each D:
+
+# %%
+generator = torch.Generator().manual_seed(0)
+sizes = [4, 16, 64, 256, 1024]
+for size in sizes:
+    pair = torch.randn(2, 4000, size, generator=generator)
+    variance = (pair[0] * pair[1]).sum(-1).var().item()
+    print(f"D = {size:4}   Var(q·k) = {variance:7.1f}   Var(q·k) / D = {variance / size:.2f}")
+    assert abs(variance / size - 1) < 0.15  # six standard errors at the smallest D
+
+# %% [markdown]
+# Large scores are a problem for softmax. It turns *differences* of scores into *ratios* of weights: a score that is 10
+# larger gets $e^{10} \approx 22{,}000$ times the weight. So with many features, softmax without the division picks one key
+# and ignores the rest; and where a weight is 0 or 1 it no longer changes when the score changes a little: no gradient, no
+# learning.
+#
+# We measure both: the **entropy** of a row of weights, $-\sum_j w_j \ln w_j$ (0 when one key gets everything, $\ln 11$
+# when all 11 get the same), and the size of the gradient of the weights.
+
+
+# %%
+def entropy(weights):
+    """Mean entropy of the rows, in nats."""
+    return -(weights * weights.clamp_min(1e-30).log()).sum(-1).mean().item()
+
+
+def gradient_size(weights):
+    """Mean norm of softmax's derivative, diag(w) - w wᵀ, over the rows."""
+    jacobian = torch.diag_embed(weights) - weights[..., :, None] * weights[..., None, :]
+    return jacobian.flatten(1).norm(dim=-1).mean().item()
+
+
+measured = {"q·k": [], "q·k / √D": []}
+for size in sizes:
+    query, keys = torch.randn(500, 1, size, generator=generator), torch.randn(500, 11, size, generator=generator)
+    dots = (query * keys).sum(-1)  # (500, 11)
+    for name, row in {"q·k": dots, "q·k / √D": dots / math.sqrt(size)}.items():
+        weights = row.softmax(-1)
+        measured[name].append((entropy(weights), gradient_size(weights)))
+
+# %%
+fig, axes = plots.figure(1, 2, size=(8.0, 3.3))
+for name, marker in {"q·k": "s--", "q·k / √D": "o-"}.items():
+    for ax, column in zip(axes, (0, 1), strict=True):
+        ax.plot(sizes, [row[column] for row in measured[name]], marker, label=name)
+axes[0].axhline(math.log(11), color=plots.GREY, linewidth=1, linestyle=":")
+axes[0].text(4, math.log(11) + 0.04, "all keys alike: ln 11", color=plots.GREY, fontsize=9)
+axes[0].set(xscale="log", xlabel="D, features of a query", ylabel="entropy (nats)", ylim=(0, 2.7))
+axes[1].set(xscale="log", xlabel="D, features of a query", ylabel="norm of softmax's derivative", ylim=(0, None))
+axes[0].set_title("Undivided, one key takes it all")
+axes[1].set_title("… and the gradient vanishes")
+axes[1].legend()
+raw, divided = measured["q·k"], measured["q·k / √D"]
+plots.show(
+    fig,
+    alt=f"Two panels over D from 4 to 1024. Without the division entropy falls to {raw[-1][0]:.2f} nats and the "
+    f"derivative to {raw[-1][1]:.2f}; with it they stay near {divided[-1][0]:.2f} and {divided[-1][1]:.2f}.",
+)
+assert raw[-1][0] < 0.2 and raw[-1][1] < 0.3 * divided[-1][1]
+assert max(row[0] for row in divided) - min(row[0] for row in divided) < 0.15
+
+# %% [markdown]
+# Divided by √D, the scores have variance 1 whatever D is, and the softmax starts in the region where it can learn. This
+# is the *scaled* in "scaled dot-product attention" (Vaswani et al. 2017, section 3.2.1).
+#
+# A model is free to make its scores large later, by learning large queries. We did just that with the 10.0 above.
+#
+# ### Exercise 02.3 · attention ●●○ · 10 minutes
+#
+# Now put it together, without loops. Return the output *and* the weights.
+#
+# $$\mathrm{Attention}(Q, K, V) = \mathrm{softmax}\!\left(\frac{Q K^\top}{\sqrt{D}}\right) V$$
+
+
+# %% tags=["exercise-02.3"]
+def attention(q, k, v):
+    """q, k, v: (T, D) -> output (T, D), weights (T, T)."""
+    ### BEGIN SOLUTION
+    weights = (q @ k.T / math.sqrt(q.shape[-1])).softmax(dim=-1)
+    return weights @ v, weights
+    ### END SOLUTION
+
+
+# %%
+check.attention(attention)
+
+# %% [markdown]
+# ## 5. A function that takes any batch
+#
+# A model handles B sentences at once, and later H heads at once: queries of shape `(B, T, D)` or `(B, H, T, D)`. Only the
+# last two dimensions take part in attention. So we write `k.transpose(-2, -1)` in place of `k.T`, and the same lines work
+# for every shape. Version 1:
+
+
+# %%
+def attention_v1(q, k, v):
+    """q: (..., T, D), k: (..., S, D), v: (..., S, D) -> (..., T, D) and (..., T, S)."""
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (..., T, S)
+    weights = scores.softmax(dim=-1)
+    return weights @ v, weights
+
+
+output, weights = attention_v1(q, k, v)
+torch.testing.assert_close(output, output_matrix)  # the numbers of section 3 again
+print("one sentence: ", tuple(output.shape))
+
+batch = torch.randn(3, 8, 5, 4, dtype=torch.float64, generator=generator)  # B = 3, H = 8, T = 5, D = 4
+print("B = 3, H = 8: ", tuple(attention_v1(batch, batch, batch)[0].shape))
+
+# %% [markdown]
+# torch has this function too, written for speed: it never stores the `(T, S)` matrix of weights. Is ours the same? In
+# float64, to ten digits, in the output and in the gradients:
+
+# %%
+q64, k64, v64 = torch.randn(3, 2, 8, 5, 4, dtype=torch.float64, generator=generator).requires_grad_()
+ours, _ = attention_v1(q64, k64, v64)
+torchs = F.scaled_dot_product_attention(q64, k64, v64)
+torch.testing.assert_close(ours, torchs, rtol=1e-10, atol=1e-10)
+
+(grad_ours,) = torch.autograd.grad(ours.square().sum(), q64)
+(grad_torchs,) = torch.autograd.grad(torchs.square().sum(), q64)
+torch.testing.assert_close(grad_ours, grad_torchs, rtol=1e-10, atol=1e-10)
+print("equal to torch's, values and gradients")
+
+# %% [markdown]
+# ## 6. Masks: who may look at whom
+#
+# Sentences of a batch have different lengths. Short ones are filled up with a `[PAD]` token, which means nothing, so
+# nobody may look at it. A **mask** says who may be looked at: a boolean tensor, in which **True means: may be attended
+# to**. (torch's older modules mean the opposite. In this course it is the same everywhere.)
+#
+# Hide the words from *in* on, as if they were padding. How would you do it? Three ideas, one of which is right:
+
+# %%
+mask = torch.tensor([True] * 8 + [False] * 3)  # (T,): the last three words are hidden
+row = score_matrix[0]  # the first word, "the": all its scores are 0, it looks everywhere equally
+
+ideas = {
+    "scores times mask": (row * mask).softmax(-1),
+    "weights times mask": row.softmax(-1) * mask,
+    "hidden scores = -inf": row.masked_fill(~mask, -math.inf).softmax(-1),
+}
+for name, w in ideas.items():
+    print(f"{name:>20}:  hidden words get {w[~mask].sum():.4f}, all together {w.sum():.4f}")
+assert ideas["scores times mask"][~mask].sum() > 0.2 and ideas["weights times mask"].sum() < 0.8
+assert ideas["hidden scores = -inf"][~mask].sum() == 0
+
+# %% [markdown]
+# * A score of 0 is not "nothing": $e^0 = 1$, the hidden words still get a share.
+# * Hiding after the softmax loses the share that was already given away: the rest no longer sums to 1.
+# * A score of $-\infty$ is right: $e^{-\infty} = 0$, and the others share everything.
+#
+# One trap is left. What if a row may look at *nothing*, as in a text that is all padding?
+
+# %%
+print(torch.full((3,), -math.inf).softmax(-1))
+
+# %% [markdown]
+# Zero divided by zero. One NaN like this spreads through the next layer to every sentence's loss. A word that may look at
+# nothing should read nothing: zeros. So we set the hidden weights to 0 once more, after the softmax.
+#
+# ### Exercise 02.4 · masked weights ●●○ · 10 minutes
+#
+# From scores `(T, S)` and a mask `(T, S)` make weights: hidden keys get exactly 0, the others of a row sum to 1, and a row
+# without any True is all zeros.
+
+
+# %% tags=["exercise-02.4"]
+def masked_weights(scores, mask):
+    """scores: (T, S), mask: (T, S), True = may be attended to -> weights (T, S)."""
+    ### BEGIN SOLUTION
+    weights = scores.masked_fill(~mask, -math.inf).softmax(dim=-1)
+    return weights.masked_fill(~mask, 0.0)
+    ### END SOLUTION
+
+
+# %%
+check.masked_weights(masked_weights)
+
+# %% [markdown]
+# The last version of our function. New: the mask, and dropout on the weights, which lesson 06 needs for training.
+# `check_mask` makes sure that a mask is boolean and has as many dimensions as the scores; exercise 02.5 shows why.
+
+# %%
+from nextbert_lite.validate import check_mask
+
+
+def scaled_dot_product_attention(q, k, v, mask=None, dropout=0.0):
+    """softmax(q kᵀ / √D) v and the weights. mask: boolean, True = may be attended to."""
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (..., T, S)
+    mask = check_mask(mask, scores.shape)  # new
+    if mask is None:
+        weights = scores.softmax(dim=-1)
+    else:  # new
+        weights = scores.masked_fill(~mask, -math.inf).softmax(dim=-1)
+        weights = weights.masked_fill(~mask, 0.0)  # a row without any True: zeros, not NaN
+    return F.dropout(weights, dropout) @ v, weights
+
+
+# %%
+some = torch.rand(2, 1, 5, 5, generator=generator) < 0.5
+some[0, 0, 2] = False  # one row that may look at nothing
+ours, weights = scaled_dot_product_attention(q64, k64, v64, some)
+torchs = F.scaled_dot_product_attention(q64, k64, v64, some)
+torch.testing.assert_close(ours, torchs, rtol=1e-10, atol=1e-10)
+assert ours.isfinite().all() and (ours[0, :, 2] == 0).all()
+print("equal to torch's under a mask too; the empty row reads", ours[0, 0, 2].tolist())
+
+# %% [markdown]
+# **What you built is what you import**: the package's `nextbert_lite.attention.scaled_dot_product_attention` is this code,
+# and a test keeps it so.
+#
+# ### Exercise 02.5 · find the bug ●●● · 12 minutes
+#
+# A padding mask has the shape `(B, T)`: one row a text. The function below takes one, and runs without an error. It has a
+# bug all the same, one that real projects had. The symptom:
+
+# %%
+lengths = torch.tensor([4, 2, 3, 1])
+padding_mask = torch.arange(4) < lengths[:, None]  # (B, T) = (4, 4)
+texts = torch.randn(4, 4, 8, generator=generator)  # (B, T, D)
+
+
+def buggy_attention(q, k, v, mask):
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, T, T)
+    weights = scores.masked_fill(~mask, -math.inf).softmax(dim=-1)
+    return weights @ v
+
+
+shorter = padding_mask.clone()
+shorter[2, 1:] = False  # text 2 becomes shorter; text 0 is untouched
+before = buggy_attention(texts, texts, texts, padding_mask)[0]
+after = buggy_attention(texts, texts, texts, shorter)[0]
+print("text 0 changes by", [round(c, 2) for c in (after - before).abs().amax(-1).tolist()])
+assert (after - before).abs().max() > 0.1
+
+# %% [markdown]
+# Text 0 changed although only text 2 did. Texts of a batch must not know of each other. Write the function again, mended:
+# the padded *keys* of each text hidden from all of that text's queries.
+
+
+# %% tags=["exercise-02.5"]
+def padded_attention(q, k, v, mask):
+    """q, k, v: (B, T, D), mask: (B, T), True = a real token -> output (B, T, D)."""
+    ### BEGIN SOLUTION
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, T, T)
+    weights = scores.masked_fill(~mask[:, None, :], -math.inf).softmax(dim=-1)
+    return weights @ v
+    ### END SOLUTION
+
+
+# %%
+check.padded_attention(padded_attention)
+
+# %% [markdown]
+# The course's functions refuse such a mask and say what to do:
+
+# %%
+try:
+    scaled_dot_product_attention(texts, texts, texts, padding_mask)
+except ValueError as error:
+    print(error)
+
+# %% [markdown]
+# ### Exercise 02.6 · the causal mask ●○○ · 5 minutes
+#
+# BERT's words see the whole sentence. GPT's words see only themselves and what came before, because it predicts the next
+# word. That difference is one mask. Write it, as a boolean `(T, T)`.
+
+
+# %% tags=["exercise-02.6"]
+def causal_mask(T):
+    """Return a boolean (T, T): may query i (row) attend to key j (column)?"""
+    ### BEGIN SOLUTION
+    return torch.ones(T, T, dtype=torch.bool).tril()
+    ### END SOLUTION
+
+
+# %%
+check.causal_mask(causal_mask)
+
+# %% [markdown]
+# ## 7. Attention does not know the order
+#
+# Shuffle the words of the sentence. What happens to the output of *praises*? Guess before you run the cell.
+
+# %%
+order = torch.randperm(T, generator=generator)
+shuffled, _ = scaled_dot_product_attention(q[order], k[order], v[order])
+print("shuffled:", " ".join(words[i] for i in order))
+torch.testing.assert_close(shuffled, output_matrix[order])
+print("each word reads exactly what it read before")
+
+# %% [markdown]
+# Nothing happens: the outputs are shuffled in the same way, and each word's is as before. This is called **permutation
+# equivariance**, and the reason is short. A score depends on two words, not on where they stand; and a sum does not
+# depend on the order of its terms.
+#
+# So to attention alone, *the cook praises the waiter* and *the waiter praises the cook* are the same bag of words. The
+# order must be put in by hand, as a vector for each position that is added to the word's (lesson 01):
+
+# %%
+positions = torch.randn(T, C, generator=generator)  # position 0, 1, 2, …: a vector each
+first, _ = scaled_dot_product_attention(*[(x + positions) @ W for W in (W_query, W_key, W_value)])
+again, _ = scaled_dot_product_attention(*[(x[order] + positions) @ W for W in (W_query, W_key, W_value)])
+change = (again - first[order]).abs().max()
+print(f"with positions, the largest change is {change:.2f}")
+assert change > 0.1
+
+# %% [markdown]
+# ## 8. Learned, not written
+#
+# We wrote the three matrices by hand, with features that we made up. Can gradient descent find them?
+#
+# The task: a sentence of the toy world with its verb hidden; is the verb singular or plural? (The toy world is a small
+# language that this course ships. Lesson 01 shows it.)
+
+# %%
+world = ToyWorld()
+tokenizer = world.tokenizer()
+for question in world.agreement_test(3, seed=5):
+    shown = list(question.sentence.words)
+    shown[question.position] = "[MASK]"
+    print(f"{' '.join(shown):80} {question.right} or {question.wrong}?")
+
+# %%
+from nextbert_lite.batching import pad
+
+
+def make_task(n, seed):
+    """Return ids (n, T), mask (n, T), label (n,) 1 = plural, the subject's place (n,), and who is misled (n,)."""
+    questions = world.agreement_test(n, seed=seed)
+    rows = []
+    for question in questions:
+        shown = list(question.sentence.words)
+        shown[question.position] = "[MASK]"
+        rows.append(tokenizer.encode(" ".join(shown), allow_specials=True))
+    ids, mask = pad(rows, tokenizer.pad_id)
+    subjects = [question.sentence.position(question.sentence.subject) + 1 for question in questions]  # + 1: [CLS]
+    numbers = [
+        question.sentence.meaning.who_number
+        if question.sentence.subject == "who"
+        else question.sentence.meaning.whom_number
+        for question in questions
+    ]
+    labels = torch.tensor([int(number == "plural") for number in numbers])
+    return ids, mask, labels, torch.tensor(subjects), torch.tensor([question.misleading for question in questions])
+
+
+train_ids, train_mask, train_labels, _, _ = make_task(6000, seed=1)
+test_ids, test_mask, test_labels, test_subjects, misled = make_task(1500, seed=2)
+print(
+    f"{len(train_ids)} sentences to train on, {len(test_ids)} to test; in {int(misled.sum())} of them another noun misleads"
+)
+
+# %% [markdown]
+# The model: word and position vectors, one attention, and two scores read off at the gap. Beside it a twin whose words
+# look everywhere equally, which makes a sentence a bag of words with positions.
+
+
+# %%
+class VerbNumber(nn.Module):
+    """One attention that decides whether the hidden verb is singular or plural."""
+
+    def __init__(self, C=32, look_around=True):
+        super().__init__()
+        self.look_around = look_around
+        self.words = nn.Embedding(tokenizer.vocab_size, C)
+        self.places = nn.Embedding(20, C)
+        self.query, self.key, self.value = (nn.Linear(C, C, bias=False) for _ in range(3))
+        self.read = nn.Linear(C, 2)
+
+    def forward(self, ids, mask):
+        """ids, mask: (B, T) -> scores (B, 2) and the gap's attention (B, T)."""
+        x = 0.3 * (self.words(ids) + self.places(torch.arange(ids.shape[1], device=ids.device)))
+        q = self.query(x) if self.look_around else torch.zeros_like(x)
+        output, weights = scaled_dot_product_attention(q, self.key(x), self.value(x), mask[:, None, :])
+        gap = ids == tokenizer.mask_id  # one place in each row
+        return self.read(output[gap]), weights[gap]
+
+    def loss(self, ids, mask, labels):
+        return F.cross_entropy(self(ids, mask)[0], labels)
+
+
+# %% [markdown]
+# `fit` is the course's training loop: the ten lines of lesson 00 with what training for longer needs. It calls
+# `model.loss` on batch after batch. Guess: how often will the bag of words be right where another noun misleads?
+
+# %%
+from nextbert_lite.training import fit
+
+
+def batches(step):
+    rows = torch.randint(len(train_ids), (64,), generator=torch.Generator().manual_seed(step))
+    return {"ids": train_ids[rows], "mask": train_mask[rows], "labels": train_labels[rows]}
+
+
+def trained(look_around, seed):
+    torch.manual_seed(seed)
+    model = VerbNumber(look_around=look_around)
+    fit(model, batches, steps=400, lr=1e-2, warmup=20)
+    return model.cpu()
+
+
+bag, finder = trained(look_around=False, seed=1), trained(look_around=True, seed=1)
+
+# %%
+with torch.no_grad():
+    for name, model in {"looks everywhere equally": bag, "looks where it wants": finder}.items():
+        logits, weights = model(test_ids, test_mask)
+        right = (logits.argmax(-1) == test_labels).float()
+        print(f"{name:>25}: {right.mean():.3f} right of all, {right[misled].mean():.3f} where another noun misleads")
+        assert right.mean() > 0.98 if model is finder else right.mean() < 0.9
+on_subject = weights[torch.arange(len(weights)), test_subjects].mean()
+equal_share = (1 / test_mask.sum(-1)).mean()
+print(f"the gap's attention to its subject: {on_subject:.2f} on average; an equal share would be {equal_share:.2f}")
+assert on_subject > 0.5 > 5 * equal_share
+
+# %% [markdown]
+# Given the freedom to look, it looks at the subject, and nobody told it what a subject is. Here is one sentence from the
+# test set, with the gap's attention drawn:
+
+# %%
+i = int(misled.nonzero()[1])
+n = int(test_mask[i].sum())
+labels = tokenizer.tokens(test_ids[i, :n])
+gap = labels.index("[MASK]")
+fig = plots.attention_from(weights[i, :n], labels, gap, title="The gap has learned to look at its subject")
+plots.show(
+    fig, alt=f"Arcs from the gap of a test sentence: the thickest goes to {labels[test_subjects[i]]}, its subject."
+)
+assert weights[i].argmax() == test_subjects[i]
+
+# %% [markdown]
+# Be careful with such pictures. Train once more from another random start:
+
+# %%
+another = trained(look_around=True, seed=0)
+with torch.no_grad():
+    logits, other_weights = another(test_ids, test_mask)
+print(f"right of all: {(logits.argmax(-1) == test_labels).float().mean():.3f}")
+print(f"attention to the subject: {other_weights[torch.arange(len(misled)), test_subjects].mean():.2f}")
+
+elsewhere = (other_weights.argmax(-1) != test_subjects).nonzero()[:, 0]
+favourites = [tokenizer.tokens([test_ids[i, other_weights[i].argmax()]])[0] for i in elsewhere.tolist()]
+favourite = max(set(favourites), key=favourites.count)
+share = favourites.count(favourite) / len(test_ids)
+print(f"in {share:.0%} of the sentences it looks most at '{favourite}'")
+assert (logits.argmax(-1) == test_labels).float().mean() > 0.98
+
+# %% [markdown]
+# Just as often right, by another route: where the first model looks at the noun, this one often looks elsewhere and draws
+# its conclusion from that. A map shows where *this* model looks. It does not show what *every* model must do, nor that the
+# look is what matters.
+
+# %% [markdown]
+# ## What to remember
+#
+# * Attention is a soft look-up: **query** · **key** gives scores, softmax turns a row of scores into shares, and the
+#   output is the shares' blend of **values**.
+# * Divide by **√D**, or large D makes softmax pick one key and stop learning.
+# * Hide with **-inf before** the softmax, on the **key** axis; a row that may look at nothing is zeros. In this course True
+#   means *may be attended to*.
+# * Attention alone **does not know the order** of its words.
+#
+# **What this scale cannot show.** Our task has one thing to find, and one attention finds it. Words of real sentences need
+# several things at once (subject, object, what a pronoun means); lesson 03 shows a task that one attention cannot do and
+# two can. And a large weight is not an explanation: whether a model *uses* what it looks at needs an experiment, which
+# lesson 06 makes.
+#
+# **An open problem.** The score matrix has T × T entries, so twice the text costs four times the work. Which of these
+# entries can be left out without loss is still being worked out; ModernBERT lets two layers of three see a window of 128
+# tokens only (Warner et al. 2024).
+#
+# **Where this comes from**
+#
+# * Ashish Vaswani et al., *Attention Is All You Need*, 2017, [arXiv:1706.03762](https://arxiv.org/abs/1706.03762):
+#   equation 1 and section 3.2.1.
+# * Benjamin Warner et al., *Smarter, Better, Faster, Longer* (ModernBERT), 2024,
+#   [arXiv:2412.13663](https://arxiv.org/abs/2412.13663).
+#
+# **Next:** lesson 03 puts several attentions side by side.

@@ -1,0 +1,165 @@
+"""Other libraries' models with our weights, and what the tests of the core share."""
+
+import torch
+from hypothesis import settings
+from torch import Tensor, nn
+
+from nextbert_lite.attention import MultiHeadAttention
+from nextbert_lite.encoder import Encoder, EncoderConfig
+from nextbert_lite.heads import MaskedLanguageModel
+from nextbert_lite.tokenizer import Tokenizer, word_level
+
+EXACT = {"atol": 1e-10, "rtol": 1e-10}  # how near two float64 computations of the same formula must be
+FLOAT32 = torch.float32, {}  # torch.testing.assert_close's own tolerances
+few = settings(max_examples=20, deadline=None, derandomize=True, database=None)
+
+BERT = {"eps": 1e-12, "token_types": 2}
+ROBERTA = {"eps": 1e-5, "token_types": 1, "position_offset": 2, "pad_id": 1}
+
+
+def config(**changes) -> EncoderConfig:
+    """Return a configuration small enough for a test: two layers of width 16."""
+    small = {"vocab_size": 40, "width": 16, "layers": 2, "heads": 4, "ffn_width": 24, "max_len": 12}
+    return EncoderConfig(**{**small, **changes})
+
+
+def words(n: int = 200) -> Tokenizer:
+    """Return a tokenizer of n words: w0, w1, …"""
+    return word_level(f"w{i}" for i in range(n))
+
+
+def perturbed(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Return the module in float64 with all its parameters moved: at 1 and 0, norms and biases would hide errors."""
+    generator = torch.Generator().manual_seed(seed)
+    module.double().eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    return module
+
+
+def batch(lengths: list[int], vocab_size: int = 40, pad_id: int = 0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return random texts of these lengths, ids and mask (B, T); the ids 0 to 4 are left to the special tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(lengths), max(lengths))
+    mask = torch.arange(shape[1]) < torch.tensor(lengths)[:, None]
+    ids = torch.randint(5, vocab_size, shape, generator=generator)
+    return ids.masked_fill(~mask, pad_id), mask
+
+
+def largest_difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).detach().abs().max())
+
+
+# --- the same weights in torch's and transformers' models -----------------------------------------------------------
+
+
+def torch_attention(ours: MultiHeadAttention) -> nn.MultiheadAttention:
+    theirs = nn.MultiheadAttention(ours.out.in_features, ours.H, batch_first=True, dtype=ours.out.weight.dtype)
+    theirs.load_state_dict(
+        {
+            "in_proj_weight": ours.qkv.weight,
+            "in_proj_bias": ours.qkv.bias,
+            "out_proj.weight": ours.out.weight,
+            "out_proj.bias": ours.out.bias,
+        }
+    )
+    return theirs.eval()
+
+
+def torch_names(name: str) -> str:
+    """Translate the name of an `EncoderLayer`'s parameter into nn.TransformerEncoderLayer's."""
+    for ours, theirs in {
+        "attention.qkv.": "self_attn.in_proj_",
+        "attention.out": "self_attn.out_proj",
+        "ffn_in": "linear1",
+        "ffn_out": "linear2",
+    }.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+def torch_encoder(ours: Encoder, norm_first: bool | None = None) -> nn.TransformerEncoder:
+    """Return torch's stack of layers with our weights; it takes what `ours.embed` gives."""
+    c = ours.config
+    norm_first = c.norm == "pre" if norm_first is None else norm_first
+    layer = nn.TransformerEncoderLayer(
+        c.width,
+        c.heads,
+        c.ffn_width,
+        dropout=0.0,
+        activation="gelu",
+        layer_norm_eps=c.eps,
+        batch_first=True,
+        norm_first=norm_first,
+    )
+    last = nn.LayerNorm(c.width, eps=c.eps) if c.norm == "pre" else None
+    theirs = nn.TransformerEncoder(layer, c.layers, norm=last, enable_nested_tensor=False)
+    state = {torch_names(name): tensor for name, tensor in ours.state_dict().items() if name.startswith("layers.")}
+    if last is not None:
+        state |= {"norm.weight": ours.norm.weight, "norm.bias": ours.norm.bias}
+    theirs.load_state_dict(state)
+    return theirs.to(ours.norm.weight.dtype).eval()
+
+
+def huggingface_names(ours: MaskedLanguageModel, of=lambda parameter: parameter) -> dict[str, Tensor]:
+    """Return our parameters, or what `of` makes of each, under the names of BertForMaskedLM or RobertaForMaskedLM."""
+    encoder, head = ours.encoder, ours.head
+    roberta = encoder.config.position_offset > 0
+    body, tail = ("roberta", "lm_head") if roberta else ("bert", "cls.predictions")
+    dense, norm = ("dense", "layer_norm") if roberta else ("transform.dense", "transform.LayerNorm")
+    named = {
+        f"{body}.embeddings.word_embeddings.weight": encoder.tokens.weight,
+        f"{body}.embeddings.position_embeddings.weight": encoder.positions.weight,
+        f"{body}.embeddings.token_type_embeddings.weight": encoder.types.weight,
+        f"{tail}.bias": head.bias,
+    }
+    modules = {f"{body}.embeddings.LayerNorm": encoder.norm, f"{tail}.{dense}": head.dense, f"{tail}.{norm}": head.norm}
+    for i, layer in enumerate(encoder.layers):
+        at = f"{body}.encoder.layer.{i}"
+        modules |= {
+            f"{at}.attention.output.dense": layer.attention.out,
+            f"{at}.attention.output.LayerNorm": layer.norm1,
+            f"{at}.intermediate.dense": layer.ffn_in,
+            f"{at}.output.dense": layer.ffn_out,
+            f"{at}.output.LayerNorm": layer.norm2,
+        }
+    for name, module in modules.items():
+        named |= {f"{name}.weight": module.weight, f"{name}.bias": module.bias}
+    named = {name: of(parameter) for name, parameter in named.items()}
+    for i, layer in enumerate(encoder.layers):
+        for part in ("weight", "bias"):
+            thirds = of(getattr(layer.attention.qkv, part)).chunk(3)
+            for which, third in zip(("query", "key", "value"), thirds, strict=True):
+                named[f"{body}.encoder.layer.{i}.attention.self.{which}.{part}"] = third
+    return named
+
+
+def huggingface(ours: MaskedLanguageModel) -> nn.Module:
+    """Return BertForMaskedLM or RobertaForMaskedLM (where positions have an offset) with our weights."""
+    from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+
+    c = ours.encoder.config
+    roberta = c.position_offset > 0
+    make_config, make_model = (RobertaConfig, RobertaForMaskedLM) if roberta else (BertConfig, BertForMaskedLM)
+    theirs = make_model(
+        make_config(
+            vocab_size=c.vocab_size,
+            hidden_size=c.width,
+            num_hidden_layers=c.layers,
+            num_attention_heads=c.heads,
+            intermediate_size=c.ffn_width,
+            hidden_act="gelu",
+            max_position_embeddings=c.max_len + c.position_offset,
+            type_vocab_size=c.token_types,
+            layer_norm_eps=c.eps,
+            pad_token_id=c.pad_id,
+            attn_implementation="eager",  # the open formula, which also returns its weights
+        )
+    ).to(ours.head.bias.dtype)
+    state = huggingface_names(ours)
+    tail = "lm_head" if roberta else "cls.predictions"
+    state[f"{tail}.decoder.weight"] = ours.encoder.tokens.weight  # tied
+    state[f"{tail}.decoder.bias"] = ours.head.bias
+    theirs.load_state_dict(state)  # strict: every parameter of theirs has one of ours
+    return theirs.eval()

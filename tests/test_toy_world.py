@@ -1,0 +1,539 @@
+"""The toy language: its probabilities, its sentences, its test sets, and what a wrong grammar is told."""
+
+import itertools
+import math
+import re
+import tomllib
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chi2
+
+from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, MAX_WORDS, ToyWorld
+from nextbert_lite.paths import share_dir
+
+WORLD = ToyWorld()
+SHIPPED = (share_dir("data") / "toy_world.toml").read_text(encoding="utf-8")
+RAW = tomllib.loads(SHIPPED)  # the grammar without the module under test
+FALSE_ALARM = 1e-6  # of each statistical test; with fixed seeds they pass always or never
+
+
+def forms(part, number):
+    return {entry[number] for topic in RAW["topics"].values() for entry in topic[part]}
+
+
+PEOPLE = {number: forms("group_a", number) | forms("group_b", number) for number in ("singular", "plural")}
+VERBS = {number: forms("verbs", number) for number in ("singular", "plural")}
+
+
+def number_of(word, table):
+    return "singular" if word in table["singular"] else "plural" if word in table["plural"] else None
+
+
+def with_word(sentence, position, word):
+    return " ".join([*sentence.words[:position], word, *sentence.words[position + 1 :]])
+
+
+def is_possible(text):
+    return WORLD.log_probability([text]).item() > -math.inf
+
+
+def chi_squared_passes(observed, expected):
+    assert expected.min() > 5
+    statistic = ((observed - expected) ** 2 / expected).sum()
+    return chi2.sf(statistic, len(observed) - 1) > FALSE_ALARM
+
+
+# The probabilities, against a language small enough to write out.
+
+TINY = """
+[probabilities]
+number = { singular = 0.7, plural = 0.3 }
+attractor = { none = 0.5, singular = 0.25, plural = 0.25 }
+ending = { place = 0.9, pronoun = 0.1 }
+[templates.active]
+probability = 0.6
+text = "the {who} {near} {verb} the {whom} {end}"
+[templates.passive]
+probability = 0.4
+text = "the {whom} {near} {be} {participle} by the {who} {end}"
+[pieces]
+near = "near the {attractor}"
+place = "in the {place}"
+pronoun = "because {pronoun} {reason}"
+[words]
+be = { singular = "is", plural = "are" }
+pronoun = { singular = "he", plural = "they" }
+reasons = ["sang", "sat"]
+[topics.air]
+group_a = [{ singular = "crow", plural = "crows" }, { singular = "owl", plural = "owls" }]
+group_b = [{ singular = "bat", plural = "bats" }]
+things = [{ singular = "cloud", plural = "clouds" }, { singular = "kite", plural = "kites" }]
+verbs = [{ singular = "sees", plural = "see", participle = "seen" }]
+places = ["sky"]
+[topics.sea]
+group_a = [{ singular = "seal", plural = "seals" }]
+group_b = [{ singular = "whale", plural = "whales" }]
+things = [{ singular = "wave", plural = "waves" }]
+verbs = [
+    { singular = "meets", plural = "meet", participle = "met" },
+    { singular = "eats", plural = "eat", participle = "eaten" },
+]
+places = ["bay", "deep"]
+"""
+
+
+def written_out(grammar):
+    """Every sentence of a grammar with the two templates above -> its probability, by loops and f-strings."""
+    shares, words = grammar["probabilities"], grammar["words"]
+    numbers = ("singular", "plural")
+    language = Counter()
+    for topic in grammar["topics"].values():
+        p_topic = 1 / len(grammar["topics"]) / 2
+        for who_group, whom_group in (("group_a", "group_b"), ("group_b", "group_a")):
+            people = itertools.product(topic[who_group], numbers, topic[whom_group], numbers, topic["verbs"])
+            for who, a, whom, b, verb in people:
+                p = p_topic * shares["number"][a] * shares["number"][b]
+                p /= len(topic[who_group]) * len(topic[whom_group]) * len(topic["verbs"])
+                nears = [("", shares["attractor"]["none"])]
+                for c, thing in itertools.product(numbers, topic["things"]):
+                    nears.append((f" near the {thing[c]}", shares["attractor"][c] / len(topic["things"])))
+                ends = [(f"in the {x}", shares["ending"]["place"] / len(topic["places"])) for x in topic["places"]]
+                for x in words["reasons"]:
+                    end = f"because {words['pronoun'][b]} {x}"
+                    ends.append((end, shares["ending"]["pronoun"] / len(words["reasons"])))
+                for (near, p_near), (end, p_end) in itertools.product(nears, ends):
+                    active = f"the {who[a]}{near} {verb[a]} the {whom[b]} {end}"
+                    passive = f"the {whom[b]}{near} {words['be'][b]} {verb['participle']} by the {who[a]} {end}"
+                    language[active] += 0.6 * p * p_near * p_end
+                    language[passive] += 0.4 * p * p_near * p_end
+    return language
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    path = tmp_path_factory.mktemp("grammar") / "tiny.toml"
+    path.write_text(TINY, encoding="utf-8")
+    return ToyWorld(path)
+
+
+def test_the_probability_of_every_sentence_is_that_of_the_language_written_out(tiny):
+    language = written_out(tomllib.loads(TINY))
+    assert len(language) == 480 + 384 and math.isclose(sum(language.values()), 1, abs_tol=1e-12)
+    found = tiny.log_probability(list(language))
+    expected = torch.tensor(list(language.values()), dtype=torch.float64).log()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_the_frames_can_say_exactly_the_sentences_of_the_language(tiny):
+    said = set()
+    for f, length in enumerate(tiny.lengths.tolist()):
+        tables = [[tiny.words[v] for v in row.nonzero().flatten()] for row in tiny.emissions[f, :length]]
+        said |= {" ".join(words) for words in itertools.product(*tables)}
+    assert said == set(written_out(tomllib.loads(TINY)))
+
+
+def test_samples_have_the_probabilities_of_the_language(tiny):
+    language = {text: p for text, p in written_out(tomllib.loads(TINY)).items() if p > 1e-4}
+    n = 100_000
+    drawn = Counter(sentence.text for sentence in tiny.sample(n, seed=0))
+    rest = n - sum(drawn[text] for text in language)
+    observed = np.array([*(drawn[text] for text in language), rest])
+    expected = n * np.array([*language.values(), 1 - sum(language.values())])
+    assert len(language) > 500 and chi_squared_passes(observed, expected)
+
+
+def test_a_text_outside_the_language_has_probability_zero():
+    texts = ["", "the", "zebra", COURSE_SENTENCE + " in", COURSE_SENTENCE * 3, COURSE_SENTENCE.upper(), "[MASK]"]
+    assert WORLD.log_probability(texts).tolist() == [-math.inf] * len(texts)
+    assert WORLD.log_probability([]).shape == (0,)
+    with pytest.raises(TypeError, match="put one text into a list"):
+        WORLD.log_probability(COURSE_SENTENCE)
+
+
+def test_probabilities_do_not_depend_on_the_batch():
+    texts = [sentence.text for sentence in WORLD.sample(1500, seed=0)]  # more than one chunk
+    assert torch.equal(WORLD.log_probability(texts)[-3:], WORLD.log_probability(texts[-3:]))
+
+
+# The shipped language.
+
+
+def test_the_course_sentence_is_in_the_language():
+    sentence = WORLD.parse(COURSE_SENTENCE)
+    assert is_possible(COURSE_SENTENCE) and sentence.text == COURSE_SENTENCE
+    assert sentence.meaning == ("cook", "singular", "praise", "waiter", "plural")
+    frame = WORLD.frames[sentence.frame]
+    assert (frame.template, frame.topic, frame.attractor, frame.ending) == ("active", "kitchen", "plural", "place")
+    slots = ("who", "attractor", "verb", "whom", "place")
+    assert [sentence.words[sentence.position(slot)] for slot in slots] == [
+        "cook",
+        "ovens",
+        "praises",
+        "waiters",
+        "kitchen",
+    ]
+    assert sentence.position("pronoun") is None
+
+
+def test_the_language_has_the_size_that_the_lessons_rely_on():
+    F, T, V = WORLD.emissions.shape
+    assert (F, T, V) == (864, MAX_WORDS, len(WORLD.words)) and 100 <= V <= 250
+    assert len(RAW["topics"]) == 6 and len(WORLD.frames) == F == len(set(WORLD.frames))
+    assert WORLD.tokenizer().vocab_size == V + 5
+
+
+def test_frame_probabilities_and_each_row_of_the_emissions_sum_to_one():
+    one = torch.ones((), dtype=torch.float64)
+    torch.testing.assert_close(WORLD.frame_probabilities.sum(), one, rtol=0, atol=1e-12)
+    within = torch.arange(MAX_WORDS) < WORLD.lengths[:, None]
+    torch.testing.assert_close(WORLD.emissions.sum(-1), within.double(), rtol=0, atol=1e-12)
+    assert WORLD.emissions.dtype == torch.float64 and WORLD.lengths.max() == MAX_WORDS
+
+
+def test_frames_are_drawn_with_their_probabilities():
+    n = 100_000
+    frames, _ = WORLD._draw(n, np.random.Generator(np.random.PCG64(0)))
+    observed = np.bincount(frames, minlength=len(WORLD.frames))
+    assert chi_squared_passes(observed, n * WORLD.frame_probabilities.numpy())
+
+
+def test_given_the_frame_the_slots_are_independent():
+    f = WORLD.parse(COURSE_SENTENCE).frame
+    among = [g == f for g in range(len(WORLD.frames))]
+    sentences = WORLD._sentences(*WORLD._draw(20_000, np.random.Generator(np.random.PCG64(0)), among))
+    counts = np.array(list(Counter(sentence.words for sentence in sentences).values()))
+    assert len(counts) == 3 * 2 * 3 * 3 * 2  # who, attractor, action, whom, place: each combination
+    assert chi_squared_passes(counts, np.full(len(counts), 20_000 / len(counts)))
+
+
+PINNED = [
+    "the divers near the boats are robbed by the smuggler because they waited",
+    "the captain warns the passenger because she listened",
+    "the waiter near the ovens serves the butcher because she waited",
+]
+
+
+def test_a_seed_gives_the_same_sentences_on_every_machine():
+    assert [sentence.text for sentence in WORLD.sample(3, seed=0)] == PINNED
+    assert WORLD.sample(50, seed=1) == WORLD.sample(50, seed=1) != WORLD.sample(50, seed=2)
+
+
+@given(n=st.integers(1, 40), seed=st.integers(0, 2**63))
+@settings(max_examples=30, deadline=None)
+def test_sample_and_sample_ids_give_the_same_sentences(n, seed):
+    tokenizer = WORLD.tokenizer()
+    ids, mask = WORLD.sample_ids(n, seed)
+    assert ids.shape == mask.shape == (n, MAX_WORDS + 2) and (ids.dtype, mask.dtype) == (torch.int64, torch.bool)
+    texts = [sentence.text for sentence in WORLD.sample(n, seed)]
+    assert [row[real].tolist() for row, real in zip(ids, mask, strict=True)] == tokenizer.encode_batch(texts)
+    assert (ids[~mask] == tokenizer.pad_id).all() and (ids[mask] != tokenizer.pad_id).all()
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=30, deadline=None)
+def test_parsing_a_sampled_sentence_gives_back_all_that_is_known_of_it(seed):
+    for sentence in WORLD.sample(5, seed):
+        assert WORLD.parse(sentence.text) == sentence and len(sentence.words) <= MAX_WORDS
+
+
+def test_all_words_of_a_sentence_that_have_a_topic_have_the_same():
+    topic_of = {}
+    for name, topic in RAW["topics"].items():
+        entries = itertools.chain(*(topic[part] for part in ("group_a", "group_b", "things", "verbs")))
+        topic_of |= dict.fromkeys([*topic["places"], *(word for entry in entries for word in entry.values())], name)
+    for sentence in WORLD.sample(2000, seed=0):
+        assert len({topic_of[word] for word in sentence.words if word in topic_of}) == 1
+
+
+def test_nobody_acts_on_themself():
+    assert all(sentence.meaning.who != sentence.meaning.whom for sentence in WORLD.sample(2000, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "the cook praise the waiters in the kitchen",
+            "word 3: 'praise' does not fit after 'the cook'; expected: praises",
+        ),
+        ("the cook near the ovens praise the waiters", "word 6: 'praise' does not fit"),
+        ("the waiters is praised by the cook", "word 3: 'is' does not fit"),
+        ("it is the cooks that praises the waiter", "word 6: 'praises' does not fit"),
+        ("the cook praises the judge in the kitchen", "word 5: 'judge' does not fit after 'the cook praises the'"),
+        ("the cook praises the waiters because she smiled", "word 7: 'she' does not fit .* expected: they"),
+        ("the cook tickles the waiters", "word 3: 'tickles' does not fit .no word of this language."),
+        ("the cook praises the waiters", "word 6: the sentence ends too early after .* expected: in, because"),
+        (COURSE_SENTENCE + " today", "word 12: 'today' does not fit .* expected: the end"),
+        ("", "word 1: the sentence ends too early"),
+    ],
+)
+def test_a_sentence_outside_the_language_is_told_which_word_does_not_fit(text, message):
+    with pytest.raises(ValueError, match=message):
+        WORLD.parse(text)
+    assert not is_possible(text)
+
+
+# Agreement, pronouns, paraphrases, roles.
+
+
+def test_the_verb_agrees_with_its_subject_across_an_attractor():
+    crossed = 0
+    for sentence in WORLD.sample(3000, seed=0):
+        words = sentence.words
+        if "by" in words:  # passive: the first person is the subject
+            subject = next(word for word in words if number_of(word, PEOPLE))
+            agreeing = number_of(words[words.index("by") - 2], {"singular": {"is"}, "plural": {"are"}})
+        else:
+            subject, agreeing = words[sentence.position("who")], number_of(words[sentence.position("verb")], VERBS)
+        assert agreeing == number_of(subject, PEOPLE)
+        frame = WORLD.frames[sentence.frame]
+        crossed += frame.attractor not in ("none", number_of(subject, PEOPLE))
+    assert crossed > 500
+
+
+def test_every_question_has_one_right_answer():
+    for make in (WORLD.agreement_test, WORLD.pronoun_test, WORLD.topic_test):
+        for question in make(300, seed=0):
+            assert question.sentence.words[question.position] == question.right != question.wrong
+            assert is_possible(with_word(question.sentence, question.position, question.right))
+            assert not is_possible(with_word(question.sentence, question.position, question.wrong))
+
+
+def test_right_and_wrong_of_an_agreement_question_are_two_forms_of_one_word():
+    pairs = {frozenset((verb["singular"], verb["plural"])) for t in RAW["topics"].values() for verb in t["verbs"]}
+    questions = WORLD.agreement_test(1000, seed=0)
+    assert {frozenset((q.right, q.wrong)) for q in questions} == pairs | {frozenset(("is", "are"))}
+
+
+def test_an_agreement_question_misleads_where_the_attractor_has_the_other_number():
+    things = {number: forms("things", number) for number in ("singular", "plural")}
+    questions = WORLD.agreement_test(1000, seed=0)
+    for question in questions:
+        before = question.sentence.words[: question.position]
+        subject = [number_of(word, PEOPLE) for word in before if number_of(word, PEOPLE)]
+        attractor = [number_of(word, things) for word in before if number_of(word, things)]
+        assert len(subject) == 1 and question.misleading == (attractor not in ([], subject))
+    assert 0.2 < np.mean([question.misleading for question in questions]) < 0.4  # 0.3 expected, sd 0.015
+
+
+def test_the_rest_of_the_sentence_leaves_only_one_pronoun():
+    for question in WORLD.pronoun_test(100, seed=0):
+        texts = [with_word(question.sentence, question.position, word) for word in WORLD.words]
+        joint = WORLD.log_probability(texts)
+        assert [WORLD.words[v] for v in (joint > -math.inf).nonzero().flatten()] == [question.right]
+
+
+def test_the_pronoun_has_the_number_of_the_one_acted_upon():
+    for question in WORLD.pronoun_test(500, seed=0):
+        people = [number_of(word, PEOPLE) for word in question.sentence.words if number_of(word, PEOPLE)]
+        who, whom = reversed(people) if "by" in question.sentence.words else people
+        assert question.right == {"singular": "she", "plural": "they"}[whom]
+        assert question.misleading == (who != whom)
+
+
+def test_the_wrong_word_of_a_topic_question_would_be_right_in_another_topic():
+    for question in WORLD.topic_test(300, seed=0):
+        frame = WORLD.frames[question.sentence.frame]
+        possible = [
+            WORLD.emissions[f, question.position]
+            for f, g in enumerate(WORLD.frames)
+            if g[0] == frame[0] and g[2:] == frame[2:]
+        ]
+        assert sum(row[WORLD.words.index(question.wrong)] > 0 for row in possible) == 1
+
+
+def test_a_paraphrase_says_the_same_in_another_template():
+    cook = WORLD.parse("the cook praises the waiters in the kitchen")
+    assert [other.text for other in WORLD.paraphrases(cook)] == [
+        "the waiters are praised by the cook in the kitchen",
+        "it is the cook that praises the waiters in the kitchen",
+    ]
+    assert WORLD.paraphrases(WORLD.parse("the cooks praise the waiter because she smiled"))[1].text == (
+        "it is the cooks that praise the waiter because she smiled"
+    )
+    for sentence in WORLD.sample(500, seed=0):
+        others = WORLD.paraphrases(sentence)
+        assert len({WORLD.frames[other.frame].template for other in [sentence, *others]}) == 3
+        assert {other.meaning for other in others} == {sentence.meaning}
+        assert {other.words[-1] for other in others} == {sentence.words[-1]}  # place or reason
+        assert all(WORLD.parse(other.text) == other for other in others)
+
+
+def test_an_attractor_stays_with_its_person():
+    texts = [other.text for other in WORLD.paraphrases(WORLD.parse(COURSE_SENTENCE))]
+    assert texts == [
+        "the waiters are praised by the cook in the kitchen",
+        "it is the cook near the ovens that praises the waiters in the kitchen",
+    ]
+
+
+def test_swapping_roles_exchanges_who_and_whom_and_mends_agreement():
+    assert WORLD.swap_roles(WORLD.parse(COURSE_SENTENCE)).text == (
+        "the waiters near the ovens praise the cook in the kitchen"
+    )
+    assert WORLD.swap_roles(WORLD.parse("the cook praises the waiters because they smiled")).text == (
+        "the waiters praise the cook because she smiled"
+    )
+    for sentence in WORLD.sample(500, seed=0):
+        swapped = WORLD.swap_roles(sentence)
+        before, after = sentence.meaning, swapped.meaning
+        assert after == (before.whom, before.whom_number, before.action, before.who, before.who_number)
+        assert WORLD.parse(swapped.text) == swapped and WORLD.swap_roles(swapped) == sentence
+
+
+def test_swapping_roles_keeps_the_probability():
+    sentences = WORLD.sample(500, seed=0)
+    before = WORLD.log_probability([sentence.text for sentence in sentences])
+    after = WORLD.log_probability([WORLD.swap_roles(sentence).text for sentence in sentences])
+    torch.testing.assert_close(before, after, rtol=0, atol=1e-12)
+
+
+def test_no_bag_of_words_can_answer_the_role_swap_test():
+    templates = set()
+    for item in WORLD.role_swap_test(500, seed=0):
+        assert Counter(item.paraphrase.words) == Counter(item.swapped.words) and item.paraphrase != item.swapped
+        assert item.paraphrase.meaning == item.sentence.meaning != item.swapped.meaning
+        frames = [WORLD.frames[sentence.frame].template for sentence in (item.sentence, item.paraphrase, item.swapped)]
+        assert frames[0] != frames[1] == frames[2]
+        templates.add(tuple(frames))
+    assert len(templates) == 6  # every pair of templates
+
+
+@pytest.mark.parametrize(
+    "name", ["sample", "sample_ids", "agreement_test", "pronoun_test", "topic_test", "role_swap_test"]
+)
+def test_a_senseless_number_or_seed_is_refused(name):
+    make = getattr(WORLD, name)
+    for n, seed, error, message in [
+        (0, 0, ValueError, "n is 0; it must be at least 1"),
+        (5, -1, ValueError, "seed is -1; it must be at least 0"),
+        (2.5, 0, TypeError, "n must be a whole number, not 2.5"),
+        (5, None, TypeError, "seed must be a whole number, not None"),
+        (True, 0, TypeError, "n must be a whole number, not True"),
+    ]:
+        with pytest.raises(error, match=re.escape(message)):
+            make(n, seed)
+    assert len(make(np.int64(2), np.int64(3))) == 2
+
+
+def test_a_test_set_repeats_no_training_batch_of_its_seed():
+    trained = [sentence.words for sentence in WORLD.sample(20, seed=7)]
+    tested = [[q.sentence.words for q in make(20, seed=7)] for make in (WORLD.agreement_test, WORLD.topic_test)]
+    assert trained not in tested and tested[0] != tested[1]
+
+
+# A teacher's edits.
+
+
+def edited(tmp_path, *changes):
+    text = SHIPPED
+    for old, new in changes:
+        assert old in text, f"the shipped grammar no longer has {old!r}"
+        text = text.replace(old, new, 1)
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+COOK = '{ singular = "cook", plural = "cooks" }'
+PRAISE = '{ singular = "praises", plural = "praise", participle = "praised" }'
+CLEFT = 'text = "it is the {who} {near} that {verb} the {whom} {end}"'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "complaint"),
+    [
+        ("[words]", "[words", "", "not valid TOML"),
+        ('be = { singular = "is", plural = "are" }', "", "words.be", "is missing; expected: be, pronoun, reasons"),
+        ("[pieces]", 'colour = "red"\n[pieces]', "templates.cleft.colour", "is not a key of a grammar"),
+        (PRAISE, PRAISE.replace("participle", "participel"), "topics.kitchen.verbs[0].participle", "is missing"),
+        (PRAISE, '"praises"', "topics.kitchen.verbs[0]", "must be a table with singular, plural, participle"),
+        ('places = ["kitchen", "cellar"]', "places = []", "topics.kitchen.places", "list with at least one entry"),
+        ('["kitchen", "cellar"]', '"kitchen"', "topics.kitchen.places", "must be a list with at least one entry"),
+        ('"cellar"', '"wine cellar"', "topics.kitchen.places[1]", "a word, letters in lower case without a space"),
+        ('"smiled"', '"Smiled"', "words.reasons[0]", "a word, letters in lower case without a space"),
+        ('"smiled"', '"[MASK]"', "words.reasons[0]", "a word, letters in lower case without a space"),
+        ('"smiled"', '""', "words.reasons[0]", "a word, letters in lower case without a space"),
+        ('"smiled"', "7", "words.reasons[0]", "has 7; expected: a word"),
+        (COOK, COOK.replace("cooks", "cook"), "topics.kitchen.group_a[0].plural", "group_a[0].singular` has already"),
+        ('"praises"', '"cooks"', "topics.kitchen.verbs[0].singular", "`topics.kitchen.group_a[0].plural` has already"),
+        ('"cellar"', '"near"', "pieces.near", "`topics.kitchen.places[1]` has already"),
+        ('plural = "they"', 'plural = "she"', "words.pronoun.plural", "`words.pronoun.singular` has already"),
+        ("none = 0.4", "none = 0.5", "probabilities.attractor.none", "must sum to 1; their sum is 1.1"),
+        ("none = 0.4", "none = -0.4", "probabilities.attractor.none", "a number from 0 to 1, not -0.4"),
+        ("none = 0.4", "none = nan", "probabilities.attractor.none", "a number from 0 to 1, not nan"),
+        ("none = 0.4", "none = true", "probabilities.attractor.none", "a number from 0 to 1, not True"),
+        ("none = 0.4", 'none = "often"', "probabilities.attractor.none", "a number from 0 to 1, not 'often'"),
+        ("probability = 0.4", "probability = 0.2", "templates.active.probability", "must sum to 1; their sum is 0.8"),
+        (CLEFT, CLEFT.replace("{whom}", "{whome}"), "templates.cleft.text", "has the unknown slot {whome}"),
+        (CLEFT, CLEFT.replace("{verb}", "{be}"), "templates.cleft.text", "each of these slots once"),
+        (CLEFT, "text = 5", "templates.cleft.text", "must be a text with each of these slots once"),
+        (CLEFT, CLEFT.replace("{end}", "{end}."), "templates.cleft.text", "each of these slots once"),
+        (CLEFT, CLEFT.replace("{near} that", "that {near}"), "templates.cleft.text", "{near} right behind its subject"),
+        (CLEFT, CLEFT.replace("it is", "it is often"), "templates.cleft.text", "up to 15 words; expected: at most 14"),
+        (CLEFT, CLEFT.replace("it is the", "the cook"), "templates.cleft.text", "has already"),
+        (CLEFT, CLEFT.replace("it is ", "").replace("that ", ""), "templates.cleft.text", "with two meanings"),
+        ('"in the {place}"', '"in the kitchen"', "pieces.place", "each of these slots once: {place}"),
+    ],
+)  # fmt: skip
+def test_a_wrong_edit_is_told_the_file_the_key_and_what_is_wrong(tmp_path, old, new, key, complaint):
+    path = edited(tmp_path, (old, new))
+    with pytest.raises(ValueError) as caught:
+        ToyWorld(path)
+    message = str(caught.value)
+    assert (
+        message.startswith(str(path)) and complaint in message and (f"`{key}`" in message if key else "line" in message)
+    )
+
+
+def test_a_language_of_one_topic_is_refused(tmp_path):
+    path = tmp_path / "one.toml"
+    path.write_text(SHIPPED[: SHIPPED.index("[topics.farm]")], encoding="utf-8")
+    with pytest.raises(ValueError, match=r"one\.toml: `topics` has 1 topic; there must be at least 2"):
+        ToyWorld(path)
+    path.write_text(SHIPPED[: SHIPPED.index("[topics.kitchen]")] + "[topics]\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"one\.toml: `topics` must be a table with at least one entry"):
+        ToyWorld(path)
+
+
+def test_a_missing_file_and_one_that_is_not_text_are_told_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no grammar file .*nowhere\.toml"):
+        ToyWorld(tmp_path / "nowhere.toml")
+    (tmp_path / "latin.toml").write_bytes("[words]\nreasons = ['café']".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin\.toml is not text in UTF-8"):
+        ToyWorld(tmp_path / "latin.toml")
+
+
+def test_the_template_that_the_file_suggests_works(tmp_path):
+    commented = SHIPPED[SHIPPED.index("# [templates.object_cleft]") : SHIPPED.index("\n\n\n[pieces]")]
+    cleft = f"probability = 0.3\n{CLEFT}"
+    changes = (commented, commented.replace("# ", "")), (cleft, cleft.replace("0.3", "0.1"))
+    world = ToyWorld(edited(tmp_path, *changes))
+    assert len(world.frames) == 1152
+    said = [sentence.text for sentence in world.paraphrases(world.parse(COURSE_SENTENCE))]
+    assert "it is the waiters that the cook near the ovens praises in the kitchen" in said
+
+
+def test_a_word_of_any_alphabet_may_be_added(tmp_path):
+    world = ToyWorld(edited(tmp_path, ('"smiled"', '"смеялась", "l\'été-là"')))
+    assert world.parse("the cook praises the waiter because she смеялась").words[-1] == "смеялась"
+
+
+def test_what_has_probability_zero_is_not_in_the_language(tmp_path):
+    world = ToyWorld(edited(tmp_path, ("place = 0.6, pronoun = 0.4", "place = 1.0, pronoun = 0")))
+    assert len(world.frames) == 432 and "because" not in world.words
+    with pytest.raises(ValueError, match="has no sentences of the kind that this test needs"):
+        world.pronoun_test(1, seed=0)
+
+
+def test_without_a_frame_that_drops_the_attractor_only_the_same_subject_is_a_paraphrase(tmp_path):
+    changes = ("none = 0.4, singular = 0.3, plural = 0.3", "none = 0, singular = 0.5, plural = 0.5")
+    world = ToyWorld(edited(tmp_path, changes))
+    templates = [world.frames[other.frame].template for other in world.paraphrases(world.parse(COURSE_SENTENCE))]
+    assert templates == ["cleft"]
+    assert all(world.frames[item.sentence.frame].template != "passive" for item in world.role_swap_test(50, seed=0))
