@@ -71,8 +71,10 @@ def fill_mask(model: MaskedLanguageModel, tokenizer: Tokenizer, text: str, k: in
         raise ValueError(f"there is no [MASK] in the text {text!r}: write one where a word is to be guessed.")
     was_training = model.training
     model.eval()
-    probabilities = model(ids.to(model.head.bias.device))[0, gaps].softmax(-1).cpu()
-    model.train(was_training)
+    try:
+        probabilities = model(ids.to(model.head.bias.device))[0, gaps].softmax(-1).cpu()
+    finally:  # also after a text that does not fit
+        model.train(was_training)
     top = probabilities.topk(min(k, probabilities.shape[-1]))
     return [
         list(zip(tokenizer.tokens(ids), values.tolist(), strict=True))

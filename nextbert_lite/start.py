@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
+from urllib.parse import quote
 
 from nextbert_lite import lessons
 
@@ -98,8 +99,9 @@ def lesson_in(folder: str | Path, number: str | None = None) -> Path:
 
 def lab_arguments(notebook: Path, port: int | None = None, extra: Sequence[str] = ()) -> list[str]:
     """Return JupyterLab's arguments: the notebook to open, and no request to the network for news or updates."""
+    where = f"--LabApp.default_url=/lab/tree/{quote(notebook.name)}"  # for those who copy the address it prints
     quiet = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    return [str(notebook), *([f"--port={port}"] if port else []), *quiet, *extra]
+    return [str(notebook), *([f"--port={port}"] if port else []), where, *quiet, *extra]
 
 
 def open_lab(arguments: list[str]) -> None:

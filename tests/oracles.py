@@ -95,11 +95,12 @@ def torch_encoder(ours: Encoder, norm_first: bool | None = None) -> nn.Transform
     )
     last = nn.LayerNorm(c.width, eps=c.eps) if c.norm == "pre" else None
     theirs = nn.TransformerEncoder(layer, c.layers, norm=last, enable_nested_tensor=False)
+    theirs.to(ours.norm.weight.dtype)  # before the weights are copied, or float64 would pass through float32
     state = {torch_names(name): tensor for name, tensor in ours.state_dict().items() if name.startswith("layers.")}
     if last is not None:
         state |= {"norm.weight": ours.norm.weight, "norm.bias": ours.norm.bias}
     theirs.load_state_dict(state)
-    return theirs.to(ours.norm.weight.dtype).eval()
+    return theirs.eval()
 
 
 def huggingface_names(ours: MaskedLanguageModel, of=lambda parameter: parameter) -> dict[str, Tensor]:

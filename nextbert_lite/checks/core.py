@@ -205,7 +205,7 @@ def same(a: Any, b: Any) -> bool:
     return difference(a, b) is None
 
 
-def difference(yours: Any, right: Any) -> str | None:
+def difference(yours: Any, right: Tensor | tuple) -> str | None:
     """Return a sentence on the first difference of shape, dtype, finiteness or value; None if there is none."""
     if isinstance(yours, Exception):
         return f"your function raised {type(yours).__name__}: {yours}."
@@ -219,11 +219,8 @@ def difference(yours: Any, right: Any) -> str | None:
             if fault:
                 return f"result {i + 1} of {len(right)}: {fault}"
         return None
-    if not isinstance(right, Tensor):
-        right = torch.as_tensor(right)
-        yours = torch.as_tensor(yours) if isinstance(yours, bool | int | float) else yours
-        right = right.to(yours.dtype) if isinstance(yours, Tensor) and yours.numel() == 1 else right
-        yours = yours.reshape(right.shape) if isinstance(yours, Tensor) and yours.numel() == 1 else yours
+    if right.ndim == 0 and isinstance(yours, int | float):
+        yours = torch.tensor(yours, dtype=right.dtype)  # a plain number for a tensor of one number
     if not isinstance(yours, Tensor):
         return f"expected a tensor of shape {tuple(right.shape)}; yours is {describe(yours)}."
     if yours.shape != right.shape:

@@ -239,13 +239,6 @@ masked_weights = Exercise(
             "https://github.com/facebookresearch/detr/issues/96",
         ),
         Mistake(
-            "inverted, empty row left NaN",
-            lambda scores, mask: scores.masked_fill(mask, -math.inf).softmax(-1),
-            "the mask is the wrong way round, attention goes exactly to what is hidden: fill where it is False, "
-            "masked_fill(~mask, …).",
-            "https://github.com/facebookresearch/detr/issues/96",
-        ),
-        Mistake(
             "after the softmax",
             lambda scores, mask: scores.softmax(-1) * mask,
             "the hidden weights are 0, but the rows no longer sum to 1: their share was handed out before you took it "
@@ -311,16 +304,9 @@ padded_attention = Exercise(
     mistakes=(
         Mistake(
             "the bug as it was",
-            attend_with(lambda mask: mask, zeros=False),
+            attend_with(lambda mask: mask),
             "the bug is still there: torch reads the mask (B, T) as if it were (T, T), so text 0's tokens are hidden "
             "by row 0, 1, 2, … of other texts' padding. Give the mask a dimension for the queries.",
-            "FACTS: a mask of the wrong rank with B = T runs without an error in torch 2.13",
-        ),
-        Mistake(
-            "the bug, with zeros for NaN",
-            attend_with(lambda mask: mask),
-            "no NaN any more, but the bug is still there: the mask (B, T) is stretched over (T, T), so one text's "
-            "padding hides another text's words.",
             "FACTS: a mask of the wrong rank with B = T runs without an error in torch 2.13",
         ),
         Mistake(

@@ -240,11 +240,12 @@ for size in sizes:
     pair = torch.randn(2, 4000, size, generator=generator)
     variance = (pair[0] * pair[1]).sum(-1).var().item()
     print(f"D = {size:4}   Var(q·k) = {variance:7.1f}   Var(q·k) / D = {variance / size:.2f}")
-    assert abs(variance / size - 1) < 0.15  # six standard errors at the smallest D
+    assert abs(variance / size - 1) < 0.15  # five standard errors at the smallest D
+print(f"e^10 = {math.exp(10):,.0f}")
 
 # %% [markdown]
 # Large scores are a problem for softmax. It turns *differences* of scores into *ratios* of weights: a score that is 10
-# larger gets $e^{10} \approx 22{,}000$ times the weight. So with many features, softmax without the division picks one key
+# larger gets $e^{10}$ times the weight (the last line above). So with many features, softmax without the division picks one key
 # and ignores the rest; and where a weight is 0 or 1 it no longer changes when the score changes a little: no gradient, no
 # learning.
 #

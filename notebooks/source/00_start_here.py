@@ -1,0 +1,336 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   lesson:
+#     title: Start here
+#     question: Is the machine ready, and do I know enough to begin?
+#     minutes: 45
+# ---
+
+# %% [markdown]
+# # 00 · Start here
+#
+# In this course you build the model behind BERT and RoBERTa from nothing: first attention, then an encoder, then you
+# pretrain it, teach it to compare sentences, and end with a search engine over the documentation on your own disk. Every
+# piece is small enough to read, and every claim is measured in front of you.
+#
+# **The question of this lesson:** is the machine ready, and do you know enough to begin?
+#
+# | | |
+# |---|---|
+# | You will | see that everything runs, meet the exercises and the checks that name your mistake, test what you know, and train a first model down to a limit that you can compute |
+# | You need | Python, and to have seen a PyTorch tensor; school mathematics |
+# | It takes | about 45 minutes, five exercises; the machine needs seconds |
+#
+# Run a cell with **Shift + Enter**. Here is the way that lies ahead:
+
+# %%
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nextbert_lite import plots
+from nextbert_lite.checks import lesson_00 as check
+from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
+from nextbert_lite.device import pick_device
+
+parts = {
+    "I  Build an encoder": ["text to tensors", "attention", "many heads", "the encoder"],
+    "II  Pretrain": ["masking", "a tiny BERT", "RoBERTa's changes", "larger models"],
+    "III  Contrast": ["the loss", "sentence vectors", "geometry", "a search engine"],
+    "IV  Use it": ["fine-tuning", "real weights"],
+}
+fig, ax = plots.figure(size=(8.0, 2.6))
+for column, (part, lessons) in enumerate(parts.items()):
+    ax.text(column, 1.0, part, weight="bold", color=plots.BLUE, ha="center")
+    for row, lesson in enumerate(lessons):
+        ax.text(
+            column,
+            0.74 - 0.22 * row,
+            lesson,
+            ha="center",
+            va="center",
+            bbox={"boxstyle": "round", "fc": "#E8F1F8", "ec": "none"},
+        )
+    if column:
+        ax.annotate(
+            "", (column - 0.42, 1.03), (column - 0.58, 1.03), arrowprops={"arrowstyle": "->", "color": plots.GREY}
+        )
+ax.set(xlim=(-0.6, 3.6), ylim=(-0.05, 1.15))
+ax.set_axis_off()
+ax.set_title("One model, carried through four parts")
+plots.show(fig, alt="The course's four parts from left to right: build an encoder, pretrain it, contrast, use it.")
+
+# %% [markdown]
+# ## 1. Is the machine ready?
+
+# %%
+device = pick_device()
+a = torch.randn(300, 300, generator=torch.Generator().manual_seed(0)).to(device)
+assert torch.allclose(a @ torch.eye(300, device=device), a, atol=1e-3)
+print("torch", torch.__version__.split("+")[0], "computes on:", device.type)
+
+# %% [markdown]
+# If you read *computes on: cpu*, all is well: every lesson runs on a laptop's CPU. A GPU (*cuda*, or *mps* on a Mac) is
+# used when there is one. If the cell above failed, look at "When something goes wrong" in the README.
+#
+# ## 2. How exercises work
+#
+# Most of what you learn here you learn by writing it. An exercise has three parts: a cell to fill in (in your copy it
+# reads `...  # your code here`), then a cell that checks it, and difficulty and time in its heading. A **check** does more
+# than say *wrong*: it knows the usual mistakes and tells you which one it sees. Watch it look at a wrong answer:
+
+# %%
+from nextbert_lite.checks.core import CheckFailed
+
+try:
+    check.row_means(lambda x: x.mean(dim=0))
+except CheckFailed as message:
+    print(message)
+
+# %% [markdown]
+# An exercise may be left blank; nothing below depends on it. When you are stuck, `check.hint("00.1")` gives a hint, and
+# each further call the next one; `check.solution("00.1")` shows a solution.
+#
+# ### Exercise 00.1 · means of rows ●○○ · 3 minutes
+#
+# Return the mean of each row of a matrix.
+
+
+# %% tags=["exercise-00.1"]
+def row_means(x):
+    """x: (B, T) -> (B,)"""
+    ### BEGIN SOLUTION
+    return x.mean(dim=-1)
+    ### END SOLUTION
+
+
+# %%
+check.row_means(row_means)
+
+# %% [markdown]
+# ## 3. Do you know enough?
+#
+# Three short tasks. If they go well, you are ready. If one does not, its check says what to read up on; the first chapters
+# of any PyTorch tutorial have it.
+#
+# Shapes are written with the same letters everywhere in this course: `B` texts in a batch, `T` tokens in a text, `C` the
+# width of a model, `V` words in the vocabulary.
+#
+# ### Exercise 00.2 · predict the result ●○○ · 4 minutes
+#
+# `torch.ones(8, 1, 5) * torch.ones(3, 1)` works. What is the shape of the result? Answer with a tuple, without running it.
+
+# %% tags=["exercise-00.2"]
+shape = None
+### BEGIN SOLUTION
+shape = (8, 3, 5)  # aligned at the right: 5 with 1, 1 with 3, 8 with nothing
+### END SOLUTION
+
+# %%
+check.broadcast(shape)
+
+# %% [markdown]
+# ### Exercise 00.3 · all dot products ●○○ · 5 minutes
+#
+# `a` holds n vectors as rows, `b` holds m. Return the matrix whose entry (i, j) is the dot product of row i of `a` with
+# row j of `b`.
+
+
+# %% tags=["exercise-00.3"]
+def dot_products(a, b):
+    """a: (n, D), b: (m, D) -> (n, m)"""
+    ### BEGIN SOLUTION
+    return a @ b.T
+    ### END SOLUTION
+
+
+# %%
+check.dot_products(dot_products)
+
+# %% [markdown]
+# A model that has to choose among V words gives V numbers, the **logits**. Softmax turns them into probabilities $p$. The
+# loss for one example is $-\ln p_{\text{label}}$: nothing when the model was sure and right, large when it was sure and
+# wrong. The mean over a batch is the **cross-entropy**, in *nats*.
+
+# %%
+logits = torch.tensor([2.0, 0.0, -1.0])
+probabilities = logits.softmax(dim=-1)
+for label in range(3):
+    p = probabilities[label].item()
+    print(f"if the right word is {label}: p = {p:.3f}, loss = {-math.log(p):.3f} nats")
+
+# %% [markdown]
+# ### Exercise 00.4 · cross-entropy ●●○ · 8 minutes
+#
+# Write it for a batch. Use `log_softmax` or `softmax`, and do not use `F.cross_entropy`.
+
+
+# %% tags=["exercise-00.4"]
+def cross_entropy(logits, labels):
+    """logits: (B, V), labels: (B,) -> the mean loss in nats, a number."""
+    ### BEGIN SOLUTION
+    log_probabilities = logits.log_softmax(dim=-1)
+    return -log_probabilities[torch.arange(len(labels)), labels].mean()
+    ### END SOLUTION
+
+
+# %%
+check.cross_entropy(cross_entropy)
+
+# %% [markdown]
+# ## 4. A first model, and a limit that it cannot beat
+#
+# The course has a language of its own, the **toy world**: small enough to know everything about it. Here are a few of its
+# sentences. The first is the one that goes with us through all lessons.
+
+# %%
+world = ToyWorld()
+tokenizer = world.tokenizer()
+print(COURSE_SENTENCE)
+for sentence in world.sample(4, seed=0):
+    print(sentence.text)
+print(f"\n{len(world.words)} words")
+
+# %% [markdown]
+# The simplest language model guesses the next word from the last one alone. It is a table: a row of V logits for each of
+# the V words. We cut 5,000 sentences into pairs (word, next word); `[CLS]` and `[SEP]` stand for beginning and end.
+
+# %%
+ids, mask = world.sample_ids(5000, seed=1)  # (5000, T); mask: True at real tokens
+now, following = ids[:, :-1][mask[:, 1:]], ids[:, 1:][mask[:, 1:]]
+V = tokenizer.vocab_size
+print(f"{len(now):,} pairs, V = {V}; the first:", tokenizer.tokens([now[0], following[0]]))
+
+# %% [markdown]
+# How well can *any* such table do? For each word the best row is the share of each next word after it, counted. The loss
+# of that table is the **floor** for this data: no training, no trick gets below it. Most courses show you a loss that
+# falls. Here you see how far it could fall.
+
+# %%
+counts = torch.zeros(V, V).index_put_((now, following), torch.tensor(1.0), accumulate=True)
+shares = counts / counts.sum(dim=1, keepdim=True).clamp_min(1)
+floor = -(counts * shares.clamp_min(1e-12).log()).sum().item() / len(now)
+print(f"knowing nothing: ln V = {math.log(V):.3f} nats; the floor: {floor:.3f} nats")
+assert 0 < floor < math.log(V)
+
+# %% [markdown]
+# Now ten lines that train. Every training loop of this course is these ten lines with more around them: take a batch,
+# compute the loss, clear the old gradients, compute the new ones, take a step.
+#
+# Before you run it, guess: at which loss does it start, when all logits are 0?
+
+# %%
+torch.manual_seed(0)
+model = nn.Embedding(V, V)  # row w: the logits of the word after w
+nn.init.zeros_(model.weight)
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.0)
+
+losses = []
+for step in range(600):
+    rows = torch.randint(len(now), (1024,))
+    loss = F.cross_entropy(model(now[rows]), following[rows])
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    losses.append(loss.item())
+
+with torch.no_grad():
+    reached = F.cross_entropy(model(now), following).item()
+print(f"start {losses[0]:.3f}, reached {reached:.3f}, floor {floor:.3f}: {reached - floor:.3f} above it")
+assert abs(losses[0] - math.log(V)) < 1e-4
+assert floor < reached < floor + 0.03
+
+# %%
+fig = plots.loss_curve(
+    losses, title="The table learns all that a table can", reference={"floor": floor, "ln V": math.log(V)}
+)
+plots.show(fig, alt=f"The loss falls from {losses[0]:.2f} to the floor at {floor:.2f} nats and stays there.")
+
+# %% [markdown]
+# It starts at ln V: all words are equally likely to a model that knows nothing. It ends just above the floor. What is left
+# is not the training's fault, but the model's: one word of context does not tell more. Does the table know what the
+# subject of our sentence is?
+
+# %%
+with torch.no_grad():
+    after_ovens = model(torch.tensor(tokenizer.id("ovens"))).softmax(-1)
+for word in ("praises", "praise"):
+    print(f"P({word:>7} | ovens) = {after_ovens[tokenizer.id(word)]:.3f}")
+ratio = (after_ovens[tokenizer.id("praises")] / after_ovens[tokenizer.id("praise")]).item()
+assert 0.5 < ratio < 2
+
+# %% [markdown]
+# It does not. After *ovens* it finds *praises* and *praise* about equally likely, because it cannot look back to *cook*.
+# How a word looks at other words is the question of lesson 02.
+#
+# ### Exercise 00.5 · find the bug ●●○ · 8 minutes
+#
+# This loop fits a line to data by gradient descent. It runs, and it is wrong:
+
+
+# %%
+def buggy_train(w, x, y, lr, steps):
+    w = w.clone().requires_grad_()
+    optimizer = torch.optim.SGD([w], lr=lr)
+    for _ in range(steps):
+        loss = ((x @ w - y) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+    return w.detach()
+
+
+x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+y = x @ torch.tensor([1.0, -2.0, 0.5])
+for steps in (5, 10, 15, 20):
+    w = buggy_train(torch.zeros(3), x, y, lr=0.1, steps=steps)
+    print(f"after {steps:2} steps the loss is {((x @ w - y) ** 2).mean():.3f}")
+
+# %% [markdown]
+# The loss swings up and down instead of falling. Write the loop again, mended.
+
+
+# %% tags=["exercise-00.5"]
+def train(w, x, y, lr, steps):
+    """w: (D,) start, x: (N, D), y: (N,) -> w (D,) after so many steps of SGD on the mean squared error."""
+    ### BEGIN SOLUTION
+    w = w.clone().requires_grad_()
+    optimizer = torch.optim.SGD([w], lr=lr)
+    for _ in range(steps):
+        loss = ((x @ w - y) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return w.detach()
+    ### END SOLUTION
+
+
+# %%
+check.train(train)
+
+# %% [markdown]
+# ## What to remember
+#
+# * A training step is: batch, loss, `zero_grad`, `backward`, `step`.
+# * Cross-entropy is the mean of −ln p of the right answers, in nats. A model that knows nothing starts at **ln V**.
+# * Where the data's own uncertainty is known there is a **floor**, and a loss means something only beside it.
+# * Checks name the mistake; hints come in steps; a blank exercise stops nobody.
+#
+# **What this scale cannot show.** Nobody knows the floor of real English, so for real text a loss can only be compared
+# with another model's. Lesson 06 computes the floor of the toy world for a whole BERT.
+#
+# **An open problem.** How far today's large language models are from the floor of real text is unknown: estimates of the
+# entropy of English go back to Shannon (1951) and still differ.
+#
+# **Where this comes from**
+#
+# * Claude E. Shannon, *Prediction and Entropy of Printed English*, Bell System Technical Journal 30, 1951.
+# * Ilya Loshchilov and Frank Hutter, *Decoupled Weight Decay Regularization* (AdamW), 2019,
+#   [arXiv:1711.05101](https://arxiv.org/abs/1711.05101).
+#
+# **Next:** lesson 02, attention. (Lesson 01, text to tensors, joins the course next.)

@@ -1,0 +1,233 @@
+"""The checks: right answers pass however they are written, and each usual mistake is named, by its own message."""
+
+import importlib
+import math
+import pkgutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import nextbert_lite.checks
+from nextbert_lite.checks import core
+from nextbert_lite.checks.core import CheckFailed, Exercise, Mistake, Prediction
+
+MODULES = [
+    importlib.import_module(f"nextbert_lite.checks.{module.name}")
+    for module in pkgutil.iter_modules(nextbert_lite.checks.__path__)
+    if module.name.startswith("lesson_")
+]
+ALL = {e.id: e for m in MODULES for e in vars(m).values() if isinstance(e, Exercise | Prediction)}
+EXERCISES = [pytest.param(e, id=e.id) for e in ALL.values() if isinstance(e, Exercise)]
+PREDICTIONS = [pytest.param(e, id=e.id) for e in ALL.values() if isinstance(e, Prediction)]
+MISTAKES = [pytest.param(e, m, id=f"{e.id}-{m.name}") for e in ALL.values() for m in e.mistakes]
+
+
+def attention_in_place(q, k, v):
+    scores = torch.einsum("td,sd->ts", q, k)
+    scores *= q.shape[-1] ** -0.5
+    scores -= scores.max()
+    scores.exp_()
+    scores /= scores.sum(1, keepdim=True)
+    return torch.einsum("ts,sd->td", scores, v), scores
+
+
+def attention_with_loops(q, k, v):
+    rows = [torch.stack([(a * b).sum() for b in k]) / math.sqrt(len(q[0])) for a in q]
+    weights = torch.stack([row.softmax(0) for row in rows])
+    return [weights @ v, weights]  # a list in place of a tuple
+
+
+def masked_in_place(scores, mask):
+    weights = torch.zeros_like(scores)
+    for i in range(len(scores)):
+        if mask[i].any():
+            weights[i, mask[i]] = scores[i, mask[i]].softmax(0)
+    return weights
+
+
+def padded_in_place(q, k, v, mask):
+    scores = torch.einsum("btd,bsd->bts", q, k).mul_(q.shape[-1] ** -0.5)
+    scores[~mask[:, None].expand_as(scores)] = -torch.inf
+    return torch.softmax(scores, 2).bmm(v)
+
+
+def train_by_hand(w, x, y, lr, steps):
+    for _ in range(steps):
+        w = w - lr * 2 * x.T @ (x @ w - y) / len(x)
+    return w
+
+
+def train_with_set_to_none(w, x, y, lr, steps):
+    w = torch.nn.Parameter(w.clone())
+    for _ in range(steps):
+        F.mse_loss(x @ w, y).backward()
+        with torch.no_grad():
+            w -= lr * w.grad
+        w.grad = None
+    return w  # still a parameter
+
+
+OTHER_WAYS = {
+    "00.1": [lambda x: x.sum(1) / x.shape[1], lambda x: torch.stack([row.mean() for row in x])],
+    "00.3": [lambda a, b: torch.einsum("id,jd->ij", a, b), lambda a, b: (a[:, None] * b[None]).sum(-1)],
+    "00.4": [
+        lambda logits, labels: -logits.softmax(1).gather(1, labels[:, None]).log().mean(),
+        lambda logits, labels: sum(-row.log_softmax(0)[i] for row, i in zip(logits, labels, strict=True)) / len(labels),
+        lambda logits, labels: (logits.logsumexp(-1) - logits[torch.arange(6), labels]).mean().item(),
+    ],
+    "00.5": [train_by_hand, train_with_set_to_none],
+    "02.1": [lambda s: F.softmax(s, dim=1), lambda s: (s - s.max(1, keepdim=True).values).softmax(1), lambda s: s.log_softmax(-1).exp()],
+    "02.3": [attention_in_place, attention_with_loops, lambda q, k, v: ((w := (q / 8**0.5 @ k.T).softmax(1)) @ v, w)],
+    "02.4": [masked_in_place, lambda s, m: torch.where(m, s, -torch.inf).softmax(-1).nan_to_num(0.0)],
+    "02.5": [
+        padded_in_place,
+        lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m.unsqueeze(1)),
+        lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m[:, None, :].expand(4, 4, 4)),
+    ],
+    "02.6": [
+        lambda T: torch.arange(T)[:, None] >= torch.arange(T),
+        lambda T: ~torch.ones(T, T, dtype=bool).triu(1),
+        lambda T: torch.tensor([[j <= i for j in range(T)] for i in range(T)]),
+    ],
+}
+
+
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_the_right_answer_passes(exercise, capsys):
+    exercise(exercise.right)
+    assert f"✓ {exercise.id} is right" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_right_answers_written_differently_pass(exercise, capsys):
+    for answer in OTHER_WAYS[exercise.id]:
+        exercise(answer)
+        assert "is right" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("exercise, mistake", MISTAKES)
+@pytest.mark.parametrize("seeds", [(0, 1, 2), (11, 12, 13), (101, 202, 303)], ids=lambda s: f"seeds{s[0]}")
+def test_each_mistake_gets_its_own_message(exercise, mistake, seeds, monkeypatch):
+    monkeypatch.setattr(core, "SEEDS", seeds)
+    with pytest.raises(CheckFailed) as failure:
+        exercise(mistake.wrong)
+    assert str(failure.value) == f"{exercise.id}: {mistake.message}"
+
+
+@pytest.mark.parametrize("exercise", [pytest.param(e, id=e.id) for e in ALL.values()])
+def test_messages_differ_and_each_mistake_states_its_source(exercise):
+    messages = [m.message for m in exercise.mistakes]
+    assert len(set(messages)) == len(messages) >= 3
+    assert all(len(m.source) > 10 and len(m.message) > 30 for m in exercise.mistakes)
+    assert exercise.hints and exercise.praise
+
+
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_a_blank_is_told_so_and_fails_only_when_graded(exercise, capsys, monkeypatch):
+    def empty(*arguments):
+        """A docstring may stand here."""
+        ...
+
+    def not_implemented(*arguments):
+        raise NotImplementedError
+
+    for blank in (empty, not_implemented):
+        monkeypatch.delenv("NEXTBERT_GRADE", raising=False)
+        exercise(blank)
+        assert f"○ {exercise.id} is still blank" in capsys.readouterr().out
+        monkeypatch.setenv("NEXTBERT_GRADE", "1")
+        with pytest.raises(CheckFailed, match="blank"):
+            exercise(blank)
+
+
+@pytest.mark.parametrize("exercise", PREDICTIONS)
+def test_a_prediction_passes_is_named_wrong_or_is_blank(exercise, capsys, monkeypatch):
+    exercise(exercise.right)
+    assert "is right" in capsys.readouterr().out
+    exercise(None)
+    assert "still blank" in capsys.readouterr().out
+    with pytest.raises(CheckFailed, match="is not it"):
+        exercise((1, 2, 3, 4) if isinstance(exercise.right, tuple) else -7.5)
+    with pytest.raises(CheckFailed, match="The answer is a"):
+        exercise("six")
+    monkeypatch.setenv("NEXTBERT_GRADE", "1")
+    with pytest.raises(CheckFailed, match="blank"):
+        exercise(None)
+
+
+# --- what is not a named mistake is described -------------------------------------------------------------------------
+
+DOUBLE = Exercise(
+    id="99.1",
+    right=lambda x: 2 * x,
+    inputs=lambda generator: (torch.randn(2, 3, generator=generator),),
+    mistakes=(Mistake("half", lambda x: x / 2, "that is half of it", "made for this test"),),
+    hints=("Multiply.",),
+    praise="Twice.",
+)
+
+
+def add_in_place(x):
+    x += x.clone()
+    return x
+
+
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        (lambda x: 2 * x[0], r"the shape is \(3,\); expected \(2, 3\)"),
+        (lambda x: (2 * x).double(), "the dtype is torch.float64; expected torch.float32"),
+        (lambda x: torch.full_like(x, torch.nan), "6 of 6 values are not finite"),
+        (lambda x: 2 * x + 0.5 * (torch.arange(3) == 1), r"the largest difference is 0.5, at \(\d, 1\)"),
+        (lambda x: [2 * x, x], "yours is a list of 2"),
+        (lambda x: x.missing, "raised AttributeError"),
+        (lambda x: print(end=""), "is a `return` missing"),
+        (add_in_place, "changes its argument number 1 in place"),
+        (7, "expects your function itself"),
+    ],
+)
+def test_other_wrong_answers_are_described(answer, words):
+    with pytest.raises(CheckFailed, match=words):
+        DOUBLE(answer)
+
+
+def test_an_answer_right_on_some_inputs_only_is_wrong():
+    calls = []
+
+    def right_at_first(x):
+        calls.append(1)
+        return 2 * x if len(calls) == 1 else x
+
+    with pytest.raises(CheckFailed, match="largest difference"):
+        DOUBLE(right_at_first)
+
+
+def test_hints_come_one_by_one_and_point_to_the_solution_at_the_end(capsys):
+    core._hints_given.clear()
+    n = len(ALL["02.3"].hints)
+    for i in range(1, n + 1):
+        core.hint("02.3")
+        assert capsys.readouterr().out.startswith(f"Hint {i} of {n}:")
+    core.hint("02.3")
+    assert "check.solution('02.3')" in capsys.readouterr().out
+    core.hint("02.3", 1)
+    assert capsys.readouterr().out.startswith(f"Hint 1 of {n}:")
+    with pytest.raises(ValueError, match=f"1 to {n}"):
+        core.hint("02.3", 9)
+
+
+@pytest.mark.parametrize("exercise_id", sorted(ALL))
+def test_every_exercise_has_a_solution_that_can_be_shown(exercise_id, capsys):
+    core.solution(exercise_id)
+    assert len(capsys.readouterr().out.strip()) > 10
+
+
+@pytest.mark.parametrize("name", ["02.99", "77.1", "", "two"])
+def test_an_unknown_exercise_is_refused(name):
+    with pytest.raises(ValueError, match="there is no exercise"):
+        core.find(name)
+
+
+def test_a_notebook_shows_the_message_without_a_traceback():
+    assert CheckFailed("02.1: wrong")._render_traceback_() == ["CheckFailed: 02.1: wrong"]

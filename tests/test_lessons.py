@@ -1,0 +1,249 @@
+"""The lessons themselves: built from their sources, executed, honest, and usable as a blank copy."""
+
+import ast
+import importlib.util
+import inspect
+import json
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from nextbert_lite import attention
+from nextbert_lite.checks.core import CheckFailed, Exercise, Prediction, find
+from nextbert_lite.lessons import learner_version, lesson_number
+
+ROOT = Path(__file__).resolve().parent.parent
+spec = importlib.util.spec_from_file_location("notebooks_tool", ROOT / "tools" / "notebooks.py")
+tool = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tool)
+
+SOURCES = sorted((ROOT / "notebooks" / "source").glob("*.py"))
+LESSONS = [pytest.param(ROOT / "notebooks" / f"{source.stem}.ipynb", id=source.stem) for source in SOURCES]
+
+# What a lesson builds is what the package holds, line for line: lesson -> the package's objects.
+BUILT = {"02": [attention.scaled_dot_product_attention]}
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def text_of(part):
+    return part if isinstance(part, str) else "".join(part)
+
+
+def code_cells(notebook):
+    return [c for c in notebook["cells"] if c["cell_type"] == "code"]
+
+
+def prose(notebook):
+    return "\n".join(text_of(c["source"]) for c in notebook["cells"] if c["cell_type"] == "markdown")
+
+
+def exercises(notebook):
+    """Return exercise id -> (its cell's text, the text of the check's cell behind it)."""
+    found, cells = {}, code_cells(notebook)
+    for i, cell in enumerate(cells):
+        for tag in cell["metadata"].get("tags", []):
+            if tag.startswith("exercise-"):
+                found[tag.removeprefix("exercise-")] = (text_of(cell["source"]), text_of(cells[i + 1]["source"]))
+    return found
+
+
+def test_every_source_has_its_notebook_and_the_other_way_round():
+    built = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert built == {source.stem for source in SOURCES}
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_the_notebook_is_in_step_with_its_source(path):
+    built = [(c["cell_type"], text_of(c["source"]), c["id"]) for c in read(path)["cells"]]
+    source = [(c.cell_type, c.source, c.id) for c in tool.read_source(tool.SOURCES / f"{path.stem}.py").cells]
+    assert built == source, "run `make notebooks`"
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_the_notebook_was_executed_in_order_from_the_first_cell(path):
+    counts = [c["execution_count"] for c in code_cells(read(path))]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_outputs_hold_no_error_no_stderr_no_path_of_a_machine_and_no_remote_image(path):
+    notebook = read(path)
+    for cell in code_cells(notebook):
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error", output
+            assert output.get("name") != "stderr", output
+            text = json.dumps({k: v for k, v in output.items() if k != "data"})
+            text += "".join(text_of(v) for k, v in output.get("data", {}).items() if k.startswith("text"))
+            assert not re.search(r"(?<![\w.])(/(home|root|Users|work|tmp|usr|opt|mnt)/|[A-Z]:\\)", text), text
+    assert not re.search(r"!\[[^]]*\]\(https?:|<img[^>]+https?:", prose(notebook))
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_the_notebook_stays_under_the_size_cap(path):
+    assert path.stat().st_size <= tool.SIZE_CAP
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_each_figure_has_alternative_text(path):
+    figures = [
+        output
+        for cell in code_cells(read(path))
+        for output in cell["outputs"]
+        if any(kind.startswith("image/") for kind in output.get("data", {}))
+    ]
+    assert figures, "a lesson without a picture"
+    for figure in figures:  # plots.show puts it there, and refuses a figure without a title of three words
+        assert len(figure["metadata"]["image/png"]["alt"].split()) >= 6
+
+
+def stripped(node):
+    """Return a function's or class's syntax tree without docstrings and annotations."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.FunctionDef | ast.ClassDef):
+            first = part.body[0]
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                part.body = part.body[1:] or [ast.Pass()]
+        if isinstance(part, ast.FunctionDef):
+            part.returns = None
+        if isinstance(part, ast.arg):
+            part.annotation = None
+    return ast.dump(node)
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_what_is_built_in_the_lesson_is_the_packages_code(path):
+    definitions = {}  # the last version of each name
+    for cell in code_cells(read(path)):
+        for node in ast.parse(text_of(cell["source"])).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                definitions[node.name] = node
+    for thing in BUILT.get(lesson_number(path), []):
+        package = ast.parse(inspect.getsource(thing)).body[0]
+        assert stripped(definitions[thing.__name__]) == stripped(package), thing.__name__
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_the_lesson_has_all_its_parts(path):
+    notebook, text = read(path), prose(read(path))
+    number = lesson_number(path)
+    assert text.startswith(f"# {number} · ")
+    for part in (
+        "**The question of this lesson:**",
+        "| You will |",
+        "| You need |",
+        "| It takes |",
+        "## What to remember",
+    ):
+        assert part in text
+    for part in ("**What this scale cannot show.**", "**An open problem.**", "**Where this comes from**"):
+        assert part in text
+    headings = re.findall(r"^### Exercise (\d\d\.\d+) · (.+?) [●○]{3} · \d+ minutes$", text, re.M)
+    assert (
+        [i for i, _ in headings] == sorted(exercises(notebook)) == [f"{number}.{n + 1}" for n in range(len(headings))]
+    )
+    assert 3 <= len(headings) <= 6
+    titles = [title for _, title in headings]
+    assert "predict the result" in titles and "find the bug" in titles
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_no_cell_outside_an_exercise_uses_the_learners_object(path):
+    notebook = read(path)
+    own = set()
+    for cell, _ in exercises(notebook).values():
+        for node in ast.parse(cell).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                own.add(node.name)
+            elif isinstance(node, ast.Assign):
+                own |= {name.id for name in node.targets}
+    inside = {text for pair in exercises(notebook).values() for text in pair}
+    for cell in code_cells(notebook):
+        text = text_of(cell["source"])
+        if text in inside or "with-your-own" in cell["metadata"].get("tags", []):
+            continue
+        used = {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)}
+        assert not used & own, f"{used & own} in: {text[:80]}"
+
+
+def first_cell(path):
+    """Return the names that the lesson's cells of imports make."""
+    imports = [
+        node
+        for cell in code_cells(read(path))
+        for node in ast.parse(text_of(cell["source"])).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    names = {}
+    exec(compile(ast.Module(imports, []), path.name, "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_each_solution_passes_its_check(path, capsys):
+    for exercise_id, (cell, check_cell) in exercises(read(path)).items():
+        names = first_cell(path)
+        exec(cell, names)
+        exec(check_cell, names)
+        assert f"✓ {exercise_id} is right" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_each_blank_is_told_so_and_fails_when_graded(path, capsys, monkeypatch):
+    for exercise_id, (cell, check_cell) in exercises(learner_version(read(path))).items():
+        assert "# your code here" in cell
+        names = first_cell(path)
+        exec(cell, names)
+        monkeypatch.delenv("NEXTBERT_GRADE", raising=False)
+        exec(check_cell, names)
+        assert f"○ {exercise_id} is still blank" in capsys.readouterr().out
+        monkeypatch.setenv("NEXTBERT_GRADE", "1")
+        with pytest.raises(CheckFailed, match=f"{exercise_id} is blank"):
+            exec(check_cell, names)
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_each_exercise_is_checked_by_its_own_check(path):
+    for exercise_id, (_, check_cell) in exercises(read(path)).items():
+        name = re.match(r"check\.(\w+)\(", check_cell)[1]
+        module = importlib.import_module(f"nextbert_lite.checks.lesson_{exercise_id[:2]}")
+        assert isinstance(find(exercise_id), Exercise | Prediction)
+        assert getattr(module, name) is find(exercise_id)
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_run_all_on_the_learners_blank_copy_reaches_the_end(path, monkeypatch):
+    monkeypatch.delenv("NEXTBERT_GRADE", raising=False)
+    blank = nbformat.reads(json.dumps(learner_version(read(path))), as_version=4)
+    client = NotebookClient(blank, timeout=tool.CELL_TIMEOUT, resources={"metadata": {"path": str(path.parent)}})
+    client.execute(env=dict(os.environ, TQDM_DISABLE="1"))
+    printed = "".join(o.get("text", "") for c in blank.cells if c.cell_type == "code" for o in c.outputs)
+    assert printed.count("is still blank") == len(exercises(read(path)))
+    assert all(o.get("name") != "stderr" for c in blank.cells if c.cell_type == "code" for o in c.outputs)
+
+
+def test_the_readmes_course_table_is_in_step():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert tool.with_table(readme) == readme, "run `make notebooks`, or `python tools/notebooks.py table`"
+
+
+def test_each_lesson_has_been_measured():
+    measured = json.loads(tool.TIMES.read_text())
+    assert set(measured) == {source.stem for source in SOURCES}, "run `make notebooks TIMES=1`"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", LESSONS)
+def test_a_second_build_changes_no_byte(path):
+    built = nbformat.writes(tool.execute(tool.read_source(tool.SOURCES / f"{path.stem}.py"))) + "\n"
+    assert built == path.read_text(encoding="utf-8")
