@@ -56,6 +56,8 @@ class MLMBatches:
     ):
         if not sequences or min(map(len, sequences)) == 0:
             raise ValueError("there must be at least one sequence of token ids, and none may be empty.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
         if copies is not None and copies < 1:
             raise ValueError(f"copies is {copies}; it must be at least 1, or None for dynamic masking.")
         self.lengths = [len(s) for s in sequences]

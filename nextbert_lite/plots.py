@@ -51,6 +51,7 @@ def png(fig: Figure) -> bytes:
     """Return the figure as a PNG file's bytes; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=STYLE["figure.dpi"], metadata={"Software": None})
+    fig.set_layout_engine("none")  # each further drawing would move the axes a little
     return buffer.getvalue()
 
 
@@ -115,7 +116,7 @@ def attention_map(
 
 def attention_heads(weights: Tensor, tokens: Sequence[str], *, title: str = "", columns: int = 4) -> Figure:
     """Draw the maps of all heads (H, T, T), or of all layers and heads (L, H, T, T), side by side."""
-    weights = np.asarray(weights.detach().cpu(), dtype=float)
+    weights = matrix_of(weights, weights.ndim, "the weights of all heads")
     if weights.ndim == 3:
         weights = weights[None]
     if weights.ndim != 4 or weights.shape[-2:] != (len(tokens), len(tokens)):

@@ -106,6 +106,11 @@ def lab_arguments(notebook: Path, port: int | None = None, extra: Sequence[str] 
 
 def open_lab(arguments: list[str]) -> None:
     """Run JupyterLab in this process, with this Python as its kernel, until the learner stops it."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0 and "--allow-root" not in arguments:
+        raise PermissionError(
+            "JupyterLab does not run as root unless you say so. As another user, repeat the command; "
+            'as root: nextbert-lite start DIR -- --allow-root, or make lab LAB="-- --allow-root"'
+        )
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # this environment's kernel, before one of the user's own
     try:
         from jupyterlab.labapp import LabApp

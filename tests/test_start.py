@@ -268,8 +268,14 @@ def test_jupyterlabs_kernel_is_this_python_even_if_the_user_has_another(tmp_path
 
     monkeypatch.setattr(LabApp, "launch_instance", lambda arguments: seen.append(kernel(KernelManager)))
     seen = []
-    start.open_lab([])
+    start.open_lab(["--allow-root"])
     assert seen == [sys.executable]
+
+
+def test_root_is_told_how_to_start_jupyterlab(shipped, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0, raising=False)
+    status, _, err = run(capsys, "start", tmp_path / "workspace")
+    assert status == 1 and "-- --allow-root" in err and err.count("\n") == 1
 
 
 def kernel(manager):
@@ -331,7 +337,14 @@ def test_the_demo_gets_its_options_and_ctrl_c_ends_quietly(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["demo", "--minutes", "0"], ["demo", "--minutes", "nan"], ["demo", "--seed", "-1"], ["demo", "--", "x"], [], ["x"]],
+    [
+        ["demo", "--minutes", "0"],
+        ["demo", "--minutes", "nan"],
+        ["demo", "--seed", "-1"],
+        ["demo", "--", "x"],
+        [],
+        ["x"],
+    ],
 )
 def test_a_wrong_argument_is_explained_without_a_traceback(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:

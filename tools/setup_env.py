@@ -17,7 +17,7 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OLDEST = (3, 11)
-SPACE = 3.0e9  # bytes: 1.3 GB installed, and as much again for what pip downloads and unpacks
+SPACE = 3.0e9  # bytes: 1.5 GB installed, and as much again for what pip downloads and unpacks
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 KEPT_OUT = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")  # they would install somewhere else
 
@@ -211,23 +211,29 @@ def repair_pip(venv):
     raise Trouble("the folder .venv has no pip and none can be added: delete .venv and repeat the command.")
 
 
+def site_packages(venv):
+    """Return the folders that hold the environment's packages."""
+    return [parent for parent, _, _ in os.walk(venv) if os.path.basename(parent) == "site-packages"]
+
+
 def forget_half_installed(venv):
     """Make pip install again what it was writing when it was stopped: RECORD is the last file that it writes."""
-    for parent, folders, _ in os.walk(venv):
-        if os.path.basename(parent) == "site-packages":
-            for name in folders:
-                path = os.path.join(parent, name)
-                if name.endswith(".dist-info") and not os.path.exists(os.path.join(path, "RECORD")):
-                    shutil.rmtree(path)
-            folders.clear()
+    for folder in site_packages(venv):
+        for name in os.listdir(folder):
+            path = os.path.join(folder, name)
+            if name.endswith(".dist-info") and not os.path.exists(os.path.join(path, "RECORD")):
+                shutil.rmtree(path)
 
 
 def install(root, venv, extras, torch_index):
     """Run pip; show its large downloads and its own errors."""
-    print("Installing into .venv: about 2 minutes and 1.3 GB, PyTorch the largest part.", flush=True)
-    if sys.platform.startswith("linux") and not torch_index and shutil.which("nvidia-smi") is None:
-        print("  (If pip now takes a PyTorch of several GB: without an NVIDIA GPU, Ctrl-C and repeat")
-        print(f"   with TORCH_INDEX={CPU_INDEX})", flush=True)
+    if any(os.path.isdir(os.path.join(folder, "torch")) for folder in site_packages(venv)):
+        print("Bringing .venv up to date: about half a minute.", flush=True)
+    else:
+        print("Installing into .venv: about 2 minutes and 1.5 GB, PyTorch the largest part.", flush=True)
+        if sys.platform.startswith("linux") and not torch_index and shutil.which("nvidia-smi") is None:
+            print("  (If pip now takes a PyTorch of several GB: without an NVIDIA GPU, Ctrl-C and repeat")
+            print(f"   with TORCH_INDEX={CPU_INDEX})", flush=True)
     project = "." + ("[{}]".format(",".join(sorted(extras))) if extras else "")
     command = [python_of(venv), "-I", "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off"]
     command += ["--no-input", "-c", "constraints.txt", "-e", project]

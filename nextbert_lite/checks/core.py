@@ -205,7 +205,7 @@ def same(a: Any, b: Any) -> bool:
     return difference(a, b) is None
 
 
-def difference(yours: Any, right: Tensor | tuple) -> str | None:
+def difference(yours: Any, right: Any) -> str | None:
     """Return a sentence on the first difference of shape, dtype, finiteness or value; None if there is none."""
     if isinstance(yours, Exception):
         return f"your function raised {type(yours).__name__}: {yours}."
@@ -219,6 +219,8 @@ def difference(yours: Any, right: Tensor | tuple) -> str | None:
             if fault:
                 return f"result {i + 1} of {len(right)}: {fault}"
         return None
+    if not isinstance(right, Tensor):
+        return None if yours == right else f"it gives {yours!r}; expected {right!r}."
     if right.ndim == 0 and isinstance(yours, int | float):
         yours = torch.tensor(yours, dtype=right.dtype)  # a plain number for a tensor of one number
     if not isinstance(yours, Tensor):

@@ -1,0 +1,207 @@
+"""Figures say what they show, to everyone; the same figure is the same file."""
+
+import base64
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from nextbert_lite import plots
+
+TOKENS = ["the", "key", "is", "here"]
+ALT = "A row of numbers that rises from left to right."
+
+
+@pytest.fixture(autouse=True)
+def no_open_figures():
+    with plt.rc_context():  # the course's style stays on after a figure
+        yield
+    plt.close("all")
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What was displayed."""
+    calls = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **options: calls.append((data, options)))
+    return calls
+
+
+def weights(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).softmax(-1)
+
+
+def line(title="The line rises steadily"):
+    fig, ax = plots.figure()
+    ax.plot([1, 2, 3], label="a line")
+    ax.set(title=title, xlabel="step", ylabel="nats")
+    return fig
+
+
+FIGURES = {
+    "line": line,
+    "map": lambda: plots.attention_map(weights(4, 4), TOKENS, title="Each token looks at itself"),
+    "heads": lambda: plots.attention_heads(weights(3, 4, 4), TOKENS, title="Three heads look at different tokens"),
+    "layers": lambda: plots.attention_heads(weights(2, 3, 4, 4), TOKENS, title="Two layers of three heads each"),
+    "arcs": lambda: plots.attention_from(weights(4), TOKENS, 1, title="The key looks at others"),
+    "loss": lambda: plots.loss_curve([3, 2, 1.5], title="The loss falls quickly", reference={"floor": 1.0}),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(FIGURES))
+def test_every_figure_can_be_shown_with_its_alternative_text(kind, shown):
+    fig = FIGURES[kind]()
+    plots.show(fig, alt=ALT)
+    ((data, options),) = shown
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert data["text/plain"] == ALT
+    assert options == {"raw": True, "metadata": {"image/png": {"alt": ALT}}}
+    assert not plt.fignum_exists(fig.number)  # closed, so that a notebook does not show it twice
+
+
+@pytest.mark.parametrize("kind", sorted(FIGURES))
+def test_the_same_figure_gives_the_same_bytes(kind):
+    first = FIGURES[kind]()
+    content = plots.png(first)
+    assert plots.png(first) == content  # drawn again
+    assert plots.png(FIGURES[kind]()) == content  # made again
+    assert b"matplotlib" not in content.lower()  # no version, no date
+
+
+def test_another_figure_gives_other_bytes():
+    assert plots.png(line()) != plots.png(line("The line falls steadily"))
+
+
+def test_a_figure_does_not_depend_on_the_readers_own_style(monkeypatch):
+    expected = plots.png(line())
+    with plt.rc_context({"axes.titlelocation": "center", "savefig.dpi": 300, "image.cmap": "jet"}):
+        again = plots.png(line())
+    assert again == expected
+
+
+@pytest.mark.parametrize("title", ["", "Loss", "The loss"])
+def test_a_figure_without_a_finding_for_a_title_is_refused(title, shown):
+    with pytest.raises(ValueError, match="needs a title that states what it shows, in three words or more"):
+        plots.show(line(title), alt=ALT)
+    assert not shown
+
+
+def test_the_title_may_stand_above_all_panels(shown):
+    fig, _ = plots.figure(1, 2)
+    fig.suptitle("Both panels are empty")
+    plots.show(fig, alt=ALT)
+    assert shown
+
+
+@pytest.mark.parametrize("alt", ["", "A plot", "loss over training steps"])
+def test_a_figure_without_a_sentence_for_those_who_cannot_see_it_is_refused(alt, shown):
+    with pytest.raises(ValueError, match=r"alt is .*write a sentence that tells the finding"):
+        plots.show(line(), alt=alt)
+    assert not shown
+
+
+def test_alternative_text_cannot_be_forgotten():
+    with pytest.raises(TypeError, match="alt"):
+        plots.show(line())
+
+
+# --- attention maps ---------------------------------------------------------------------------------------------------
+
+
+def test_a_map_has_a_row_for_each_query_and_a_column_for_each_key():
+    values = weights(2, 3)
+    fig = plots.attention_map(values, ["who", "looks"], ["at", "whom", "here"], title="Two tokens look at three")
+    ax = fig.axes[0]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["who", "looks"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["at", "whom", "here"]
+    assert np.allclose(ax.images[0].get_array(), values)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("looks at (key)", "looks from (query)")
+    assert [text.get_text() for text in ax.texts] == [f"{w:.2f}" for w in values.flatten().tolist()]
+
+
+def test_a_map_of_many_tokens_prints_no_numbers_unless_asked():
+    tokens = [f"w{i}" for i in range(13)]
+    assert not plots.attention_map(weights(13, 13), tokens).axes[0].texts
+    assert plots.attention_map(weights(13, 13), tokens, numbers=True).axes[0].texts
+
+
+def test_a_map_can_be_drawn_into_given_axes_and_from_weights_with_gradients():
+    fig, ax = plots.figure()
+    assert plots.attention_map(weights(4, 4).requires_grad_(), TOKENS, ax=ax) is fig
+
+
+@pytest.mark.parametrize("count", [3, 5, 0])
+def test_a_wrong_number_of_labels_is_refused_with_both_numbers(count):
+    with pytest.raises(ValueError, match=rf"shape \(4, 4\) need .*labels, not \({count}, {count}\)"):
+        plots.attention_map(weights(4, 4), ["w"] * count)
+
+
+def test_a_wrong_number_of_key_labels_is_refused():
+    with pytest.raises(ValueError, match=r"shape \(4, 4\) need .*labels, not \(4, 3\)"):
+        plots.attention_map(weights(4, 4), TOKENS, TOKENS[:3])
+
+
+DRAWN = {
+    "map": (plots.attention_map, (4, 4), ()),
+    "heads": (plots.attention_heads, (3, 4, 4), ()),
+    "layers": (plots.attention_heads, (2, 3, 4, 4), ()),
+    "arcs": (plots.attention_from, (4,), (1,)),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(DRAWN))
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(kind, bad):
+    draw, shape, more = DRAWN[kind]
+    values = weights(*shape)
+    values.view(-1)[2] = bad
+    with pytest.raises(ValueError, match="values that are not finite"):
+        draw(values, TOKENS, *more)
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4, 4), (1, 3, 4, 4)])
+def test_more_or_fewer_dimensions_are_refused_with_what_to_do(shape):
+    with pytest.raises(ValueError, match=r"expected one head's weights .*weights\[b, h\]"):
+        plots.attention_map(weights(*shape), TOKENS)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 4, 5), (3, 5, 5), (1, 2, 3, 4, 4)])
+def test_heads_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"with 4 tokens; expected \(H, T, T\)"):
+        plots.attention_heads(weights(*shape), TOKENS)
+
+
+@pytest.mark.parametrize(("n", "query"), [(3, 1), (5, 1), (4, 4), (4, -1)])
+def test_arcs_need_a_weight_for_each_token_and_a_query_among_them(n, query):
+    with pytest.raises(ValueError, match=rf"{n} weights, 4 tokens, query {query}: expected T, T and 0 to T - 1"):
+        plots.attention_from(weights(n), TOKENS, query)
+
+
+def test_arcs_go_to_the_other_tokens_and_leave_out_weights_of_nothing():
+    (ax,) = plots.attention_from(torch.tensor([0.3, 0.2, 0.499, 0.001]), TOKENS, 1, title="The key looks ahead").axes
+    assert len(ax.lines) == 2
+    assert {text.get_text() for text in ax.texts} == {"0.30", "0.50", "the", "key\n(0.20 on itself)", "is", "here"}
+
+
+# --- loss curves ------------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_curve_shows_each_step_its_mean_and_the_references():
+    losses = [4.0, 3.0, 2.0, 1.0]
+    (ax,) = plots.loss_curve(losses, title="The loss falls", smooth=2, reference={"floor": 0.5}).axes
+    each, mean, floor = ax.lines
+    assert each.get_ydata().tolist() == losses and each.get_xdata().tolist() == [1, 2, 3, 4]
+    assert mean.get_ydata().tolist() == [3.5, 2.5, 1.5] and mean.get_xdata().tolist() == [2, 3, 4]
+    assert floor.get_ydata()[0] == 0.5
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["each step", "mean of 2 steps", "floor: 0.50"]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_short_run_has_a_loss_curve_too(n):
+    assert plots.png(plots.loss_curve([3.0] * n, title="One step only"))
+
+
+def test_a_history_without_a_step_is_refused():
+    with pytest.raises(ValueError, match="there is no loss to draw: the history has no step"):
+        plots.loss_curve([], title="Nothing")

@@ -1,0 +1,62 @@
+"""Make a table over seeds that a lesson shows: data/results/NAME.csv, from the lesson's own code.
+
+    python tools/results.py 03_heads --seeds 0 1 2
+
+Runs the lesson's cells once for each seed (NEXTBERT_SEED) and collects their variable `results`.
+"""
+
+import argparse
+import contextlib
+import csv
+import datetime
+import io
+import os
+import platform
+import sys
+from pathlib import Path
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+import jupytext
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def rows_of(lesson, seed):
+    """Run a lesson up to its cell that fills `results` with this seed, and return that list of rows."""
+    os.environ["NEXTBERT_SEED"] = str(seed)
+    names = {"__name__": "__main__"}
+    (source,) = (ROOT / "notebooks" / "source").glob(f"{lesson}_*.py")
+    with contextlib.redirect_stdout(io.StringIO()):
+        for cell in jupytext.read(source, fmt="py:percent").cells:
+            if cell.cell_type == "code":
+                exec(compile(cell.source, source.name, "exec"), names)
+                if "results" in names:
+                    return names["results"]
+    raise SystemExit(f"{source.name} has no cell that fills `results`.")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="the table, such as 03_heads: a lesson's number and a word")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    rows = [row for seed in arguments.seeds for row in rows_of(arguments.name[:2], seed)]
+    path = ROOT / "data" / "results" / f"{arguments.name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        seeds = " ".join(map(str, arguments.seeds))
+        versions = f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}"
+        file.write(
+            f"# python tools/results.py {arguments.name} --seeds {seeds} | {versions} | {datetime.date.today()}\n"
+        )
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    print(f"wrote {path.relative_to(ROOT)}, {len(rows)} rows")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
