@@ -23,6 +23,7 @@ BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GREY = (
     "#F0E442",
     "#666666",
 )
+REFERENCE_LINES = (("--", RED), (":", GREY), ("-.", GREEN))
 STYLE = {
     "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY]),
     "axes.spines.top": False,
@@ -195,9 +196,10 @@ def loss_curve(
     mean = np.convolve(losses, np.ones(window) / window, mode="valid")
     fig, ax = figure()
     ax.plot(np.arange(1, len(losses) + 1), losses, color=SKY, alpha=0.45, linewidth=1, label="each step")
-    ax.plot(np.arange(window, len(losses) + 1), mean, color=BLUE, label=f"mean of {window} steps")
-    for (name, value), dashes in zip((reference or {}).items(), ("--", ":", "-."), strict=False):
-        ax.axhline(value, color=RED, linestyle=dashes, linewidth=1.4, label=f"{name}: {value:.2f}")
+    middle = np.arange(len(mean)) + (window + 1) / 2
+    ax.plot(middle, mean, color=BLUE, label=f"mean of {window} steps")
+    for (name, value), (dashes, colour) in zip((reference or {}).items(), REFERENCE_LINES, strict=False):
+        ax.axhline(value, color=colour, linestyle=dashes, linewidth=1.4, label=f"{name}: {value:.2f}")
     ax.set(xlabel="training step", ylabel="loss (nats per token)")
     ax.set_title(title)
     ax.legend()

@@ -95,7 +95,8 @@ def fit(
 
     start, before, saved = time.perf_counter(), history.seconds, history.steps
     history.interrupted = False
-    bar = tqdm(total=steps, initial=history.steps, disable=None if progress else True, unit="step")
+    quiet = {} if progress else {"disable": True}  # not given, TQDM_DISABLE=1 decides
+    bar = tqdm(total=steps, initial=history.steps, unit="step", **quiet)
     with bar, hold_interrupt() as interrupted:
         while history.steps < steps and not history.interrupted:
             step = history.steps

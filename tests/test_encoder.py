@@ -93,6 +93,15 @@ def test_the_comparison_with_torch_catches_a_missing_padding_mask(norm):
         compare_with_torch(perturbed(Encoder(config(norm=norm))), [7, 4, 1], EXACT, mask_planted=True)
 
 
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_embeddings_are_a_sum_which_only_post_norm_normalises(norm):
+    encoder = perturbed(Encoder(config(norm=norm, token_types=2)))
+    ids, _ = batch([7, 4])
+    types = (ids > 20).long()
+    total = encoder.tokens.weight[ids] + encoder.positions.weight[: ids.shape[1]] + encoder.types.weight[types]
+    assert_close(encoder.embed(ids, types), encoder.norm(total) if norm == "post" else total, **EXACT)
+
+
 # --- transformers' BERT and RoBERTa -----------------------------------------------------------------------------------
 
 

@@ -228,6 +228,19 @@ def test_an_interrupted_installation_continues_in_the_same_environment(project, 
     assert project.calls == ["venv", ("pip", [], "")]
 
 
+def test_an_interrupted_update_is_not_taken_for_done_when_the_change_is_taken_back(project, monkeypatch):
+    setup_env.main(["--extra", "test"])
+    install = setup_env.install
+    monkeypatch.setattr(setup_env, "install", lambda *_: (_ for _ in ()).throw(setup_env.Trouble("no network")))
+    text = (project.root / "constraints.txt").read_text()
+    (project.root / "constraints.txt").write_text("torch==2.14.0")
+    assert setup_env.main([]) == 1
+    (project.root / "constraints.txt").write_text(text)
+    monkeypatch.setattr(setup_env, "install", install)
+    assert setup_env.main([]) == 0
+    assert project.calls == ["venv", ("pip", ["test"], ""), ("pip", ["test"], "")]
+
+
 def test_an_environment_whose_python_does_not_run_is_made_again(project):
     setup_env.main([])
     project.version = None
@@ -363,7 +376,7 @@ def test_make_alone_explains_every_target():
     shown = make()
     assert shown.returncode == 0 and shown.stderr == ""
     for target in phony.split():
-        assert re.search(rf"(?m)^make {target}\b.*  \S", shown.stdout), target
+        assert re.search(rf"(?m)^make {target} {{2,}}\S", shown.stdout), target
 
 
 @needs_make

@@ -87,6 +87,7 @@ def test_nothing_but_solutions_outputs_counts_and_widgets_is_changed():
     for cell, old in zip(learner["cells"][1:], original["cells"][1:], strict=True):
         cell.update({key: old[key] for key in ("outputs", "execution_count")})
     learner["cells"][1]["source"] = original["cells"][1]["source"]
+    assert "widgets" not in learner["metadata"]
     learner["metadata"]["widgets"] = {}
     assert learner == original
 

@@ -67,7 +67,8 @@ def set_up(root, extras, torch_index=""):
     check_folder(root, venv)
     check_space(root, venv)
     extras = extras | set(stamp.get("extras", []))
-    forget_stamp(venv)
+    if stamp:  # from here to the end it is not true
+        write_stamp(venv, {"inputs": "", "extras": sorted(extras)})
     if found is None:
         make_venv(venv)
         found = venv_python(venv)
@@ -100,7 +101,7 @@ def fingerprint(root):
 
 
 def stamp_path(venv):
-    """Return the file that tells what was installed last; it is there only after all went well."""
+    """Return the file that tells what was installed; its `inputs` are those of the last that went well."""
     return os.path.join(venv, "nextbert_lite.json")
 
 
@@ -118,12 +119,6 @@ def write_stamp(venv, stamp):
     """Note what is installed."""
     with open(stamp_path(venv), "w", encoding="utf-8") as file:
         json.dump(stamp, file)
-
-
-def forget_stamp(venv):
-    """Remove the note, so that an interrupted installation is seen as one."""
-    if os.path.exists(stamp_path(venv)):
-        os.remove(stamp_path(venv))
 
 
 def python_of(venv):

@@ -50,6 +50,7 @@ class Exercise:
     mistakes: tuple[Mistake, ...]
     hints: tuple[str, ...]
     praise: str
+    also: Callable[[torch.Generator], tuple] | None = None  # other inputs, which a right answer handles too
 
     def __call__(self, answer: Callable) -> None:
         if not callable(answer):
@@ -64,9 +65,15 @@ class Exercise:
             if changed:
                 raise CheckFailed(
                     f"{self.id}: the result is right, but your function changes its argument number {changed[0] + 1} "
-                    "in place: whoever called it finds their tensor changed. Work on a new tensor: `x = x + 1` makes "
-                    "one, `x += 1` and `x.masked_fill_(...)` do not."
+                    "in place: whoever called it finds their tensor changed. Work on a new tensor: `x.clone()` and "
+                    "`x = x + 1` make one, `x += 1` and `x.masked_fill_(...)` do not."
                 )
+            if self.also is not None:
+                other = self.also(torch.Generator().manual_seed(SEEDS[0]))
+                fault = difference(run(answer, other), run(self.right, other))
+                if fault:
+                    shown = ", ".join(describe(argument) for argument in other)
+                    raise CheckFailed(f"{self.id}: right on some inputs, but not for {shown}: {fault}")
             print(f"✓ {self.id} is right. {self.praise}")
             return None
         for mistake in self.mistakes:
@@ -199,9 +206,9 @@ def changed_input(function: Callable, case: tuple) -> int | None:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two outcomes are the same: equal within rounding, or exceptions of one type."""
+    """Whether two outcomes are the same: equal within rounding, or the same exception."""
     if isinstance(a, Exception) or isinstance(b, Exception):
-        return type(a) is type(b)
+        return type(a) is type(b) and str(a) == str(b)
     return difference(a, b) is None
 
 
@@ -229,15 +236,22 @@ def difference(yours: Any, right: Any) -> str | None:
         return f"the shape is {tuple(yours.shape)}; expected {tuple(right.shape)}."
     if yours.dtype != right.dtype:
         return f"the dtype is {yours.dtype}; expected {right.dtype}."
+    truths = right.dtype == torch.bool
     yours, right = yours.detach().double(), right.detach().double()
     if torch.allclose(yours, right, rtol=1e-4, atol=1e-5, equal_nan=True):
         return None
     bad = ~torch.isfinite(yours) & torch.isfinite(right)
     if bad.any():
         where = tuple(bad.nonzero()[0].tolist())
-        return f"{int(bad.sum())} of {bad.numel()} values are not finite, the first at {where}."
+        return f"{int(bad.sum())} of {bad.numel()} values are not finite{f', the first at {where}' if where else ''}."
+    if not right.ndim:
+        return f"it gives {yours:.4f}; expected {right:.4f}."
     gap = (yours - right).abs().nan_to_num(0.0, posinf=torch.inf)
-    where = tuple(torch.stack(torch.unravel_index(gap.argmax(), gap.shape)).tolist()) if gap.ndim else ()
+    where = tuple(torch.stack(torch.unravel_index(gap.argmax(), gap.shape)).tolist())
+    if truths:
+        return (
+            f"{int(gap.sum())} of {gap.numel()} entries are wrong, the first at {where}: expected {bool(right[where])}."
+        )
     return (
         f"the largest difference is {gap.max():.4g}, at {where}: yours is {yours[where]:.4f}, expected "
         f"{right[where]:.4f}."

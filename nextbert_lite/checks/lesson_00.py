@@ -42,6 +42,7 @@ row_means = Exercise(
     ),
     hints=("`x.mean(dim=...)` averages over one dimension, which disappears.", "The last dimension is dim=-1."),
     praise="This is all there is to it: write, check, go on.",
+    also=lambda generator: (torch.randn(2, 5, generator=generator),),
 )
 
 broadcast = Prediction(
@@ -59,6 +60,12 @@ broadcast = Prediction(
             (8, 1, 5),
             "a dimension of size 1 stretches to the other's size, in either tensor: 1 against 3 gives 3.",
             "FACTS, bug 6: a mask stretched over the wrong dimension",
+        ),
+        Mistake(
+            "the last one lost",
+            (8, 3, 1),
+            "the first two are right. In the last place 5 meets 1, and the 1 stretches to 5.",
+            "a fresh reader of this lesson",
         ),
         Mistake(
             "joined",
@@ -115,6 +122,7 @@ dot_products = Exercise(
         "The rows of b become columns by `b.T`.",
     ),
     praise="Attention starts with exactly this product.",
+    also=lambda generator: (torch.randn(2, 5, generator=generator), torch.randn(3, 5, generator=generator)),
 )
 
 
@@ -150,6 +158,18 @@ cross_entropy = Exercise(
             lambda logits, labels: -picked(logits, labels).sum(),
             "this is the sum over the batch. The mean does not depend on how large the batch is.",
             "FACTS on NT-Xent: Google's code returns a sum of two means",
+        ),
+        Mistake(
+            "no mean",
+            lambda logits, labels: -picked(logits, labels),
+            "this is the loss of each example. The loss of a batch is one number, their mean.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "softmax over the batch",
+            lambda logits, labels: -logits.log_softmax(0)[torch.arange(len(labels)), labels].mean(),
+            "the softmax runs over the examples (dim 0). It must run over the V words, the last dimension.",
+            "a fresh reader of this lesson; https://github.com/PetrochukM/PyTorch-NLP/issues/2",
         ),
         Mistake(
             "in bits",

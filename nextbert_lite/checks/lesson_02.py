@@ -63,8 +63,8 @@ softmax_rows = Exercise(
         Mistake(
             "one maximum for all rows",
             one_maximum,
-            "you subtract the largest score of the whole matrix, so rows far below it become exp(-200) = 0 everywhere "
-            "and 0 / 0 is NaN. Take each row's own: scores.amax(-1, keepdim=True).",
+            "you subtract one number from all rows, so rows far below it become exp(-200) = 0 everywhere and 0 / 0 is "
+            "NaN. Take each row's own: scores.amax(-1, keepdim=True).",
             "variant of the overflow bug, seen when trying the exercise with a shifted row",
         ),
         Mistake(
@@ -80,6 +80,13 @@ softmax_rows = Exercise(
             "each column sums to 1, not each row: you normalise over the queries (dim 0). It must be over the keys, "
             "the last dimension.",
             "https://github.com/nerminnuraydogan/vision-transformer/issues/1",
+        ),
+        Mistake(
+            "keepdim forgotten",
+            lambda scores: (e := (scores - scores.amax(-1, keepdim=True)).exp()) / e.sum(-1),
+            "the sums have the shape (T,), and torch tries to line them up with the columns. Keep the dimension, so "
+            "that each row meets its own sum: e.sum(-1, keepdim=True).",
+            "a fresh reader of this lesson, at the first try",
         ),
         Mistake(
             "never divided",
@@ -113,6 +120,12 @@ spread = Prediction(
             1.0,
             "the spread does grow: a sum of more independent terms varies more. They cancel on average, not each time.",
             "the mean of q·k is 0 for every D, which is easily taken for 'nothing changes'",
+        ),
+        Mistake(
+            "√64",
+            8.0,
+            "8 is the spread at D = 64. The question is by which factor it is larger than the spread at D = 16.",
+            "a fresh reader of this lesson",
         ),
         Mistake(
             "48 more",
@@ -195,6 +208,25 @@ attention = Exercise(
             "the transposed score matrix, compare https://github.com/cneuralnetwork/solving-ml-papers/issues/1",
         ),
         Mistake(
+            "scaled after the softmax",
+            with_weights(lambda q, k: (q @ k.T).softmax(-1) / math.sqrt(8)),
+            "you divide the weights, after the softmax: rows sum to 1/√D, and the softmax saw undivided scores. Divide "
+            "the scores.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "no softmax",
+            with_weights(lambda q, k: q @ k.T / math.sqrt(8)),
+            "the softmax is missing: these are scores, some of them negative, not shares of attention.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "results exchanged",
+            lambda q, k, v: scaled_dot_product_attention(q, k, v)[::-1],
+            "you return the weights first. The order is output, weights.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
             "keys mixed",
             keys_mixed,
             "you mix the keys. Keys are for being found, values for being read: weights @ v.",
@@ -219,6 +251,11 @@ def scores_and_mask(generator):
     mask[:, 4] = False
     mask[3] = False  # a row that may look at nothing
     return scores, mask
+
+
+def large_scores_and_mask(generator):
+    scores, mask = scores_and_mask(generator)
+    return 100 * scores, mask
 
 
 def right_masked_weights(scores, mask):
@@ -256,14 +293,14 @@ masked_weights = Exercise(
             "NaN in an empty row",
             lambda scores, mask: scores.masked_fill(~mask, -math.inf).softmax(-1),
             "right except for the row that may look at nothing: it is NaN, because softmax divides 0 by 0, and one NaN "
-            "spreads through the whole batch. Set the hidden weights to 0 once more after the softmax.",
+            "makes the whole batch's loss NaN. Set the hidden weights to 0 once more after the softmax.",
             "https://github.com/pytorch/pytorch/issues/103749",
         ),
         Mistake(
             "large negative number",
             lambda scores, mask: scores.masked_fill(~mask, -1e9).softmax(-1),
-            "right except for the row that may look at nothing: with a large negative number for all of its scores it "
-            "looks at every hidden token equally, in silence. Set the hidden weights to 0 after the softmax.",
+            "right except for the row that may look at nothing: it looks at every hidden token equally, in silence "
+            "(a large negative number in place of -inf does that). Set the hidden weights to 0 after the softmax.",
             "https://github.com/huggingface/transformers/issues/12109 (why -10000)",
         ),
     ),
@@ -273,6 +310,7 @@ masked_weights = Exercise(
         "For the row without any True, fill the weights with 0.0 where the mask is False, after the softmax.",
     ),
     praise="Hidden tokens get exactly 0, rows sum to 1, and an empty row is zeros, not NaN.",
+    also=large_scores_and_mask,
 )
 
 # --- 02.5 find the bug: a padding mask stretched over the wrong axis --------------------------------------------------
@@ -305,8 +343,8 @@ padded_attention = Exercise(
         Mistake(
             "the bug as it was",
             attend_with(lambda mask: mask),
-            "the bug is still there: torch reads the mask (B, T) as if it were (T, T), so text 0's tokens are hidden "
-            "by row 0, 1, 2, … of other texts' padding. Give the mask a dimension for the queries.",
+            "the bug is still there: torch reads the mask (B, T) as if it were (T, T), so token i of every text gets "
+            "text i's mask. Give the mask a dimension for the queries.",
             "FACTS: a mask of the wrong rank with B = T runs without an error in torch 2.13",
         ),
         Mistake(
@@ -336,6 +374,19 @@ padded_attention = Exercise(
             "the real words are right, but you also silenced the padded queries; the exercise hides keys only. What "
             "padded queries compute, nobody reads, and one dimension of the mask is enough.",
             "https://github.com/bentrevett/pytorch-seq2seq/issues/119",
+        ),
+        Mistake(
+            "inverted, zeros",
+            attend_with(lambda mask: ~mask[:, None, :]),
+            "the right dimension, but the wrong way round: the words look at the padding only, and a text without "
+            "padding reads nothing. True means 'may be attended to'.",
+            "https://github.com/facebookresearch/detr/issues/96; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "no scaling",
+            lambda q, k, v, mask: attend_with(lambda m: m[:, None, :])(q * math.sqrt(q.shape[-1]), k, v, mask),
+            "the mask is right, but the scores are no longer divided by √D.",
+            "a fresh reader of this lesson",
         ),
         Mistake(
             "inverted",
@@ -379,6 +430,18 @@ causal_mask = Exercise(
             lambda T: torch.ones(T, T, dtype=torch.bool).tril(-1),
             "a token may not see itself, and the first one sees nothing at all: its row is empty. Keep the diagonal.",
             "https://github.com/pytorch/pytorch/issues/103749 (rows left empty)",
+        ),
+        Mistake(
+            "one too many",
+            lambda T: torch.ones(T, T, dtype=torch.bool).tril(1),
+            "each token also sees the next one, and a model that is to predict the next word has been told it.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "everything",
+            lambda T: torch.ones(T, T, dtype=torch.bool),
+            "everybody sees everybody: that is BERT's attention, which needs no mask.",
+            "a fresh reader of this lesson",
         ),
         Mistake(
             "numbers to add",

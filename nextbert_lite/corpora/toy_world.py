@@ -76,6 +76,11 @@ class Sentence:
         return " ".join(self.words)
 
     @property
+    def subject_number(self) -> str:
+        """The number, singular or plural, that the verb must have."""
+        return self.meaning.who_number if self.subject == "who" else self.meaning.whom_number
+
+    @property
     def agreeing(self) -> str:
         """The slot whose form agrees with the subject: verb, or be in a passive."""
         return "verb" if "verb" in self.slots else "be"

@@ -13,9 +13,9 @@
 # %% [markdown]
 # # 00 · Start here
 #
-# In this course you build the model behind BERT and RoBERTa from nothing: first attention, then an encoder, then you
-# pretrain it, teach it to compare sentences, and end with a search engine over the documentation on your own disk. Every
-# piece is small enough to read, and every claim is measured in front of you.
+# In this course you build the model behind BERT and RoBERTa from nothing: attention, then an encoder; you pretrain it, teach
+# it to compare sentences, make a search engine over the documentation on your own disk, and load a published model into
+# your own code. Every piece is small enough to read, and every claim is measured in front of you.
 #
 # **The question of this lesson:** is the machine ready, and do you know enough to begin?
 #
@@ -40,10 +40,10 @@ from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
 from nextbert_lite.device import pick_device
 
 parts = {
-    "I  Build an encoder": ["text to tensors", "attention", "many heads", "the encoder"],
-    "II  Pretrain": ["masking", "a tiny BERT", "RoBERTa's changes", "larger models"],
-    "III  Contrast": ["the loss", "sentence vectors", "geometry", "a search engine"],
-    "IV  Use it": ["fine-tuning", "real weights"],
+    "I  Build an encoder": ["01 text to tensors", "02 attention", "03 many heads", "04 the encoder"],
+    "II  Pretrain": ["05 masking", "06 a tiny BERT", "07 RoBERTa's changes", "08 larger models"],
+    "III  Contrast": ["09 the loss", "10 sentence vectors", "11 geometry", "12 a search engine"],
+    "IV  Use it": ["13 fine-tuning", "14 real weights"],
 }
 fig, ax = plots.figure(size=(8.0, 2.6))
 for column, (part, lessons) in enumerate(parts.items()):
@@ -63,7 +63,7 @@ for column, (part, lessons) in enumerate(parts.items()):
         )
 ax.set(xlim=(-0.6, 3.6), ylim=(-0.05, 1.15))
 ax.set_axis_off()
-ax.set_title("One model, carried through four parts")
+ax.set_title("Four parts, each builds on the one before")
 plots.show(fig, alt="The course's four parts from left to right: build an encoder, pretrain it, contrast, use it.")
 
 # %% [markdown]
@@ -94,7 +94,7 @@ except CheckFailed as message:
     print(message)
 
 # %% [markdown]
-# An exercise may be left blank; nothing below depends on it. When you are stuck, `check.hint("00.1")` gives a hint, and
+# When you are stuck, `check.hint("00.1")` gives a hint, and
 # each further call the next one; `check.solution("00.1")` shows a solution.
 #
 # ### Exercise 00.1 · means of rows ●○○ · 3 minutes
@@ -120,7 +120,7 @@ check.row_means(row_means)
 # of any PyTorch tutorial have it.
 #
 # Shapes are written with the same letters everywhere in this course: `B` texts in a batch, `T` tokens in a text, `C` the
-# width of a model, `V` words in the vocabulary.
+# width of a model (`D` that of a part of it), `H` heads, `V` words in the vocabulary.
 #
 # ### Exercise 00.2 · predict the result ●○○ · 4 minutes
 #
@@ -156,7 +156,7 @@ check.dot_products(dot_products)
 # %% [markdown]
 # A model that has to choose among V words gives V numbers, the **logits**. Softmax turns them into probabilities $p$. The
 # loss for one example is $-\ln p_{\text{label}}$: nothing when the model was sure and right, large when it was sure and
-# wrong. The mean over a batch is the **cross-entropy**, in *nats*.
+# wrong. The mean over a batch is the **cross-entropy**. With the natural logarithm its unit is called *nat*.
 
 # %%
 logits = torch.tensor([2.0, 0.0, -1.0])
@@ -168,7 +168,7 @@ for label in range(3):
 # %% [markdown]
 # ### Exercise 00.4 · cross-entropy ●●○ · 8 minutes
 #
-# Write it for a batch. Use `log_softmax` or `softmax`, and do not use `F.cross_entropy`.
+# Write it for a batch, starting from `log_softmax`. (torch's `F.cross_entropy` does it all at once, and is used below.)
 
 
 # %% tags=["exercise-00.4"]
@@ -199,29 +199,32 @@ print(f"\n{len(world.words)} words")
 
 # %% [markdown]
 # The simplest language model guesses the next word from the last one alone. It is a table: a row of V logits for each of
-# the V words. We cut 5,000 sentences into pairs (word, next word); `[CLS]` and `[SEP]` stand for beginning and end.
+# the V words. We cut 5,000 sentences into pairs (word, next word); `[CLS]` and `[SEP]` stand for beginning and end. (With
+# `[PAD]`, `[UNK]` and `[MASK]` they are five more "words", which lesson 01 explains.)
 
 # %%
 ids, mask = world.sample_ids(5000, seed=1)  # (5000, T); mask: True at real tokens
-now, following = ids[:, :-1][mask[:, 1:]], ids[:, 1:][mask[:, 1:]]
+real = mask[:, 1:]  # pairs whose second word is real
+now, following = ids[:, :-1][real], ids[:, 1:][real]
 V = tokenizer.vocab_size
 print(f"{len(now):,} pairs, V = {V}; the first:", tokenizer.tokens([now[0], following[0]]))
 
 # %% [markdown]
-# How well can *any* such table do? For each word the best row is the share of each next word after it, counted. The loss
-# of that table is the **floor** for this data: no training, no trick gets below it. Most courses show you a loss that
-# falls. Here you see how far it could fall.
+# How well can *any* such table do? For each word the best row is the share of each next word after it, counted. The loss of
+# that table is the **floor** for all tables of this kind on these pairs: no training and no trick gets below it.
 
 # %%
-counts = torch.zeros(V, V).index_put_((now, following), torch.tensor(1.0), accumulate=True)
-shares = counts / counts.sum(dim=1, keepdim=True).clamp_min(1)
-floor = -(counts * shares.clamp_min(1e-12).log()).sum().item() / len(now)
-print(f"knowing nothing: ln V = {math.log(V):.3f} nats; the floor: {floor:.3f} nats")
+counts = torch.bincount(now * V + following, minlength=V * V).view(V, V)  # row: word, column: next word
+shares = counts / counts.sum(dim=1, keepdim=True).clamp_min(1)  # words that never come first: 0, not 0 / 0
+losses_of_pairs = -shares[now, following].log()
+floor = losses_of_pairs.mean().item()
+print(f"the floor: {floor:.3f} nats")
 assert 0 < floor < math.log(V)
 
 # %% [markdown]
-# Now ten lines that train. Every training loop of this course is these ten lines with more around them: take a batch,
-# compute the loss, clear the old gradients, compute the new ones, take a step.
+# Now we train one. Every training loop of this course is this one with more around it: take a batch, compute the loss,
+# clear the old gradients, compute the new ones, take a step. `nn.Embedding(V, V)` is the table: `model(ids)` picks rows.
+# AdamW, here without its weight decay, is the optimizer of nearly all BERTs.
 #
 # Before you run it, guess: at which loss does it start, when all logits are 0?
 
@@ -254,19 +257,21 @@ plots.show(fig, alt=f"The loss falls from {losses[0]:.2f} to the floor at {floor
 
 # %% [markdown]
 # It starts at ln V: all words are equally likely to a model that knows nothing. It ends just above the floor. What is left
-# is not the training's fault, but the model's: one word of context does not tell more. Does the table know what the
-# subject of our sentence is?
+# is not the training's fault, but the model's: a table that saw two words back would have a lower floor. And does it know
+# what the subject of our sentence is?
 
 # %%
 with torch.no_grad():
     after_ovens = model(torch.tensor(tokenizer.id("ovens"))).softmax(-1)
 for word in ("praises", "praise"):
-    print(f"P({word:>7} | ovens) = {after_ovens[tokenizer.id(word)]:.3f}")
+    n = counts[tokenizer.id("ovens"), tokenizer.id(word)].item()
+    print(f"P({word:>7} | ovens) = {after_ovens[tokenizer.id(word)]:.3f}   seen {n} times")
 ratio = (after_ovens[tokenizer.id("praises")] / after_ovens[tokenizer.id("praise")]).item()
 assert 0.5 < ratio < 2
 
 # %% [markdown]
-# It does not. After *ovens* it finds *praises* and *praise* about equally likely, because it cannot look back to *cook*.
+# It does not. After *ovens* it has seen both about equally often, because the subject of *ovens*'s sentences may be one or
+# many, and the table cannot look back to it.
 # How a word looks at other words is the question of lesson 02.
 #
 # ### Exercise 00.5 · find the bug ●●○ · 8 minutes
@@ -289,10 +294,12 @@ x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
 y = x @ torch.tensor([1.0, -2.0, 0.5])
 for steps in (5, 10, 15, 20):
     w = buggy_train(torch.zeros(3), x, y, lr=0.1, steps=steps)
-    print(f"after {steps:2} steps the loss is {((x @ w - y) ** 2).mean():.3f}")
+    after = ((x @ w - y) ** 2).mean()
+    print(f"after {steps:2} steps the loss is {after:.3f}")
+assert after > 1  # no better after 20 steps than after 5
 
 # %% [markdown]
-# The loss swings up and down instead of falling. Write the loop again, mended.
+# The loss swings up and down instead of falling. Write the loop again, corrected.
 
 
 # %% tags=["exercise-00.5"]
@@ -318,11 +325,11 @@ check.train(train)
 #
 # * A training step is: batch, loss, `zero_grad`, `backward`, `step`.
 # * Cross-entropy is the mean of −ln p of the right answers, in nats. A model that knows nothing starts at **ln V**.
-# * Where the data's own uncertainty is known there is a **floor**, and a loss means something only beside it.
-# * Checks name the mistake; hints come in steps; a blank exercise stops nobody.
+# * A kind of model has a **floor** on given data, and a loss means something only beside it.
+# * Checks name the mistake, hints come in steps.
 #
-# **What this scale cannot show.** Nobody knows the floor of real English, so for real text a loss can only be compared
-# with another model's. Lesson 06 computes the floor of the toy world for a whole BERT.
+# **What this scale cannot show.** We counted the floor of one kind of model, a table of pairs. The floor of *all* models is
+# the data's own uncertainty. For the toy world it can be computed too, and lesson 06 does; for real English nobody knows it.
 #
 # **An open problem.** How far today's large language models are from the floor of real text is unknown: estimates of the
 # entropy of English go back to Shannon (1951) and still differ.

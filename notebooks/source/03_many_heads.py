@@ -409,7 +409,7 @@ fig, axes = plots.figure(1, 3, size=(8.0, 3.2), sharey=True)
 for ax, weights, name in zip(axes, maps, ["one head", "two heads: first", "two heads: second"], strict=True):
     image = ax.imshow(weights, vmin=0, vmax=1)
     ax.set_title(name, fontsize=10, weight="normal")
-    ax.set(xlabel="looks at (place)")
+    ax.set(xlabel="looks at (place)", xticks=range(0, 16, 5), yticks=range(0, 16, 5))
 axes[0].set(ylabel="looks from (place)")
 fig.colorbar(image, ax=axes, shrink=0.75, label="mean attention weight")
 fig.suptitle("One head blends both neighbours, two heads take one each", x=0.01, ha="left")
