@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   nextbert-lite start workspace               fill the folder with the lessons and open JupyterLab on lesson 00
   nextbert-lite start workspace --lesson 02   open lesson 02
   nextbert-lite start workspace --no-open     fill the folder only (on a hub, in Colab)
+  nextbert-lite progress workspace            show which of your exercises pass
   nextbert-lite demo                          pretrain a small encoder on real text, in about 2 minutes
 """
 START_EXAMPLES = """A file that is there is never overwritten.
@@ -95,6 +96,22 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=start)
 
     command = commands.add_parser(
+        "progress",
+        help="show which exercises of your lessons pass",
+        description="Run the exercises of the lessons in a folder and show which pass. Your files are only read.",
+    )
+    command.add_argument(
+        "folder",
+        metavar="DIR",
+        type=Path,
+        nargs="?",
+        default=Path("workspace"),
+        help="your folder (default: workspace)",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON, with whole messages, for a teacher's script")
+    command.set_defaults(run=progress)
+
+    command = commands.add_parser(
         "demo",
         help="pretrain a small encoder on real text and look at what it learned",
         description="Pretrain a small encoder on the documentation in your installed packages and look at what it "
@@ -137,6 +154,13 @@ def start(options: argparse.Namespace) -> int:
         print(f"Opening JupyterLab on {notebook}. To stop it: Ctrl-C here, twice.", flush=True)
         open_lab(lab_arguments(notebook, options.port, options.extra))
     return 0
+
+
+def progress(options: argparse.Namespace) -> int:
+    """Show the table of exercises, lesson by lesson, or all of it as JSON."""
+    from nextbert_lite.progress import show
+
+    return show(options.folder, as_json=options.json)
 
 
 def demo(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from nextbert_lite.paths import share_dir
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
-BLANK = "...  # your code here"
+BLANK = "pass  # your code here"  # not `...`: as a cell's last line that would print Ellipsis
 LOOKS_LIKE_A_MARKER = re.compile(r"\s*#+\s*(BEGIN|END)\s*SOLUTION", re.IGNORECASE)
 
 
@@ -74,20 +74,22 @@ def blank_cells(notebook: dict) -> list[int]:
 
 
 def solution(exercise_id: str) -> str:
-    """Return the solution's code of an exercise such as "02.1": what its cell, tagged `exercise-02.1`, holds.
+    """Return the solution of an exercise such as "02.1": its cell, tagged `exercise-02.1`, as code to paste and run.
 
     Raises ValueError, which lists the exercises there are, for an unknown one.
     """
-    found: dict[str, list[str]] = {}
+    found: dict[str, str] = {}
     for path in find_lessons():
         for position, cell in enumerate(read_notebook(path)["cells"]):
             tags = cell.get("metadata", {}).get("tags", [])
             for name in (tag.removeprefix("exercise-") for tag in tags if tag.startswith("exercise-")):
-                found.setdefault(name, []).extend(split_solutions(cell, position)[1])
-    if not found.get(exercise_id):
-        known = ", ".join(sorted(name for name, solutions in found.items() if solutions)) or "none"
-        raise ValueError(f"there is no exercise '{exercise_id}' with a solution; there are: {known}.")
-    return "\n".join(found[exercise_id])
+                if split_solutions(cell, position)[1]:
+                    found[name] = "\n".join(line for line in lines_of(cell) if line.strip() not in (BEGIN, END))
+    if exercise_id not in found:
+        raise ValueError(
+            f"there is no exercise '{exercise_id}' with a solution; there are: {', '.join(sorted(found)) or 'none'}."
+        )
+    return found[exercise_id]
 
 
 def lines_of(cell: dict) -> list[str]:

@@ -29,12 +29,18 @@ def words(n: int = 200) -> Tokenizer:
 
 
 def perturbed(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Return the module in float64 with all its parameters moved: at 1 and 0, norms and biases would hide errors."""
+    """Return the module in float64 with all its parameters drawn anew, from the seed alone.
+
+    Norms and biases too: at 1 and 0, where they start, they would hide errors. The deviation of 0.2 keeps float32's
+    rounding far below 1e-5 (logits of ours and of transformers: 2e-6 at most over 300 models; at about 0.4, 1.4e-5).
+    """
     generator = torch.Generator().manual_seed(seed)
     module.double().eval()
+    centres = {id(part.weight): 1.0 for part in module.modules() if isinstance(part, nn.LayerNorm)}
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(centres.get(id(parameter), 0.0) + 0.2 * noise)
     return module
 
 

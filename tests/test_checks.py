@@ -122,6 +122,20 @@ OTHER_WAYS = {
     "03.2": [lambda h: torch.cat(tuple(h.unbind(1)), -1), lambda h: torch.einsum("bhtd->bthd", h).flatten(2)],
     "03.4": [heads_by_loop],
     "03.5": [lambda m, x: torch.stack([m(t, t, t)[0] for t in x])],
+    "04.1": [
+        lambda x, g, b, eps: F.layer_norm(x, (4,), g, b, eps),
+        lambda x, g, b, eps: g * ((d := x - x.mean(-1)[..., None]) / (d.square().mean(-1)[..., None] + eps) ** 0.5) + b,
+    ],
+    "04.2": [
+        torch.nn.GELU(),
+        lambda x: x * torch.distributions.Normal(0, 1).cdf(x),
+        lambda x: x * torch.special.ndtr(x),
+    ],
+    "04.3": [lambda x, a, f, n, m: m((h := n(a(x) + x)) + f(h))],
+    "04.5": [
+        lambda make, n: [make() for _ in range(n)],
+        lambda make, n: torch.nn.Sequential(*(make() for _ in range(n))),
+    ],
     "02.1": [
         lambda s: F.softmax(s, dim=1),
         lambda s: (s - s.max(1, keepdim=True).values).softmax(1),

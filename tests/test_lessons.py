@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from nextbert_lite import attention
+from nextbert_lite import attention, encoder
 from nextbert_lite.checks.core import CheckFailed, Exercise, Prediction, find
 from nextbert_lite.lessons import learner_version, lesson_number
 
@@ -25,7 +25,11 @@ SOURCES = sorted((ROOT / "notebooks" / "source").glob("*.py"))
 LESSONS = [pytest.param(ROOT / "notebooks" / f"{source.stem}.ipynb", id=source.stem) for source in SOURCES]
 
 # What a lesson builds is what the package holds, line for line: lesson -> the package's objects.
-BUILT = {"02": [attention.scaled_dot_product_attention], "03": [attention.MultiHeadAttention]}
+BUILT = {
+    "02": [attention.scaled_dot_product_attention],
+    "03": [attention.MultiHeadAttention],
+    "04": [encoder.EncoderLayer, encoder.Encoder],
+}
 
 
 def read(path):
@@ -240,6 +244,15 @@ def test_the_readmes_course_table_is_in_step():
 def test_each_lesson_has_been_measured():
     measured = json.loads(tool.TIMES.read_text())
     assert set(measured) == {source.stem for source in SOURCES}, "run `make notebooks TIMES=1`"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("path", LESSONS)
+def test_the_claims_hold_for_other_seeds(path, seed):
+    notebook = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
+    client = NotebookClient(notebook, timeout=tool.CELL_TIMEOUT, resources={"metadata": {"path": str(path.parent)}})
+    client.execute(env=dict(os.environ, TQDM_DISABLE="1", NEXTBERT_SEED=str(seed)))
 
 
 @pytest.mark.slow

@@ -192,7 +192,7 @@ def test_a_loss_curve_shows_each_step_its_mean_and_the_references():
     (ax,) = plots.loss_curve(losses, title="The loss falls", smooth=2, reference={"floor": 0.5}).axes
     each, mean, floor = ax.lines
     assert each.get_ydata().tolist() == losses and each.get_xdata().tolist() == [1, 2, 3, 4]
-    assert mean.get_ydata().tolist() == [3.5, 2.5, 1.5] and mean.get_xdata().tolist() == [2, 3, 4]
+    assert mean.get_ydata().tolist() == [3.5, 2.5, 1.5] and mean.get_xdata().tolist() == [1.5, 2.5, 3.5]  # mid-window
     assert floor.get_ydata()[0] == 0.5
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["each step", "mean of 2 steps", "floor: 0.50"]
 

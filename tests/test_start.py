@@ -39,7 +39,7 @@ SOLVED = """def add(a, b):
 print(add(1, 2))"""
 BLANK = """def add(a, b):
     \"\"\"Return the sum.\"\"\"
-    ...  # your code here
+    pass  # your code here
 
 print(add(1, 2))"""
 
@@ -125,7 +125,11 @@ def test_markers_that_do_not_pair_up_are_refused_with_the_cell_named(source):
 
 
 def test_a_solution_is_found_by_its_exercise(shipped):
-    assert lessons.solution("02.1") == "total = a + b\nreturn total"
+    shown = lessons.solution("02.1")  # code to paste: it runs as it is
+    assert "SOLUTION" not in shown
+    names = {}
+    exec(shown, names)
+    assert names["add"](2, 3) == 5
     with pytest.raises(ValueError, match=r"no exercise '02.9'.*there are: 02.1\."):
         lessons.solution("02.9")
 
@@ -154,7 +158,7 @@ def test_a_learners_file_is_never_overwritten_and_a_new_lesson_is_offered_once(s
     workspace = tmp_path / "workspace"
     start.prepare(workspace)
     mine = workspace / "02_attention.ipynb"
-    mine.write_bytes(mine.read_bytes().replace(b"...  # your code here", b"return a + b  # mine, unsaved spaces  "))
+    mine.write_bytes(mine.read_bytes().replace(b"pass  # your code here", b"return a + b  # mine, unsaved spaces  "))
     before = mine.read_bytes()
     assert start.prepare(workspace) == []  # the learner's own work is not a change of the lesson
 

@@ -2,7 +2,8 @@
 
     python tools/results.py 03_heads --seeds 0 1 2
 
-Runs the lesson's cells once for each seed (NEXTBERT_SEED) and collects their variable `results`.
+Runs the lesson's cells once for each seed (NEXTBERT_SEED) with all rows (NEXTBERT_ALL), and collects the variable
+`results_WORD` of NAME = NN_WORD, a list of rows.
 """
 
 import argparse
@@ -24,18 +25,20 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def rows_of(lesson, seed):
-    """Run a lesson up to its cell that fills `results` with this seed, and return that list of rows."""
-    os.environ["NEXTBERT_SEED"] = str(seed)
+def rows_of(name, seed):
+    """Run a lesson with this seed up to its cell that fills the table's variable, and return that list of rows."""
+    lesson, word = name.split("_", 1)
+    os.environ |= {"NEXTBERT_SEED": str(seed), "NEXTBERT_ALL": "1"}
     names = {"__name__": "__main__"}
     (source,) = (ROOT / "notebooks" / "source").glob(f"{lesson}_*.py")
     with contextlib.redirect_stdout(io.StringIO()):
         for cell in jupytext.read(source, fmt="py:percent").cells:
-            if cell.cell_type == "code":
+            other_table = "results_" in cell.source and f"results_{word}" not in cell.source
+            if cell.cell_type == "code" and not other_table:
                 exec(compile(cell.source, source.name, "exec"), names)
-                if "results" in names:
-                    return names["results"]
-    raise SystemExit(f"{source.name} has no cell that fills `results`.")
+                if f"results_{word}" in names:
+                    return names[f"results_{word}"]
+    raise SystemExit(f"{source.name} has no cell that fills `results_{word}`.")
 
 
 def main():
@@ -43,7 +46,7 @@ def main():
     parser.add_argument("name", help="the table, such as 03_heads: a lesson's number and a word")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
-    rows = [row for seed in arguments.seeds for row in rows_of(arguments.name[:2], seed)]
+    rows = [row for seed in arguments.seeds for row in rows_of(arguments.name, seed)]
     path = ROOT / "data" / "results" / f"{arguments.name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="\n") as file:

@@ -51,15 +51,18 @@ class Exercise:
     hints: tuple[str, ...]
     praise: str
     also: Callable[[torch.Generator], tuple] | None = None  # other inputs, which a right answer handles too
+    reads: Callable[[Any], Any] = lambda outcome: outcome  # what of the result is compared
 
     def __call__(self, answer: Callable) -> None:
         if not callable(answer):
             raise CheckFailed(f"{self.id} expects your function itself, without brackets; this is {describe(answer)}.")
         cases = [self.inputs(torch.Generator().manual_seed(seed)) for seed in SEEDS]
-        outcomes = [run(answer, case) for case in cases]
+        outcomes = [self.run(answer, case) for case in cases]
         if is_blank(answer, outcomes):
             return blank(self.id)
-        faults = [difference(outcome, run(self.right, case)) for outcome, case in zip(outcomes, cases, strict=True)]
+        faults = [
+            difference(outcome, self.run(self.right, case)) for outcome, case in zip(outcomes, cases, strict=True)
+        ]
         if not any(faults):
             changed = [i for case in cases if (i := changed_input(answer, case)) is not None]
             if changed:
@@ -70,17 +73,22 @@ class Exercise:
                 )
             if self.also is not None:
                 other = self.also(torch.Generator().manual_seed(SEEDS[0]))
-                fault = difference(run(answer, other), run(self.right, other))
+                fault = difference(self.run(answer, other), self.run(self.right, other))
                 if fault:
                     shown = ", ".join(describe(argument) for argument in other)
                     raise CheckFailed(f"{self.id}: right on some inputs, but not for {shown}: {fault}")
             print(f"✓ {self.id} is right. {self.praise}")
             return None
         for mistake in self.mistakes:
-            if all(same(outcome, run(mistake.wrong, case)) for outcome, case in zip(outcomes, cases, strict=True)):
+            if all(same(outcome, self.run(mistake.wrong, case)) for outcome, case in zip(outcomes, cases, strict=True)):
                 raise CheckFailed(f"{self.id}: {mistake.message}")
         first = next(fault for fault in faults if fault)
         raise CheckFailed(f"{self.id}: {first} For a hint: check.hint('{self.id}').")
+
+    def run(self, function: Callable, case: tuple) -> Any:
+        """Return what is compared of the function's result on a copy of the inputs, or the exception it raised."""
+        outcome = run(function, case)
+        return outcome if outcome is None or isinstance(outcome, Exception) else run(lambda: self.reads(outcome), ())
 
 
 @dataclass(frozen=True)

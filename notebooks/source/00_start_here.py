@@ -82,7 +82,7 @@ print("torch", torch.__version__.split("+")[0], "computes on:", device.type)
 # ## 2. How exercises work
 #
 # Most of what you learn here you learn by writing it. An exercise has three parts: a cell to fill in (in your copy it
-# reads `...  # your code here`), then a cell that checks it, and difficulty and time in its heading. A **check** does more
+# reads `pass  # your code here`), then a cell that checks it, and difficulty and time in its heading. A **check** does more
 # than say *wrong*: it knows the usual mistakes and tells you which one it sees. Watch it look at a wrong answer:
 
 # %%

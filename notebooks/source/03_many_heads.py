@@ -29,7 +29,6 @@
 # What we are after, two arcs that stay apart:
 
 # %%
-import csv
 import math
 import os
 
@@ -41,7 +40,7 @@ from nextbert_lite import plots
 from nextbert_lite.attention import scaled_dot_product_attention
 from nextbert_lite.checks import lesson_03 as check
 from nextbert_lite.corpora.toy_world import COURSE_SENTENCE
-from nextbert_lite.paths import share_dir
+from nextbert_lite.results import stored_table
 
 seed = int(os.environ.get("NEXTBERT_SEED", 0))
 words = COURSE_SENTENCE.split()
@@ -360,7 +359,7 @@ def random_texts(n, *seeds):
     return torch.randint(16, (n, 16), generator=seeded(*seeds))
 
 
-results, trained = [], {}
+results_heads, trained = [], {}
 test_ids = random_texts(500, seed, 10**6)
 for H in (1, 2, 4):
     torch.manual_seed(seed)
@@ -370,26 +369,23 @@ for H in (1, 2, 4):
     with torch.no_grad():
         right = model(test_ids)[0].argmax(-1) == answers(test_ids)  # (B, T - 2, 2)
     before, after = right.float().mean(dim=(0, 1)).tolist()
-    results.append(
+    results_heads.append(
         {"seed": seed, "heads": H, "before": before, "after": after, "both": right.all(-1).float().mean().item()}
     )
 
-for r in results:
+for r in results_heads:
     print(f"{r['heads']} heads: before {r['before']:.2f}, after {r['after']:.2f}, both {r['both']:.2f}")
 sizes = {sum(p.numel() for p in model.parameters()) for model in trained.values()}
 print("parameters:", sizes)
 assert len(sizes) == 1
-assert results[0]["both"] < 0.2 and min(results[1]["both"], results[2]["both"]) > 0.98
+assert results_heads[0]["both"] < 0.2 and min(results_heads[1]["both"], results_heads[2]["both"]) > 0.98
 
 # %% [markdown]
 # One head gets one neighbour right always and the other by chance, 1 in 16. Two heads get both. One run is an anecdote; here
 # is the table over three seeds that is stored with the course, with the command that made it:
 
 # %%
-with open(share_dir("data") / "results" / "03_heads.csv", encoding="utf-8") as file:
-    lines = file.read().splitlines()
-print(lines[0])
-table = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+table = stored_table("03_heads")
 print("seed  heads  before  after  both")
 for r in table:
     print(
