@@ -29,7 +29,7 @@ or newer (https://www.python.org/downloads), or name one that you have: make $@ 
 $(PYTHON) tools/setup_env.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 PYTEST = TQDM_DISABLE=1 $(BIN)/python -m pytest
 LESSON_FILES = $(wildcard notebooks/$(LESSON)_*.ipynb)
-LESSON_TESTS = $(wildcard tests/test_lessons.py tests/test_checks_$(LESSON).py)
+LESSON_TESTS = tests/test_lessons.py tests/test_checks.py
 
 .PHONY: help lab demo test test-slow notebooks
 

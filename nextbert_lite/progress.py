@@ -51,7 +51,7 @@ def show(folder: Path, as_json: bool = False) -> int:
 def table(row: dict, width: int, symbols: bool) -> list[str]:
     """Return a lesson's lines; without symbols the words stand in their place."""
     if row["trouble"]:
-        return [f"{row['lesson']}: {row['trouble']}"]
+        return [textwrap.shorten(f"{row['lesson']}: {row['trouble']}", width, placeholder=" ...")]
     lines = [row["lesson"] + ("" if row["file"] == row["lesson"] else f" (your {row['file']})")]
     for one in row["exercises"]:
         start = f"  {SYMBOLS[one['status']] if symbols else one['status'].ljust(7)} {one['id']}  "
@@ -74,7 +74,7 @@ def progress(folder: Path, limit: float = LIMIT) -> Iterator[dict]:
         try:
             found = results(shipped[name], code_cells(file), folder, limit) if file else []
         except ValueError as error:
-            trouble = " ".join(str(error).split())
+            trouble = " ".join(str(error).split()).removeprefix(f"{file} ")
             found = [{"id": i, "status": "unreadable", "message": ""} for i in exercises(shipped[name])]
         yield {"lesson": name, "file": file and file.name, "trouble": trouble, "exercises": found}
 

@@ -227,11 +227,27 @@ def test_a_folder_without_lessons_is_one_sentence(mine, tmp_path, capsys):
         assert (status, out, err.count("\n")) == (1, "", 1) and "holds no lessons" in err
 
 
-def test_in_the_real_lessons_every_blank_is_blank_and_every_solution_passes(tmp_path):
+def test_in_the_real_lessons_blanks_are_blank_and_solutions_between_them_pass(tmp_path):
     start.prepare(tmp_path / "ws")
-    solved = lessons.share_dir("notebooks")
-    for folder, expected in ((tmp_path / "ws", "blank"), (solved, "passes")):
-        rows = list(progress.progress(folder))
-        assert len(rows) == len(lessons.find_lessons())
-        for row in rows:
+    for path in lessons.find_lessons():  # the instructor's cell in every second exercise
+        copy = lessons.read_notebook(tmp_path / "ws" / path.name)
+        solved = [c for c in lessons.read_notebook(path)["cells"] if is_exercise(c)][::2]
+        by_id = {c["id"]: c for c in solved}
+        save(tmp_path / "ws" / path.name, [by_id.get(c["id"], c) for c in copy["cells"]])
+    rows = list(progress.progress(tmp_path / "ws"))
+    assert len(rows) == len(lessons.find_lessons())
+    for row in rows:
+        statuses = [one["status"] for one in row["exercises"]]
+        assert statuses == (["passes", "blank"] * 9)[: len(statuses)] and statuses, row
+
+
+def is_exercise(cell):
+    return any(tag.startswith("exercise-") for tag in cell["metadata"].get("tags", []))
+
+
+@pytest.mark.slow
+def test_a_blank_copy_is_all_blank_and_the_instructors_version_passes(tmp_path):
+    start.prepare(tmp_path / "ws")
+    for folder, expected in ((tmp_path / "ws", "blank"), (lessons.share_dir("notebooks"), "passes")):
+        for row in progress.progress(folder):
             assert row["exercises"] and {one["status"] for one in row["exercises"]} == {expected}, row

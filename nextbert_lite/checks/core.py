@@ -112,7 +112,7 @@ class Prediction:
             if self.matches(guess, mistake.wrong):
                 raise CheckFailed(f"{self.id}: {mistake.message}")
         kind = type(self.right).__name__
-        asked = "" if comparable(guess, self.right) else f" The answer is a {kind}, yours is {describe(guess)}."
+        asked = "" if comparable(guess, self.right) else f" The answer is of type {kind}, yours is {describe(guess)}."
         raise CheckFailed(f"{self.id}: {guess!r} is not it.{asked} For a hint: check.hint('{self.id}').")
 
     def matches(self, guess: Any, value: Any) -> bool:

@@ -147,6 +147,19 @@ merge_pair = Exercise(
             "the index of the loop after a merge",
         ),
         Mistake(
+            "the last one lost",
+            lambda symbols, pair: merged(symbols, pair)[:-1],
+            "the last symbol is lost: a loop that stops before it must still add it.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "compared with a list",
+            lambda symbols, pair: list(symbols),
+            "nothing is merged. A slice of a list is a list, the pair is a tuple, and [1, 2] == (1, 2) is False: "
+            "compare tuple(symbols[i : i + 2]).",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
             "from the right",
             merged_from_the_right,
             "in 'aaa' you merge the last two. BPE reads from the left: 'aa' 'a'. It matters, because encoding must cut "
@@ -154,6 +167,7 @@ merge_pair = Exercise(
             "the order of merges in a run, as in the runs of dashes in the documentation",
         ),
     ),
+    also=lambda generator: (["n", "es", "t", "t", "es", "es", "t", "est", "e", "st", "es"], ("es", "t")),
     hints=(
         "Walk through the list with an index i, and build a new list.",
         "If symbols[i] and symbols[i + 1] are the pair, append both as one string and add 2 to i, else 1.",
@@ -180,7 +194,7 @@ smile = Prediction(
         Mistake(
             "three",
             3,
-            "3 bytes reach up to U+FFFF, which covers Chinese characters. Emoji lie above.",
+            "3 bytes reach up to U+FFFF, where the common Chinese characters are. This emoji lies above.",
             "the length of a Chinese character in UTF-8",
         ),
     ),
@@ -191,7 +205,7 @@ smile = Prediction(
 
 def sequences(generator):
     lengths = [2, 5, 3]
-    return ([torch.randint(1, 50, (n,), generator=generator).tolist() for n in lengths], 0)
+    return ([[0, *torch.randint(2, 50, (n,), generator=generator).tolist()] for n in lengths], 1)  # 0 is a token here
 
 
 def padded_left(sequences, pad_id):
@@ -271,6 +285,12 @@ sinusoids = Exercise(
             "the exponent runs over i / C, it should run over 2i / C: the wavelengths reach only half as far (in the "
             "logarithm).",
             "the index i of the paper counts pairs, not features",
+        ),
+        Mistake(
+            "2i twice",
+            lambda T, C: sinusoid_table(T, C, step=4),
+            "torch.arange(0, C, 2) is already 2i; you multiply by two once more.",
+            "a fresh reader of this lesson",
         ),
         Mistake(
             "sine and cosine exchanged",

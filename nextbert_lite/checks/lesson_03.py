@@ -132,6 +132,13 @@ def attend(x, qkv, out, H, scale=None, order=(2, 0, 3, 1, 4), project=True, merg
     return out(y) if project else y
 
 
+def cut_in_one_view(x, qkv, out, H):
+    B, T, C = x.shape
+    q, k, v = (part.reshape(B, H, T, C // H) for part in qkv(x).chunk(3, -1))
+    heads = (q @ k.transpose(-2, -1) / math.sqrt(C // H)).softmax(-1) @ v
+    return out(heads.transpose(1, 2).reshape(B, T, C))
+
+
 multi_head = Exercise(
     id="03.4",
     right=attend,
@@ -143,6 +150,19 @@ multi_head = Exercise(
             "you divide by √C, the width of the model. A head's dot product has only D = C / H terms: divide by √D.",
             "https://github.com/omihub777/ViT-CIFAR/pull/11, "
             "https://github.com/Graylab/DL4Proteins-notebooks/issues/12",
+        ),
+        Mistake(
+            "not divided",
+            lambda x, qkv, out, H: attend(x, qkv, out, H, scale=1.0),
+            "the scores are not divided by √D.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "cut in the wrong places",
+            cut_in_one_view,
+            "queries, keys and values are right, but each is cut into heads by one view to (B, H, T, D), which mixes "
+            "tokens and features (exercise 03.1).",
+            "a fresh reader of this lesson",
         ),
         Mistake(
             "not projected",
@@ -201,7 +221,7 @@ self_attend = Exercise(
             "the bug as it was",
             through,
             "the bug is still there: this module reads (T, B, C), so token t of one text looks at token t of the other "
-            "texts, and no token looks at its own text.",
+            "texts, and at no other token of its own.",
             "FACTS, bug 5: batch_first=False",
         ),
         Mistake(
@@ -222,4 +242,5 @@ self_attend = Exercise(
         "Exchange the first two dimensions before the call and back after it, or build it with batch_first=True.",
     ),
     praise="In your own code write batch_first=True, or use a module that has no other order.",
+    also=lambda generator: (module_and_batch(generator)[0], torch.randn(3, 5, 8, generator=generator)),
 )

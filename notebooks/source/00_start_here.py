@@ -340,4 +340,4 @@ check.train(train)
 # * Ilya Loshchilov and Frank Hutter, *Decoupled Weight Decay Regularization* (AdamW), 2019,
 #   [arXiv:1711.05101](https://arxiv.org/abs/1711.05101).
 #
-# **Next:** lesson 02, attention. (Lesson 01, text to tensors, joins the course next.)
+# **Next:** lesson 01, from text to tensors.

@@ -22,7 +22,7 @@
 #
 # | | |
 # |---|---|
-# | You will | build multi-head attention, from a loop over heads to one packed matrix; find it equal to PyTorch's; and train a task that one head of attention cannot do and two can, with the same number of parameters |
+# | You will | build multi-head attention, from a loop over heads to one packed matrix; find it equal to PyTorch's; and train a task that one head of attention cannot do and two can |
 # | You need | lesson 02, attention |
 # | It takes | about 60 minutes, five exercises; the machine needs half a minute |
 #
@@ -74,14 +74,15 @@ torch.testing.assert_close(row @ values, row @ values_swapped)
 print("reads the same from:", " ".join(words), "| and:", " ".join(swapped))
 
 # %% [markdown]
-# It does not notice. A sum has no order. Unequal weights would help a little, 0.6 and 0.4, but then *who* and *whom* are
-# told apart by a shade. Better: two rows of weights, and the two results kept side by side. Each row is made by a **head**,
+# It does not notice. A sum has no order. (Position vectors do not help: the sum of word and position vectors is the same
+# after the exchange.) Unequal weights would help a little, 0.6 and 0.4, but then *who* and *whom* are told apart by a
+# shade. Better: two rows of weights, and the two results kept side by side. Each row is made by a **head**,
 # with queries, keys and values of its own.
 #
 # ## 2. A loop over heads
 #
-# For H heads, cut the model's width C into H slices of D = C / H features. Head h has its own three matrices, C × D each.
-# It attends as in lesson 02 and gives D numbers for each token. The heads' outputs are put side by side (C again), and one
+# For H heads, cut the model's width C into H slices of D = C / H features (H must divide C). Head h has its own three
+# matrices, C × D each. It attends as in lesson 02, dividing by √D, and gives D numbers for each token. The heads' outputs are put side by side (C again), and one
 # last matrix mixes them:
 #
 # $$\mathrm{head}_h = \mathrm{Attention}(x W^Q_h,\; x W^K_h,\; x W^V_h), \qquad
@@ -105,17 +106,17 @@ print("token 0 begins", [round(n, 4) for n in by_loop[0, 0, :3].tolist()])
 # %% [markdown]
 # ## 3. One product for all heads
 #
-# The loop makes 3 H small products. Put the matrices side by side and it is one large product, C → 3C, which the machine
-# does many times faster. Its result is then *cut* into queries, keys and values, and each of those into heads. Cutting
+# The loop makes 3 H small products. Put the matrices side by side and it is one large product, C → 3C, and a machine likes
+# one large product better than many small ones. Its result is then *cut* into queries, keys and values, and each of those into heads. Cutting
 # costs nothing: `view` only reads the same numbers with other indices.
 
 # %%
 packed = torch.cat([W[h] for W in (W_query, W_key, W_value) for h in range(H)], dim=1)  # (C, 3C)
 qkv = x @ packed
 shapes = [("x", x), ("x @ packed", qkv)]
-qkv = qkv.view(B, T, 3, H, D)
+qkv = qkv.view(B, T, 3, H, D)  # which of q, k, v; which head; which of its features
 shapes.append(("view", qkv))
-q, k, v = qkv.permute(2, 0, 3, 1, 4)
+q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (3, B, H, T, D): the 3 to the front, H before T
 shapes.append(("permute, then q", q))
 heads, _ = scaled_dot_product_attention(q, k, v)
 shapes.append(("attention", heads))
@@ -232,7 +233,8 @@ check.multi_head(multi_head)
 # ## 4. The module
 #
 # As a module, with a mask, dropout, and a choice: when somebody wants to *see* the weights, it computes the formula openly;
-# when not, it calls torch's fused function, which is faster and gives the same output.
+# when not, it calls torch's fused function, which need not store them and gives the same output. `check_heads` and
+# `check_mask` refuse what cannot be right.
 
 # %%
 from nextbert_lite.validate import check_heads, check_mask
@@ -333,7 +335,7 @@ class Neighbours(nn.Module):
         """ids: (B, T) -> scores (B, T - 2, 2, V) at the inner places, attention weights (B, H, T, T)."""
         x = self.tokens(ids) + self.places.weight
         y, weights = self.attention(x, return_weights=True)
-        return self.read(y)[:, 1:-1].unflatten(-1, (2, self.V)), weights
+        return self.read(y)[:, 1:-1].unflatten(-1, (2, self.V)), weights  # 2V numbers become (2, V)
 
     def loss(self, ids):
         scores, _ = self(ids)
@@ -381,8 +383,9 @@ assert len(sizes) == 1
 assert results_heads[0]["both"] < 0.2 and min(results_heads[1]["both"], results_heads[2]["both"]) > 0.98
 
 # %% [markdown]
-# One head gets one neighbour right always and the other by chance, 1 in 16. Two heads get both. One run is an anecdote; here
-# is the table over three seeds that is stored with the course, with the command that made it:
+# One head gets one neighbour right always and fails at the other. Two heads get both. One run is an anecdote; here is the
+# table over three seeds that is stored with the course, with the command that made it. Which of the two neighbours the one
+# head gets depends on its random start:
 
 # %%
 table = stored_table("03_heads")
@@ -394,7 +397,26 @@ for r in table:
 assert all((float(r["both"]) > 0.98) == (int(r["heads"]) > 1) for r in table)
 
 # %% [markdown]
-# Why? Look at where the heads look, averaged over 500 texts. The diagonal just below the middle is the token before, the one
+# What does the one head answer when it is wrong?
+
+# %%
+with torch.no_grad():
+    scores = trained[1](test_ids)[0]  # (B, T - 2, 2, V)
+said, wanted = scores.argmax(-1), answers(test_ids)
+same = (said[..., 0] == said[..., 1]).float().mean().item()
+twins = (wanted[..., 0] == wanted[..., 1]).float().mean().item()
+top_two = scores.topk(2).indices  # its two best letters for each of the two questions
+known = ((top_two == wanted[..., :1, None]).any(-1) & (top_two == wanted[..., 1:, None]).any(-1)) | (
+    wanted[..., :1] == wanted[..., 1:]
+)
+print(f"the same letter for both questions: {same:.2f}")
+print(f"both neighbours among its two best letters: {known.float().mean():.2f}")
+print(f"places whose neighbours are the same letter: {twins:.2f}")
+assert same > 0.9 and known.float().mean() > 0.9
+
+# %% [markdown]
+# It *knows* both letters, and gives the same one for both questions: it is right about the other neighbour only where the two
+# are the same letter anyway. Look at where the heads look, averaged over 500 texts. The diagonal just below the middle is the token before, the one
 # just above it the token after.
 
 # %%
@@ -426,12 +448,11 @@ one = on_neighbours(maps[0])
 assert min(one) > 0.3 and max(max(on_neighbours(w)) for w in maps[1:]) > 0.75
 
 # %% [markdown]
-# The one head looks at both neighbours about equally, and gets a blend of two letters that it cannot take apart: it learned
-# which two letters stand around, and for which is which it makes one choice for all. The two heads divide the work, nobody
-# told them how, and because their outputs stand side by side, nothing is lost.
+# The one head looks at both neighbours, at one a little more. Its blend tells *which* two letters stand beside it, and the
+# heavier one wins, for both questions. The two heads divide the work, nobody told them how, and because their outputs stand
+# side by side, nothing is lost. (Rows 0 and 15 have only one neighbour and are not scored.)
 #
-# (This is about the attention layer alone. With a residual and a feed-forward network behind it, lesson 04, one head can
-# use *unequal* weights and a nonlinearity to keep the two apart, and solves this task too.)
+# (The claim is about the attention layer alone. A feed-forward network behind it, lesson 04, can take an unequal blend apart.)
 #
 # ### Exercise 03.5 · find the bug ●●○ · 8 minutes
 #
@@ -474,9 +495,8 @@ check.self_attend(self_attend)
 # %% [markdown]
 # ## What to remember
 #
-# * A **head** is one attention in a slice of D = C / H features. Its output is one blend a token; several heads keep several
-#   blends side by side.
-# * More heads cost **no parameters**: the packed matrix C × 3C is cut differently.
+# * A **head** is one attention in a slice of D = C / H features. Its output is one blend per token; several heads keep several
+#   blends side by side, at no extra parameters.
 # * `view(B, T, 3, H, D)`, then `permute`: cut the features, *then* exchange dimensions. A wrong order has the right shape.
 # * Divide by √D of the **head**, not by √C.
 #

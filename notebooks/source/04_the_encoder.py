@@ -597,7 +597,7 @@ def follow(layers, steps):
         model,
         lambda step: dict(zip(("f", "answers"), random_cycles(64, seed, step), strict=True)),
         steps,
-        lr=4e-3,
+        lr=5e-3,
         warmup=100,
     )
     f, answers = random_cycles(500, seed, 10**6)
@@ -605,7 +605,7 @@ def follow(layers, steps):
         return (model.cpu()(f).argmax(-1) == answers).float().mean((0, 1)).tolist()
 
 
-steps = {0: 300, 1: 500, 2: 1600, 3: 1600}
+steps = {0: 300, 1: 500, 2: 2500, 3: 2000}
 results_hops = []
 for layers in steps if every_row else [2]:
     right = follow(layers, steps[layers])
