@@ -552,13 +552,13 @@ assert abs(sum(by_part["feed-forward"]) - sum(by_part["nothing"])) / 3 < 0.3
 # How many hops can a model with **three** layers follow? (With none, a place knows its own pointer: one hop.)
 
 # %% tags=["exercise-04.4"]
-hops = None
+farthest = None
 ### BEGIN SOLUTION
-hops = 8  # each layer doubles: a place reads, from where it points, where that place points to
+farthest = 8  # each layer doubles: a place reads, from where it points, where that place points to
 ### END SOLUTION
 
 # %%
-check.reach(hops)
+check.reach(farthest)
 
 
 # %%
