@@ -362,7 +362,9 @@ def test_a_conda_file_that_installs_something_else_is_noticed(dependencies):
 
 
 def make(*arguments):
-    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    # without what an outer `make test` hands down, which would add lines to the output
+    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    return subprocess.run(["make", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
