@@ -124,9 +124,10 @@ def steps_in(model: MaskedLanguageModel, batches: MLMBatches, seconds: float) ->
 
 def curve(losses: list[float], vocab_size: int) -> bytes:
     """Return the picture of the loss."""
+    last = losses[-50:]
     fig = plots.loss_curve(
         losses,
-        title=f"From {losses[0]:.1f} to {min(losses[-20:]):.1f} nats: the gaps have become predictable",
+        title=f"From {losses[0]:.1f} to {sum(last) / len(last):.1f} nats: the gaps have become predictable",
         reference={"ln V": math.log(vocab_size)},
     )
     return plots.png(fig)

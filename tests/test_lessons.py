@@ -236,8 +236,9 @@ def test_run_all_on_the_learners_blank_copy_reaches_the_end(path, monkeypatch):
     assert all(o.get("name") != "stderr" for c in blank.cells if c.cell_type == "code" for o in c.outputs)
 
 
-def test_the_readmes_course_table_is_in_step():
+def test_the_readmes_course_table_and_picture_are_in_step():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert (ROOT / "docs" / "attention.png").read_bytes() == tool.picture()
     assert tool.with_table(readme) == readme, "run `make notebooks`, or `python tools/notebooks.py table`"
 
 

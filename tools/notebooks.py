@@ -1,12 +1,13 @@
 """Build the lessons: notebooks/source/NN_name.py (jupytext py:percent) -> notebooks/NN_name.ipynb, executed.
 
     python tools/notebooks.py build [--only 02] [--times]
-    python tools/notebooks.py table          rewrites the course table of README.md
+    python tools/notebooks.py table          renews the course table and the picture of README.md
 
 A second build changes no byte. `--times` also measures each lesson and stores the seconds in notebooks/times.json.
 """
 
 import argparse
+import base64
 import hashlib
 import json
 import os
@@ -114,6 +115,13 @@ def with_table(readme):
     return re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{course_table()}\n{end}", readme, flags=re.S)
 
 
+def picture():
+    """Return the README's picture, the last figure of lesson 02, as a PNG file's bytes."""
+    cells = nbformat.read(NOTEBOOKS / "02_attention.ipynb", as_version=4).cells
+    data = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    return base64.b64decode([d["image/png"] for d in data if "image/png" in d][-1])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["build", "table"])
@@ -126,6 +134,7 @@ def main():
             raise SystemExit(f"no lesson in notebooks/source starts with '{arguments.only}'.")
         build(paths, arguments.times)
     readme = ROOT / "README.md"
+    (ROOT / "docs" / "attention.png").write_bytes(picture())
     readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
 
 
