@@ -53,7 +53,7 @@ def test_a_million_tokens_are_selected_at_the_rate_and_treated_80_10_10(rate):
 
 
 def test_the_statistics_catch_two_independent_draws_of_ten_percent():
-    """The famous mistake (FACTS.md, bug 3): of the 20 % that are left, a second draw of its own: 80/10/10 → 81/10/9."""
+    """The famous mistake: the rest after [MASK] decided by a second, independent draw gives 81/10/9, not 80/10/10."""
     ids, draw = ordinary(), generator()
     selected = torch.rand(ids.shape, generator=draw) < 0.15
     random_word = torch.rand(ids.shape, generator=draw) < 0.1

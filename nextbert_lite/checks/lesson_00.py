@@ -25,7 +25,7 @@ row_means = Exercise(
             "of everything",
             lambda x: x.mean(),
             "this is one number, the mean of the whole matrix. Say which dimension to average over: dim=-1.",
-            "FACTS, bug 1: an average over everything where one per row was meant",
+            "a mean over everything where one per row was meant, as in https://github.com/d2l-ai/d2l-en/issues/2582",
         ),
         Mistake(
             "the dimension kept",
@@ -37,7 +37,7 @@ row_means = Exercise(
             "sums",
             lambda x: x.sum(-1),
             "these are the rows' sums. Divide by the number of columns, or use .mean.",
-            "sum and mean confused, as in FACTS on NT-Xent (twice the usual mean)",
+            "sum and mean confused, as where SimCLR's code returns the sum of both directions",
         ),
     ),
     hints=("`x.mean(dim=...)` averages over one dimension, which disappears.", "The last dimension is dim=-1."),
@@ -53,13 +53,13 @@ broadcast = Prediction(
             "aligned from the left",
             (8, 3),
             "shapes are compared from the right: 5 with 1, then 1 with 3, then 8 with nothing.",
-            "FACTS, bug 6: shapes that fit by accident",
+            "shapes that fit by accident; compare exercise 02.5",
         ),
         Mistake(
             "no stretching",
             (8, 1, 5),
             "a dimension of size 1 stretches to the other's size, in either tensor: 1 against 3 gives 3.",
-            "FACTS, bug 6: a mask stretched over the wrong dimension",
+            "a dimension of size 1 overlooked; compare exercise 02.5",
         ),
         Mistake(
             "the last one lost",
@@ -114,7 +114,7 @@ dot_products = Exercise(
             "only the pairs",
             lambda a, b: (a * b).sum(-1),
             "this is row i with row i only. All pairs are wanted, a matrix.",
-            "pairs in place of all pairs, as with in-batch negatives in FACTS, bug 8",
+            "pairs in place of all pairs, as happens with in-batch negatives",
         ),
     ),
     hints=(
@@ -157,7 +157,7 @@ cross_entropy = Exercise(
             "the sum",
             lambda logits, labels: -picked(logits, labels).sum(),
             "this is the sum over the batch. The mean does not depend on how large the batch is.",
-            "FACTS on NT-Xent: Google's code returns a sum of two means",
+            "sum and mean confused, as where SimCLR's code returns the sum of both directions",
         ),
         Mistake(
             "no mean",
@@ -181,13 +181,13 @@ cross_entropy = Exercise(
             "no logarithm",
             lambda logits, labels: -picked(logits, labels).exp().mean(),
             "this is minus the mean probability. Take the logarithm of each probability before the mean.",
-            "a probability where a log-probability is wanted (FACTS, bug 1: the mean taken too early)",
+            "a probability where a log-probability is wanted",
         ),
         Mistake(
             "the log of the mean",
             lambda logits, labels: -picked(logits, labels).exp().mean().log(),
             "you take the logarithm of the mean probability. It is the other way round: the mean of the logarithms.",
-            "FACTS, bug 1: the mean taken too early",
+            "the mean taken too early, as in https://github.com/d2l-ai/d2l-en/issues/2582",
         ),
         Mistake(
             "all classes",

@@ -345,7 +345,7 @@ padded_attention = Exercise(
             attend_with(lambda mask: mask),
             "the bug is still there: torch reads the mask (B, T) as if it were (T, T), so token i of every text gets "
             "text i's mask. Give the mask a dimension for the queries.",
-            "FACTS: a mask of the wrong rank with B = T runs without an error in torch 2.13",
+            "a mask of the wrong rank with B = T runs without an error in torch 2.13 (the cell above it)",
         ),
         Mistake(
             "queries hidden",
@@ -455,7 +455,7 @@ causal_mask = Exercise(
             lambda T: torch.ones(T, T).tril(),
             "right as a picture, but the dtype is float: `~mask` fails, and a float mask is *added* to the scores by "
             "torch's own function. Make it boolean: dtype=torch.bool.",
-            "FACTS: float masks run without an error in torch 2.13",
+            "a float mask runs without an error in torch 2.13: it is added to the scores",
         ),
     ),
     hints=("Which keys may query i see? 0 to i.", "torch.tril keeps a matrix's lower triangle, with the diagonal."),

@@ -222,19 +222,19 @@ self_attend = Exercise(
             through,
             "the bug is still there: this module reads (T, B, C), so token t of one text looks at token t of the other "
             "texts, and at no other token of its own.",
-            "FACTS, bug 5: batch_first=False",
+            "batch_first=False is nn.MultiheadAttention's default; seen in public BERT teaching code",
         ),
         Mistake(
             "not turned back",
             lambda module, x: through(module, x.transpose(0, 1)),
             "right inside, but the result is (T, B, C): exchange the two dimensions back.",
-            "FACTS, bug 5: half of the repair",
+            "half of the repair",
         ),
         Mistake(
             "turned back only",
             lambda module, x: through(module, x).transpose(0, 1),
             "you exchange the dimensions of the result, but texts were already mixed inside: exchange them before too.",
-            "FACTS, bug 5: half of the repair",
+            "half of the repair",
         ),
     ),
     hints=(

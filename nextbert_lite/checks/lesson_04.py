@@ -90,7 +90,7 @@ gelu = Exercise(
             lambda x: F.gelu(x, approximate="tanh"),
             "this is the tanh approximation, which Google's BERT used and GPT-2 too. RoBERTa, and BERT in Hugging "
             "Face's library, have the exact one, with erf. The difference is small and adds up over the layers.",
-            "FACTS: tanh in google-research/bert, exact in Hugging Face's BertModel",
+            "the code: tanh in google-research/bert, exact in Hugging Face's BertModel",
         ),
         Mistake(
             "the sigmoid formula",
@@ -114,7 +114,7 @@ gelu = Exercise(
             "ReLU",
             lambda x: x.relu(),
             "this is ReLU, which is nn.TransformerEncoderLayer's default. BERT uses GELU.",
-            "FACTS, bug 7: torch's defaults",
+            "nn.TransformerEncoderLayer's documented defaults: ReLU and 2048",
         ),
     ),
     hints=(
