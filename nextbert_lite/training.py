@@ -95,8 +95,8 @@ def fit(
 
     start, before, saved = time.perf_counter(), history.seconds, history.steps
     history.interrupted = False
-    quiet = {} if progress else {"disable": True}  # not given, TQDM_DISABLE=1 decides
-    bar = tqdm(total=steps, initial=history.steps, unit="step", **quiet)
+    quiet = not progress or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")  # tqdm's notebook bar ignores it
+    bar = tqdm(total=steps, initial=history.steps, unit="step", disable=quiet)
     with bar, hold_interrupt() as interrupted:
         while history.steps < steps and not history.interrupted:
             step = history.steps

@@ -90,6 +90,14 @@ def test_outputs_hold_no_error_no_stderr_no_path_of_a_machine_and_no_remote_imag
 
 
 @pytest.mark.parametrize("path", LESSONS)
+def test_no_progress_bar_is_stored(path):
+    notebook = read(path)
+    shown = [kind for cell in code_cells(notebook) for o in cell["outputs"] for kind in o.get("data", {})]
+    assert "application/vnd.jupyter.widget-view+json" not in shown  # its ids would change with every build
+    assert "widgets" not in notebook["metadata"]
+
+
+@pytest.mark.parametrize("path", LESSONS)
 def test_the_notebook_stays_under_the_size_cap(path):
     assert path.stat().st_size <= tool.SIZE_CAP
 
