@@ -133,7 +133,7 @@ OTHER_WAYS = {
     ],
     "04.3": [lambda x, a, f, n, m: m((h := n(a(x) + x)) + f(h))],
     "04.5": [
-        lambda make, n: [make() for _ in range(n)],
+        lambda make, n: torch.nn.ModuleList([make() for _ in range(n)]),
         lambda make, n: torch.nn.Sequential(*(make() for _ in range(n))),
     ],
     "02.1": [

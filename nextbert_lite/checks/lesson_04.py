@@ -47,6 +47,12 @@ layer_norm = Exercise(
             "https://github.com/codertimo/BERT-pytorch/issues/30, https://github.com/hyunwoongko/transformer/issues/7",
         ),
         Mistake(
+            "eps fixed",
+            lambda x, gain, bias, eps: normed(x, gain, bias, 1e-5),
+            "you use 1e-5 in place of the eps that is passed in. BERT's is 1e-12, RoBERTa's 1e-5: it must be a choice.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
             "both",
             lambda *a: normed(*a, outside=True, correction=1),
             "two things: eps belongs under the root, and the variance divides by N (correction=0), not N - 1.",
@@ -170,6 +176,13 @@ post_norm_layer = Exercise(
     inputs=layer_parts,
     mistakes=(
         Mistake(
+            "the first sentence only",
+            lambda x, attention, ffn, norm1, norm2: norm2((h := norm1(x + attention(x)[0])) + ffn(h)),
+            "attention(x)[0]: MultiHeadAttention returns two things, but `attention` is a plain function here, and [0] "
+            "takes the first sentence and adds it to all.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
             "pre-norm",
             pre_norm,
             "this is pre-norm: it normalises what goes *into* attention and feed-forward. BERT normalises the sum: "
@@ -215,22 +228,29 @@ reach = Prediction(
     mistakes=(
         Mistake(
             "a hop a layer",
+            4,
+            "that would be one more hop with each layer: 1 + 3. But layer 2 looks at places that already know where "
+            "*they* lead in two hops, so each layer doubles the reach: 1, 2, 4, …",
+            "the common picture of 'one hop a layer'",
+        ),
+        Mistake(
+            "a hop a layer, without one's own",
             3,
-            "that would be one hop a layer. But layer 2 looks at places that already know where *they* point, so each "
-            "layer doubles the reach.",
+            "with no layer at all a place knows one hop, its own pointer. And each layer doubles the reach, it does not "
+            "add one hop.",
             "the common picture of 'one hop a layer'",
         ),
         Mistake(
             "two a layer",
-            6,
-            "it doubles with each layer, it does not grow by two.",
-            "addition in place of doubling",
+            7,
+            "that adds two hops with each layer: 1 + 6. The reach doubles with each layer.",
+            "a fresh reader of this lesson",
         ),
         Mistake(
-            "a doubling too few",
-            4,
-            "that is two layers' reach. No layer: 1 hop (the place knows its own pointer); each layer doubles.",
-            "the count started at the wrong layer",
+            "two a layer, without one's own",
+            6,
+            "the reach doubles with each layer, starting from one hop; it does not grow by two.",
+            "addition in place of doubling",
         ),
         Mistake(
             "a doubling too many",
@@ -245,11 +265,11 @@ reach = Prediction(
 
 
 def size_of(stack):
-    """Return the number of different parameters, and whether the layers start alike."""
+    """Return how many layers there are, whether a model would find their weights, how many weights, how many alike."""
     layers = list(stack)
     weights = [next(layer.parameters()) for layer in layers]
-    alike = len(layers) > 1 and torch.equal(weights[0], weights[1])
-    return torch.tensor([len(layers), sum(p.numel() for p in nn.ModuleList(layers).parameters()), int(alike)])
+    alike = sum(torch.equal(weights[0], other) for other in weights[1:])
+    return len(layers), isinstance(stack, nn.Module), sum(p.numel() for p in nn.ModuleList(layers).parameters()), alike
 
 
 def make_linear():
@@ -284,6 +304,13 @@ stack = Exercise(
             "n layers with weights of their own, but all start with the same numbers, because they are copies. Call "
             "make_layer() for each.",
             "https://github.com/pytorch/pytorch/issues/86274",
+        ),
+        Mistake(
+            "a plain list",
+            lambda make_layer, n: [make_layer() for _ in range(n)],
+            "n layers of their own, but in a plain Python list, in which a model does not find them: no parameters for "
+            "the optimizer, no move to the GPU. Put them into nn.ModuleList.",
+            "a fresh reader of this lesson; torch's documentation of nn.ModuleList",
         ),
         Mistake(
             "one too few",

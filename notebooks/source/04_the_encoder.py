@@ -13,15 +13,15 @@
 # %% [markdown]
 # # 04 · The encoder
 #
-# Attention lets words read other words. BERT is twelve rounds of it. But put twelve attentions on each other, nothing else,
-# and after a few of them all words have become the same word. This lesson adds what is missing, piece by piece, takes each
-# piece away again to see what breaks, and ends with the real thing: an encoder that computes what RoBERTa computes.
+# Attention lets words read other words. BERT is twelve rounds of it. But stack twelve attentions and nothing else, and after
+# a few of them all words have become the same word. This lesson adds what is missing, piece by piece, takes the
+# main pieces away again to see what breaks, and ends with the real thing: an encoder that computes what RoBERTa computes.
 #
 # **The question of this lesson:** what has to stand around attention so that layers can be stacked?
 #
 # | | |
 # |---|---|
-# | You will | build residual, layer norm, GELU and feed-forward by hand, stack them, find your encoder equal to PyTorch's and Hugging Face's, and see why depth is reach |
+# | You will | build residual, layer norm, GELU and feed-forward by hand, stack them, check that your encoder equals PyTorch's and Hugging Face's, and measure what depth buys |
 # | You need | lessons 02 and 03; lesson 01 for the embeddings |
 # | It takes | about 90 minutes, five exercises; the machine needs one minute |
 #
@@ -67,15 +67,15 @@ plots.show(
 # %% [markdown]
 # ## 1. Attention alone forgets who is who
 #
-# Twelve fresh attentions on each other, on 64 sentences of random vectors. How alike do the tokens of a sentence become? We
+# A stack of fresh attentions, on 64 sentences of random vectors. How alike do the tokens of a sentence become? We
 # measure the mean **cosine** between two tokens: 0 for independent random vectors, 1 when they point the same way. Guess the
-# number after twelve.
+# number after two, and after twelve.
 
 # %%
 torch.manual_seed(seed)
 C, H, T = 64, 4, 12
 x = torch.randn(64, T, C)
-attentions = nn.ModuleList(MultiHeadAttention(C, H) for _ in range(12)).requires_grad_(False)
+attentions = nn.ModuleList(MultiHeadAttention(C, H) for _ in range(48)).requires_grad_(False)
 
 
 def likeness(x):
@@ -93,15 +93,15 @@ for attention in attentions:
     around = around + attention(around)[0]
     alike["attention alone"].append(likeness(plain))
     alike["with residuals"].append(likeness(around))
-print({name: [round(values[i], 2) for i in (0, 1, 2, 12)] for name, values in alike.items()})
+print({name: [round(values[i], 2) for i in (0, 1, 2, 12, 48)] for name, values in alike.items()})
 assert alike["attention alone"][2] > 0.95 and alike["with residuals"][12] < 0.5
 
 # %%
 fig, ax = plots.figure()
 for (name, values), marker in zip(alike.items(), ["s--", "o-"], strict=True):
-    ax.plot(range(13), values, marker, label=name)
+    ax.plot(range(49), values, marker, markersize=4, label=name)
 ax.set(xlabel="number of attentions", ylabel="mean cosine of two tokens", ylim=(-0.05, 1.05))
-ax.set_title("Without residuals all tokens become one")
+ax.set_title("Without residuals all tokens become one at once")
 ax.legend()
 plots.show(
     fig,
@@ -112,12 +112,12 @@ plots.show(
 # ## 2. The residual
 #
 # Each attention takes means of values, and means of means are alike: two rounds, and twelve words have become one. (Dong et
-# al. 2021 prove that this happens doubly exponentially fast.) The cure costs nothing: add what came in.
+# al. 2021 prove that this happens doubly exponentially fast.) Adding what came in slows it down greatly:
 #
 # $$x \leftarrow x + f(x)$$
 #
-# A layer now only writes a *change*. A token stays itself unless a layer has something to add, and the gradient has a way
-# back that no layer can block, because the derivative of $x + f(x)$ contains 1.
+# A layer now only writes a *change*, and a token stays itself unless a layer has something to add. The gradient gains too: the
+# derivative of $x + f(x)$ is $1 + f'(x)$, so while $f$ is small it passes through unharmed.
 #
 # ## 3. Layer norm
 #
@@ -126,8 +126,8 @@ plots.show(
 # %%
 grown = x
 for attention in attentions:
-    grown = grown + 2 * attention(grown)[0]
-print(f"spread of the features: {x.std():.2f} before, {grown.std():.2f} after twelve additions")
+    grown = grown + attention(grown)[0]
+print(f"spread of the features: {x.std():.2f} before, {grown.std():.2f} after {len(attentions)} additions")
 assert grown.std() > 2 * x.std()
 
 # %% [markdown]
@@ -169,13 +169,13 @@ check.layer_norm(layer_norm)
 # %% [markdown]
 # ## 4. GELU and the feed-forward network
 #
-# Attention blends; it does not compute anything *about* a token. That is the task of the **feed-forward network**: each token
+# Attention mostly blends what tokens hold. To work on what a token has read there is the **feed-forward network**: each token
 # by itself goes through a wider layer (4C), a bend, and back.
 #
 # $$\mathrm{ffn}(x) = W_2\,\mathrm{GELU}(W_1 x + b_1) + b_2 \qquad \mathrm{GELU}(x) = x \cdot \Phi(x)$$
 #
-# Φ(x) is the share of a normal distribution that lies below x: a soft switch that lets large numbers through and stops small
-# ones.
+# Φ(x) is the share of a normal distribution that lies below x: a soft switch that lets large positive numbers
+# through and stops negative ones, all but a dip below 0.
 
 # %%
 grid = torch.linspace(-4, 4, 400)
@@ -197,7 +197,7 @@ assert 1e-4 < off.abs().max() < 1e-3
 
 # %% [markdown]
 # Two formulas are in use: Google's BERT has the one with tanh, RoBERTa and Hugging Face's BERT the exact one. A difference in
-# the fourth digit is how you find out that you took the wrong one.
+# the fourth decimal is how you find out that you took the wrong one.
 #
 # ### Exercise 04.2 · GELU ●○○ · 5 minutes
 #
@@ -289,8 +289,10 @@ class EncoderLayer(nn.Module):
 
 
 # %% [markdown]
-# The encoder: embeddings (lesson 01), then layers. Three details are RoBERTa's and cost hours when they are missed: it counts
-# positions from 2, over real tokens only; it has a layer norm on the embeddings; its eps is 1e-5, BERT's 1e-12.
+# The encoder: embeddings (lesson 01), normalised, then layers. A *token type* is a third vector, by which BERT tells sentence A
+# from sentence B. Two details are RoBERTa's and cost hours when they are missed: it counts positions from 2, over real tokens
+# only, so a text of three tokens and two [PAD] has the positions 2, 3, 4, 1, 1; and its eps is 1e-5, BERT's 1e-12. (*fan in*
+# is the number of inputs of a layer, *hidden states* are what layers hand on.)
 
 
 # %%
@@ -441,8 +443,9 @@ assert (
 #
 # ## 6. Take one away
 #
-# What is each piece good for? We train encoders with one piece missing on the toy world: 30 % of the words are hidden, the
-# model fills them in (lesson 05 says how and why). Four layers, 300 steps, everything else the same. Before you look: which
+# What is each piece good for? We train encoders whose *layers* lack one piece, on the toy world: 30 % of the words are selected,
+# most of them hidden, and the model fills them in (lesson 05 says how and why). The embeddings' norm and the read-out at the
+# end stay as they are. Four layers, 300 steps, everything else the same. Before you look: which
 # missing piece hurts most? Is there one that you could do without?
 
 # %%
@@ -516,6 +519,11 @@ assert results_parts[1]["loss"] > results_parts[0]["loss"] + 1
 
 # %%
 table = stored_table("04_parts")
+real, _ = world.sample_ids(5000, seed=1)
+shares = torch.bincount(real[real > 4]).double() / (real > 4).sum()  # ids 0 to 4 are not words
+frequencies = -(shares[shares > 0] * shares[shares > 0].log()).sum().item()
+print(f"knowing only how frequent each word is: {frequencies:.2f}")
+
 by_part = {name: [float(r["loss"]) for r in table if r["missing"] == name] for name in variants}
 for name, losses in by_part.items():
     print(f"{labels[name]:<20}: {'  '.join(f'{loss:.2f}' for loss in losses)}")
@@ -524,7 +532,9 @@ fig, ax = plots.figure(size=(7.0, 3.0))
 for row, (name, losses) in enumerate(reversed(by_part.items())):
     ax.plot(losses, [row] * len(losses), "o", color=plots.BLUE if name == "nothing" else plots.RED)
 ax.set_yticks(range(len(by_part)), [labels[name] for name in reversed(by_part)])
-ax.set(xlabel="loss after 300 steps (nats per hidden word)", xlim=(0, None))
+ax.axvline(frequencies, color=plots.GREY, linestyle=":")
+ax.text(frequencies - 0.03, 1.7, "word\nfrequencies", color=plots.GREY, fontsize=9, ha="right", va="top")
+ax.set(xlabel="loss after 300 steps (nats per selected word)", xlim=(0, None))
 ax.set_title("Take one piece away: what breaks")
 plots.show(
     fig,
@@ -536,20 +546,20 @@ assert min(by_part["positions"]) > full + 0.5 and min(by_part["norm"]) > full + 
 assert abs(sum(by_part["feed-forward"]) - sum(by_part["nothing"])) / 3 < 0.3
 
 # %% [markdown]
-# Without residuals nearly nothing is learned. Without attention a hidden word knows only its place; without positions it does
-# not even know that. Without norms it learns, but slower. And the feed-forward network, which holds two thirds of a layer's
-# weights? On this task, at this size, it is hardly missed. The toy world is grammar, and grammar is *finding*. What a
-# feed-forward network is needed for, facts and features that are not in the sentence, a toy world of 179 words does not have.
+# Without residuals little more than the words' frequencies is learned. Without attention a hidden word knows only its place;
+# without positions it does not even know that. Without norms it is clearly behind after the same steps. And the feed-forward network, which holds two thirds of a layer's
+# weights? On this task, at this size, it is hardly missed. The toy world is grammar, and grammar is *finding*. What
+# feed-forward networks do in models of real language this task cannot tell.
 #
 # ## 7. Depth is reach
 #
 # What do more layers buy? Here is a task that shows it exactly. 13 places hold pointers: place i says "go to place f(i)", and
-# following the pointers one visits all places in turn. Read off f(i), then f(f(i)), then four hops, then eight. Nothing is to
-# be known, only to be followed. The model: attention with residuals, one head, no feed-forward.
+# following the pointers one visits all places in turn. Read off where 1, 2, 4 and 8 hops lead from each place. The model:
+# pre-norm attention with residuals, one head, no feed-forward.
 #
 # ### Exercise 04.4 · predict the result ●●○ · 5 minutes
 #
-# How many hops can a model with **three** layers follow? (With none, a place knows its own pointer: one hop.)
+# With no layer, a place knows its own pointer: one hop. How many hops along a chain can **three** layers follow?
 
 # %% tags=["exercise-04.4"]
 farthest = None
@@ -644,12 +654,12 @@ for n in range(4):
     for i in range(4):
         solved = i <= n
         assert (right[n, :, i].min() > 0.98) if solved else (right[n, :, i].max() < 0.7)
-print(f"by chance: 1 / 12 = {1 / 12:.2f}")
+print(f"by chance: 1 / 11 = {1 / 11:.2f}, for a place knows that the answer is neither itself nor where it points")
 
 # %% [markdown]
 # After layer 1 a place holds where it leads in two hops, because it read that from the place it points to. After layer 2 that
-# place holds two hops too, so it reads four. Layers do not take one step each: they **double**. (By chance one place in 12 is
-# right, since no place points to itself.)
+# place holds two hops too, so it reads four. Layers do not take one step each: they **double**. (Cells a little above chance
+# can rule out more places. And "solved" means: learned in these steps.)
 #
 # ## 8. What it costs
 #
@@ -667,7 +677,7 @@ print(f"counted {counted:,}, by formula {by_formula:,}; 12 C² L alone: {12 * C*
 assert counted == by_formula
 
 # %% [markdown]
-# The work: every weight of a layer is used once for each token, a multiplication and an addition, so $24 C^2$ operations a
+# The work: every weight of a layer is used once for each token, a multiplication and an addition, so $24 C^2$ operations per
 # token and layer, plus $4TC$ for scores and blends. Counted by torch while it runs:
 
 # %%
@@ -686,7 +696,7 @@ for T in (32, 128):
 # %% [markdown]
 # ### Exercise 04.5 · find the bug ●●○ · 6 minutes
 #
-# Somebody stacks layers like this. It runs, it trains, and it is worse than it should be:
+# Somebody stacks layers like this. It runs without a complaint:
 
 # %%
 layers = nn.ModuleList([nn.Linear(3, 3)] * 6)
@@ -694,7 +704,7 @@ print(len(layers), "layers,", sum(p.numel() for p in layers.parameters()), "para
 assert sum(p.numel() for p in layers.parameters()) == 12
 
 # %% [markdown]
-# Write it so that there are n layers with weights, and starting values, of their own.
+# Write it so that there are n layers with weights, and starting values, of their own, in an `nn.ModuleList`.
 
 
 # %% tags=["exercise-04.5"]
@@ -736,34 +746,34 @@ print(
     tuple(inside.weights[0].shape[1:]),
 )
 fig = plots.attention_heads(
-    torch.cat(inside.weights), pieces, title="Untrained: the heads look here and there, at random"
+    torch.cat(inside.weights), pieces, title="Untrained: no pattern at first, then the same stripes everywhere"
 )
 plots.show(
-    fig, alt="Sixteen attention maps, four layers by four heads, each with other pale patches and no common pattern."
+    fig, alt="Sixteen maps, four layers by four heads: scattered patches in layer 1, vertical stripes in layer 4."
 )
-average = torch.cat(inside.weights).mean((0, 1))  # over all sixteen heads
-print(
-    f"equal shares would be {1 / len(pieces):.2f}; averaged over the heads: {average.min():.2f} to {average.max():.2f}"
-)
-assert average.max() < 0.35
+by_layer = [likeness(hidden) for hidden in inside.hidden]
+print("mean cosine of two tokens, from the embeddings on:", [round(cosine, 2) for cosine in by_layer])
+assert by_layer[-1] > by_layer[0] + 0.3
 
 # %% [markdown]
-# Random looks that average out, nothing else. In lesson 06 you train such an encoder, and one of its heads learns to find the subject of a
-# verb.
+# In layer 1 each head looks here and there, at random. Further up the maps turn into stripes: all tokens look at the same few,
+# because they have begun to resemble each other, as in section 1. Residuals slow that down, they do not stop it; training
+# does. In lesson 06 you train such an encoder, and one of its heads learns to find the subject of a verb.
 #
 # ## What to remember
 #
-# * **x + f(x)**: residuals keep tokens apart and gradients alive. **Norms** keep the numbers in range. **Attention** moves
-#   information between tokens, the **feed-forward** network works on each token alone.
-# * BERT is **post-norm**: norm(x + f(x)). Small print decides parity: eps, the exact GELU, RoBERTa's positions from 2.
+# * **x + f(x)**: residuals keep tokens apart for longer and let gradients through. **Norms** keep the numbers in range.
+#   **Attention** moves information between tokens, the **feed-forward** network works on each token alone.
+# * BERT is **post-norm**: norm(x + f(x)). Details decide whether weights fit: eps, the exact GELU, RoBERTa's positions from 2.
 # * **Depth is reach**: on a task of pure following, each layer doubles it.
-# * $12C^2$ weights and $24C^2$ operations a token for each layer.
+# * $12C^2$ weights for each layer, and $24C^2 + 4TC$ operations per token.
 #
-# **What this scale cannot show.** Our encoders train with post-norm at four layers without care. At twelve and more, post-norm
-# needs warm-up (lesson 06); and what feed-forward networks store, facts for one, needs data that has facts.
+# **What this scale cannot show.** Our four post-norm layers were trained with 50 steps of warm-up; what happens without, and why
+# later models are pre-norm (Xiong et al. 2020), is a question for lesson 06. What feed-forward networks store needs data that
+# has something to store.
 #
-# **An open problem.** How many layers does a task need? For following pointers we know. For language there are bounds on what a
-# stack of fixed depth can compute, and no theory that tells the depth that is worth its cost.
+# **An open problem.** How many layers does a task need? For following pointers we could measure it. For language nobody can say
+# beforehand which depth is worth its cost.
 #
 # **Where this comes from**
 #
