@@ -236,8 +236,8 @@ reach = Prediction(
         Mistake(
             "a hop a layer, without one's own",
             3,
-            "with no layer at all a place knows one hop, its own pointer. And each layer doubles the reach, it does not "
-            "add one hop.",
+            "with no layer at all a place knows one hop, its own pointer. And each layer doubles the reach: it does "
+            "not add one hop.",
             "the common picture of 'one hop a layer'",
         ),
         Mistake(
