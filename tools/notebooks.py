@@ -63,6 +63,7 @@ def execute(notebook):
         kernel_name="python3",
         resources={"metadata": {"path": str(NOTEBOOKS)}},
         record_timing=False,
+        coalesce_streams=True,  # how printing is cut into pieces depends on timing
     )
     client.execute()
     widgets = notebook.metadata.get("widgets")
