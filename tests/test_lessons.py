@@ -15,6 +15,7 @@ from nbclient import NotebookClient
 from nextbert_lite import attention, encoder
 from nextbert_lite.checks.core import CheckFailed, Exercise, Prediction, find
 from nextbert_lite.lessons import learner_version, lesson_number
+from nextbert_lite.lessons import read_notebook as read
 
 ROOT = Path(__file__).resolve().parent.parent
 spec = importlib.util.spec_from_file_location("notebooks_tool", ROOT / "tools" / "notebooks.py")
@@ -30,10 +31,6 @@ BUILT = {
     "03": [attention.MultiHeadAttention],
     "04": [encoder.EncoderLayer, encoder.Encoder],
 }
-
-
-def read(path):
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def text_of(part):
@@ -71,7 +68,7 @@ def test_the_notebook_is_in_step_with_its_source(path):
 
 
 @pytest.mark.parametrize("path", LESSONS)
-def test_the_notebook_was_executed_in_order_from_the_first_cell(path):
+def test_the_notebook_was_executed_in_order_from_the_imported_names(path):
     counts = [c["execution_count"] for c in code_cells(read(path))]
     assert counts == list(range(1, len(counts) + 1))
 
@@ -188,7 +185,7 @@ def test_no_cell_outside_an_exercise_uses_the_learners_object(path):
         assert not used & own, f"{used & own} in: {text[:80]}"
 
 
-def first_cell(path):
+def imported_names(path):
     """Return the names that the lesson's cells of imports make."""
     imports = [
         node
@@ -204,7 +201,7 @@ def first_cell(path):
 @pytest.mark.parametrize("path", LESSONS)
 def test_each_solution_passes_its_check(path, capsys):
     for exercise_id, (cell, check_cell) in exercises(read(path)).items():
-        names = first_cell(path)
+        names = imported_names(path)
         exec(cell, names)
         exec(check_cell, names)
         assert f"✓ {exercise_id} is right" in capsys.readouterr().out
@@ -214,7 +211,7 @@ def test_each_solution_passes_its_check(path, capsys):
 def test_each_blank_is_told_so_and_fails_when_graded(path, capsys, monkeypatch):
     for exercise_id, (cell, check_cell) in exercises(learner_version(read(path))).items():
         assert "# your code here" in cell
-        names = first_cell(path)
+        names = imported_names(path)
         exec(cell, names)
         monkeypatch.delenv("NEXTBERT_GRADE", raising=False)
         exec(check_cell, names)
