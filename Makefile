@@ -13,6 +13,7 @@ make demo                install, pretrain a small encoder on real text and look
 make test                install, then lint and all tests, those of the lessons included
 make test LESSON=02      only the tests of one lesson
 make test-slow           the tests that take minutes each
+make checkpoints         pretrain toy-small and docs-small anew into data/checkpoints (an hour or more)
 make notebooks           build the lessons from notebooks/source; with ONLY=02 one of them; with TIMES=1 measure too
 make help                this list
 
@@ -28,10 +29,12 @@ SETUP = @command -v $(firstword $(PYTHON)) > /dev/null || { echo "setup: there i
 or newer (https://www.python.org/downloads), or name one that you have: make $@ PYTHON=python3.12"; exit 1; }; \
 $(PYTHON) tools/setup_env.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 PYTEST = TQDM_DISABLE=1 $(BIN)/python -m pytest
+TOY_SMALL = --preset tiny --batch 64 --steps 3000
+DOCS_SMALL = --preset small --set init_std=0.02 --batch 16 --lr 1e-3 --steps 28000 --bf16
 LESSON_FILES = $(wildcard notebooks/$(LESSON)_*.ipynb)
 LESSON_TESTS = tests/test_lessons.py tests/test_checks.py
 
-.PHONY: help lab demo test test-slow notebooks
+.PHONY: help lab demo test test-slow checkpoints notebooks
 
 help:
 	$(info $(HELP))
@@ -61,6 +64,11 @@ endif
 test-slow:
 	$(SETUP) --extra test
 	$(PYTEST) -m slow tests
+
+checkpoints:
+	$(SETUP)
+	$(BIN)/python -m nextbert_lite pretrain --corpus toy $(TOY_SMALL) --out data/checkpoints/toy-small --replace
+	$(BIN)/python -m nextbert_lite pretrain --corpus docs $(DOCS_SMALL) --out data/checkpoints/docs-small --replace
 
 notebooks:
 	$(SETUP) --extra test

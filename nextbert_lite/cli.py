@@ -18,11 +18,21 @@ EXAMPLES = """examples:
   nextbert-lite start workspace --no-open     fill the folder only (on a hub, in Colab)
   nextbert-lite progress workspace            show which of your exercises pass
   nextbert-lite demo                          pretrain a small encoder on real text, in about 2 minutes
+  nextbert-lite pretrain --corpus docs --minutes 20 --out my-model    train a model of your own to keep
 """
 START_EXAMPLES = """A file that is there is never overwritten.
 A lesson that has changed is laid beside it, as NAME.new.ipynb.
 What follows -- goes to JupyterLab:
   nextbert-lite start workspace -- --no-browser --ip=127.0.0.1
+"""
+PRETRAIN_EXAMPLES = """examples:
+  nextbert-lite pretrain --corpus toy --steps 3000 --out my-toy           the toy world, near its floor in a minute
+  nextbert-lite pretrain --corpus docs --minutes 10 --out my-docs         the documentation on this machine
+  nextbert-lite pretrain --corpus notes/ --minutes 20 --out my-notes      your own .txt files
+  nextbert-lite pretrain --corpus docs --preset small --steps 18000 --bf16 --out docs-small    as docs-small was made
+The folder gets model.safetensors, tokenizer.json and card.json; in Python:
+  model, tokenizer = nextbert_lite.load("my-docs")
+Ctrl-C, a full disk, a power cut: the same command goes on from the last checkpoint.
 """
 ADVICE = {
     errno.ENOSPC: "the disk is full: make room and repeat the command",
@@ -48,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.run(options)
     except KeyboardInterrupt:
         return 130
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, FloatingPointError) as error:
         if os.environ.get("NEXTBERT_DEBUG"):
             raise
         print(f"nextbert-lite: {sentence(error)}", file=sys.stderr)
@@ -122,6 +132,46 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=whole, default=0, help="seed of all that is random (default: 0)")
     command.add_argument("--device", help="cpu, cuda or mps (default: the fastest there is)")
     command.set_defaults(run=demo)
+
+    command = commands.add_parser(
+        "pretrain",
+        help="pretrain a masked language model and keep it",
+        description="Pretrain a masked language model and write it, with a card that says how it was made.",
+        epilog=PRETRAIN_EXAMPLES,
+        formatter_class=raw,
+    )
+    command.add_argument(
+        "--corpus",
+        required=True,
+        help="toy, docs (the documentation of your installed packages), or a path of .txt files",
+    )
+    command.add_argument("--out", type=Path, required=True, help="folder for the model; made when it is not there")
+    command.add_argument("--preset", default="tiny", help="size of the model: tiny (default), small or base")
+    length = command.add_mutually_exclusive_group(required=True)
+    length.add_argument("--minutes", type=minutes, help="training time; turned into steps by a short trial")
+    length.add_argument("--steps", type=positive, help="training steps")
+    command.add_argument("--batch", type=positive, default=32, help="texts in a batch (default: 32)")
+    command.add_argument("--lr", type=learning_rate, help="highest learning rate (default: by the preset)")
+    command.add_argument("--rate", type=share, default=0.3, help="share of tokens that are selected (default: 0.3)")
+    command.add_argument(
+        "--set",
+        action="append",
+        type=config_field,
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the preset's EncoderConfig: --set max_len=64 --set norm=pre",
+    )
+    command.add_argument("--vocab", type=positive, default=4096, help="tokens of the BPE vocabulary (default: 4096)")
+    command.add_argument("--seed", type=whole, default=0, help="seed of all that is random (default: 0)")
+    command.add_argument("--device", help="cpu, cuda or mps (default: the fastest there is)")
+    command.add_argument(
+        "--bf16",
+        action="store_true",
+        default=None,
+        help="products in bfloat16 on the CPU too: faster where the processor has them (a GPU does it anyway)",
+    )
+    command.add_argument("--replace", action="store_true", help="when finished, take the place of the model in --out")
+    command.set_defaults(run=pretrain)
     return top
 
 
@@ -132,15 +182,50 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def positive(text: str) -> int:
+    """Read a whole number from 1 on."""
+    if whole(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 on")
+    return int(text)
+
+
+def number(text: str) -> float:
+    """Read a number; NaN for anything else."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def minutes(text: str) -> float:
     """Read a time in minutes, more than 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (0 < value < math.inf):
+    if not (0 < number(text) < math.inf):
         raise argparse.ArgumentTypeError(f"'{text}' is not a time in minutes; 2 and 0.5 are")
-    return value
+    return number(text)
+
+
+def learning_rate(text: str) -> float:
+    """Read a learning rate, more than 0."""
+    if not (0 < number(text) < math.inf):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a learning rate; 0.001 and 3e-4 are")
+    return number(text)
+
+
+def share(text: str) -> float:
+    """Read a share, more than 0 and at most 1."""
+    if not (0 < number(text) <= 1):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a share of the tokens; 0.15 and 0.3 are")
+    return number(text)
+
+
+def config_field(text: str) -> tuple[str, int | float | str]:
+    """Read FIELD=VALUE; a value that looks like a number is one."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"'{text}' is not FIELD=VALUE; norm=pre and max_len=64 are")
+    if value.isdigit():
+        return name, int(value)
+    return name, value if math.isnan(number(value)) else number(value)
 
 
 def start(options: argparse.Namespace) -> int:
@@ -168,3 +253,26 @@ def demo(options: argparse.Namespace) -> int:
     from nextbert_lite.demo import run_demo
 
     return run_demo(out=options.out, minutes=options.minutes, seed=options.seed, device=options.device)
+
+
+def pretrain(options: argparse.Namespace) -> int:
+    """Pretrain and write a checkpoint; 130 when it was interrupted."""
+    from nextbert_lite.pretraining import pretrain as run
+
+    card = run(
+        options.corpus,
+        options.out,
+        preset=options.preset,
+        changes=dict(options.set),
+        minutes=options.minutes,
+        steps=options.steps,
+        batch=options.batch,
+        lr=options.lr,
+        rate=options.rate,
+        vocab_size=options.vocab,
+        seed=options.seed,
+        device=options.device,
+        bf16=options.bf16,
+        replace=options.replace,
+    )
+    return 130 if card is None else 0

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from nextbert_lite.device import pick_device
 from nextbert_lite.encoder import Encoder, EncoderConfig
 from nextbert_lite.heads import MaskedLanguageModel, fill_mask
 from nextbert_lite.masking import MLMBatches
+from nextbert_lite.pretraining import steps_in
 from nextbert_lite.tokenizer import Tokenizer, train_bpe
 from nextbert_lite.training import fit, held_out_loss
 
@@ -110,16 +109,6 @@ def answers(model: MaskedLanguageModel, tokenizer: Tokenizer, questions: list[tu
     """Return the three likeliest fillings of each gap, as text."""
     filled = [fill_mask(model, tokenizer, text, k=3)[0] for text, _ in questions]
     return ["  ".join(f"{token.strip()!r} {p:.2f}" for token, p in row) for row in filled]
-
-
-def steps_in(model: MaskedLanguageModel, batches: MLMBatches, seconds: float) -> int:
-    """Return how many training steps fit into the time, measured on a copy of the model."""
-    trial = copy.deepcopy(model)
-    device = next(model.parameters()).device
-    fit(trial, batches, 2, device=device, seed=None, progress=False)  # the first steps pay for start-up
-    start = time.perf_counter()
-    fit(trial, batches, 6, device=device, seed=None, progress=False)
-    return max(10, int(seconds / ((time.perf_counter() - start) / 6)))
 
 
 def curve(losses: list[float], vocab_size: int) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -86,3 +86,24 @@ class MLMBatches:
         ids, mask = pad([self.corrupted[row] for row in rows], self.tokenizer.pad_id)
         labels, _ = pad([self.labels[row] for row in rows], IGNORE)
         return {"ids": ids, "labels": labels, "mask": mask}
+
+
+def fresh_batches(
+    sample: Callable[[int, int], tuple[Tensor, Tensor]],
+    tokenizer: Tokenizer,
+    batch_size: int = 64,
+    rate: float = 0.15,
+    seed: int = 0,
+) -> Callable[[int], dict[str, Tensor]]:
+    """Return batches of sentences that are never repeated: each step draws its own with `sample(n, seed)`.
+
+    `ToyWorld.sample_ids` is such a function. A batch, as in `MLMBatches`, depends on the seed and the step alone.
+    """
+
+    def batch(step: int) -> dict[str, Tensor]:
+        generator = seeded(seed, step)
+        ids, mask = sample(batch_size, generator.initial_seed())
+        corrupted, labels = mask_tokens(ids, tokenizer, rate, generator)
+        return {"ids": corrupted, "labels": labels, "mask": mask}
+
+    return batch

@@ -85,6 +85,24 @@ def test_the_loss_falls():
     assert held_out_loss(model, held_out, 5) < 0.3 * before
 
 
+def test_mixed_precision_on_the_cpu_is_asked_for_and_keeps_the_weights_in_float32():
+    seen = []
+
+    class Watched(MaskedLanguageModel):
+        def loss(self, **batch):
+            handle = self.encoder.layers[0].ffn_in.register_forward_hook(lambda m, i, out: seen.append(out.dtype))
+            loss = super().loss(**batch)
+            handle.remove()
+            return loss
+
+    for asked in (None, False, True):
+        torch.manual_seed(0)
+        model = Watched(Encoder(config()))
+        train(model, steps=2, mixed_precision=asked)
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert seen == [torch.float32] * 4 + [torch.bfloat16] * 2
+
+
 def test_biases_and_norms_are_not_decayed_and_every_parameter_is_in_one_group():
     model = new_model()
     decayed, kept = adamw(model, 1e-3, 0.1, (0.9, 0.98)).param_groups
@@ -568,7 +586,7 @@ def refused(path, match, model=None, **options):
         ("betas", (0.9, 0.999), r"\[0\.9, 0\.98\]"),
         ("clip", 2.0, 1.0),
         ("seed", 3, 0),
-        ("mixed_precision", False, True),
+        ("mixed_precision", True, False),
     ],
 )
 def test_a_checkpoint_of_other_settings_is_refused_and_they_are_named(saved, name, value, was):

@@ -162,7 +162,9 @@ def load_docs() -> DocsCorpus:
     Raises RuntimeError when the child interpreter fails.
     """
     code = sha256(Path(__file__).read_bytes()).hexdigest()
-    key = sha256(json.dumps([_versions(), version("scikit-learn"), sys.platform, code]).encode()).hexdigest()[:16]
+    key = sha256(json.dumps([installed_versions(), version("scikit-learn"), sys.platform, code]).encode()).hexdigest()[
+        :16
+    ]
     try:
         path = _cache_dir() / f"python_docs-{key}.json"
         return _read(path)
@@ -370,7 +372,8 @@ def parse(docstring: str) -> tuple[str, str]:
     return "", text
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python and the documented packages on this machine."""
     python = ".".join(map(str, sys.version_info[:3]))
     return {"python": python, **{name: version(name) for name in LIBRARIES if name != "python"}}
 
@@ -412,7 +415,7 @@ def _main(path: str) -> None:
     splits: dict[str, list[dict]] = {name: [] for name in SPLITS}
     for document, split in zip(documents, assign(documents), strict=True):
         splits[split].append(asdict(document))
-    fingerprint = {**_versions(), "documents": len(documents), "sha256": _digest(splits)}
+    fingerprint = {**installed_versions(), "documents": len(documents), "sha256": _digest(splits)}
     Path(path).write_text(json.dumps({"fingerprint": fingerprint, "splits": splits}), encoding="utf-8")
 
 

@@ -1,0 +1,243 @@
+"""The perfect model: equal to brute force over all sentences and all corruptions, and below every other model."""
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nextbert_lite import ToyWorld
+from nextbert_lite.corpora import bayes
+from nextbert_lite.corpora.bayes import KINDS, Gap, PerfectModel, compare, floor, ratio
+from nextbert_lite.masking import IGNORE, mask_tokens
+from nextbert_lite.tokenizer import SPECIALS
+
+SMALL = """
+[probabilities]
+number = { singular = 0.7, plural = 0.3 }
+attractor = { none = 0.5, singular = 0.5, plural = 0.0 }
+ending = { place = 0.8, pronoun = 0.2 }
+[templates.active]
+probability = 0.6
+text = "{who} {near} {verb} {whom} {end}"
+[templates.passive]
+probability = 0.4
+text = "{whom} {near} {be} {participle} {who} {end}"
+[pieces]
+near = "{attractor}"
+place = "{place}"
+pronoun = "{pronoun} {reason}"
+[words]
+be = { singular = "is", plural = "are" }
+pronoun = { singular = "she", plural = "they" }
+reasons = ["smiled"]
+[topics.kitchen]
+group_a = [{ singular = "cook", plural = "cooks" }]
+group_b = [{ singular = "guest", plural = "guests" }]
+things = [{ singular = "oven", plural = "ovens" }]
+verbs = [{ singular = "feeds", plural = "feed", participle = "fed" }]
+places = ["kitchen", "cellar"]
+[topics.farm]
+group_a = [{ singular = "rider", plural = "riders" }]
+group_b = [{ singular = "hunter", plural = "hunters" }]
+things = [{ singular = "fence", plural = "fences" }]
+verbs = [{ singular = "pays", plural = "pay", participle = "paid" }]
+places = ["barn"]
+"""
+MASK, FIRST = SPECIALS.index("[MASK]"), len(SPECIALS)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    path = tmp_path_factory.mktemp("grammar") / "small.toml"
+    path.write_text(SMALL, encoding="utf-8")
+    return ToyWorld(path)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return ToyWorld()
+
+
+def all_sentences(world):
+    """Return every sentence as word indices -> its probability, by walking through every frame's tables."""
+    sentences = {}
+    for f, p in enumerate(world.frame_probabilities.tolist()):
+        tables = [world.emissions[f, t].nonzero()[:, 0].tolist() for t in range(int(world.lengths[f]))]
+        for words in itertools.product(*tables):
+            q = p * math.prod(float(world.emissions[f, t, w]) for t, w in enumerate(words))
+            sentences[words] = sentences.get(words, 0.0) + q
+    return sentences
+
+
+def chance(y, x, rate, V, selected=None):
+    """P(y | x) of one token, V standing for [MASK]; selected: None if it is not known."""
+    if y == V:
+        return 0.8 if selected else 0.8 * rate
+    if selected:
+        return 0.1 / V + 0.1 * (y == x)
+    return (1 - rate) * (y == x) + rate * (0.1 / V + 0.1 * (y == x))
+
+
+def by_enumeration(sentences, y, t, rate, V, sees):
+    """P(x_t | y, t selected), a list of V numbers, by Bayes' rule over whole sentences."""
+    joint = [0.0] * V
+    for x, p in sentences.items():
+        if (sees != "left" and len(x) != len(y)) or len(x) <= t:
+            continue
+        places = {"both": range(len(y)), "left": range(t), "right": range(t, len(y))}[sees]
+        for u in places:
+            if u != t:
+                p *= chance(y[u], x[u], rate, V)
+        joint[x[t]] += p * chance(y[t], x[t], rate, V, selected=True)
+    return [value / sum(joint) for value in joint]
+
+
+@pytest.mark.parametrize("sees", ["both", "left", "right"])
+@pytest.mark.parametrize("rate", [0.15, 0.5])
+def test_the_posterior_equals_brute_force_over_all_sentences(small, rate, sees):
+    sentences, V = all_sentences(small), len(small.words)
+    assert sum(sentences.values()) == pytest.approx(1, abs=1e-12)
+    ids, _ = small.sample_ids(60, seed=3)
+    corrupted, _ = mask_tokens(ids, small.tokenizer(), rate, torch.Generator().manual_seed(1))
+    found = PerfectModel(small, rate, sees)(corrupted)
+    for row, predicted in zip(corrupted, found, strict=True):
+        length = int((row == SPECIALS.index("[SEP]")).nonzero()[0]) - 1
+        y = [V if i == MASK else i - FIRST for i in row[1 : 1 + length].tolist()]
+        for t in range(length):
+            expected = torch.tensor(by_enumeration(sentences, y, t, rate, V, sees), dtype=torch.float64)
+            torch.testing.assert_close(predicted[1 + t, FIRST:], expected, rtol=0, atol=1e-9)
+
+
+def test_the_floor_equals_the_exact_expected_loss_within_sampling_error(small):
+    """Every sentence of four words and every corruption of it, beside the estimate by sampling."""
+    rate, V = 0.15, len(small.words)
+    sentences = {x: p for x, p in all_sentences(small).items() if len(x) == 4}
+    total, count = 0.0, 0.0
+    for y in itertools.product(range(V + 1), repeat=4):
+        reachable = {
+            x: p * math.prod(chance(b, a, rate, V) for a, b in zip(x, y, strict=True)) for x, p in sentences.items()
+        }
+        if sum(reachable.values()) < 1e-7:
+            continue  # corruptions of negligible probability; what they leave out is bounded below
+        for t in range(4):
+            posterior = by_enumeration(sentences, list(y), t, rate, V, "both")
+            for x, p in sentences.items():
+                together = p * rate * chance(y[t], x[t], rate, V, selected=True)
+                together *= math.prod(chance(y[u], x[u], rate, V) for u in range(4) if u != t)
+                if together > 0:
+                    total, count = total - together * math.log(posterior[x[t]]), count + together
+    exact = total / count
+    assert count == pytest.approx(4 * rate * sum(sentences.values()), rel=0.01)
+
+    keep = [i for i, n in enumerate(small.lengths.tolist()) if n == 4]
+    frames, words = small._draw(40_000, np.random.default_rng(5), [i in keep for i in range(len(small.frames))])
+    ids = torch.zeros(len(frames), 6, dtype=torch.int64)
+    ids[:, 0], ids[:, 5] = SPECIALS.index("[CLS]"), SPECIALS.index("[SEP]")
+    ids[:, 1:5] = torch.from_numpy(words[:, :4]) + FIRST
+    corrupted, labels = mask_tokens(ids, small.tokenizer(), rate, torch.Generator().manual_seed(2))
+    losses = PerfectModel(small, rate).losses(corrupted, labels)
+    mean, error = ratio(losses, (labels != IGNORE).nonzero()[:, 0], len(ids))
+    assert abs(mean - exact) < 4 * error + 0.01 * exact  # false alarms: 1 in 16,000
+
+
+def test_more_context_never_hurts_the_perfect_model(world):
+    both, left, right = (floor(world, 3000, sees=sees) for sees in ("both", "left", "right"))
+    assert left[0] - both[0] > 5 * (left[1] + both[1])
+    assert right[0] - both[0] > 5 * (right[1] + both[1])
+
+
+def test_no_other_distribution_is_below_the_floor(world):
+    """Cheaper predictors, each a valid model, stay above: the paired gap is positive beyond sampling error."""
+    perfect = PerfectModel(world)
+
+    def logits_of(other):
+        return lambda ids, mask: other(ids).clamp(min=1e-12).log()
+
+    for other in (PerfectModel(world, sees="left"), PerfectModel(world, sees="right"), PerfectModel(world, rate=0.6)):
+        gap = compare(logits_of(other), world, n=1500, perfect=perfect)
+        assert gap.gap > 3 * gap.standard_error > 0
+    own = compare(logits_of(perfect), world, n=500)
+    assert abs(own.gap) < 1e-9 and own.loss == pytest.approx(own.floor)
+
+
+def test_the_floor_is_split_by_what_was_done_to_the_token(world):
+    gap = compare(lambda ids, mask: PerfectModel(world)(ids).clamp(min=1e-12).log(), world, n=2000)
+    assert isinstance(gap, Gap) and set(gap.kinds) == set(KINDS)
+    shares = [gap.kinds[kind][0] for kind in KINDS]
+    assert sum(shares) == pytest.approx(1)
+    n = 2000 * 11.0 * 0.15  # about so many selected tokens
+    V = len(world.words)
+    for share, p in zip(shares, (0.8, 0.1 + 0.1 / V, 0.1 - 0.1 / V), strict=True):
+        assert abs(share - p) < 4 * math.sqrt(p * (1 - p) / n)
+    assert gap.kinds["kept"][2] < 0.1 < gap.kinds["masked"][2]
+    assert gap.floor == pytest.approx(sum(share * least for share, _, least in gap.kinds.values()))
+
+
+def test_a_gap_gets_its_right_distribution(world):
+    perfect = PerfectModel(world)
+    verbs = perfect.gap("the cook near the ovens [MASK] the waiters in the kitchen")
+    assert sum(verbs.values()) == pytest.approx(1)
+    assert list(verbs)[:3] == ["praises", "serves", "feeds"] and min(list(verbs.values())[:3]) > 0.33
+    assert verbs["praise"] < 1e-3  # the ovens mislead nobody
+    slip = perfect.gap("the cook near the ovens praise the waiters in the kitchen", position=5)
+    assert list(slip)[:3] == ["praises", "serves", "feeds"]  # "praise" was a replaced token, most probably
+
+
+@pytest.mark.parametrize("position", [2, 4, 5])
+def test_what_stands_at_padding_and_specials_is_zero(world, position):
+    ids, _ = world.sample_ids(20, seed=position)
+    table = PerfectModel(world)(ids)
+    word = ids >= FIRST
+    torch.testing.assert_close(table.sum(-1)[word], torch.ones(int(word.sum()), dtype=torch.float64))
+    assert (table[~word] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "ids, words",
+    [
+        ([[2, 7, 7, 3, 0, 0]], "no corrupted sentence"),
+        ([[7, 7, 7, 3, 0, 0]], r"is not \[CLS\]"),
+        ([[2, 7, 0, 7, 3, 0]], r"is not \[CLS\]"),
+        ([[2, 7, 1, 7, 3, 0]], r"is not \[CLS\]"),
+        ([[2] + [7] * 20 + [3]], "expected"),
+        ([[2, 7, 9999, 3]], "expected"),
+    ],
+)
+def test_what_is_no_corrupted_sentence_is_refused(world, ids, words):
+    with pytest.raises(ValueError, match=words):
+        PerfectModel(world)(torch.tensor(ids))
+
+
+@pytest.mark.parametrize(
+    "text, position, words",
+    [
+        ("the cook", None, "has 0"),
+        ("[MASK] [MASK] praises", None, "has 2"),
+        ("the cook praises", 7, "0 to 2"),
+        ("the astronaut [MASK] the cook", None, "'astronaut' is no word"),
+    ],
+)
+def test_a_gap_that_cannot_be_answered_is_refused(world, text, position, words):
+    with pytest.raises(ValueError, match=words):
+        PerfectModel(world).gap(text, position)
+
+
+def test_wrong_settings_are_refused(world):
+    with pytest.raises(ValueError, match="rate"):
+        PerfectModel(world, rate=0)
+    with pytest.raises(ValueError, match="both, left, right"):
+        PerfectModel(world, sees="nothing")
+    with pytest.raises(ValueError, match="no token was selected"):
+        ratio(torch.zeros(0), torch.zeros(0, dtype=torch.int64), 3)
+
+
+def test_the_module_says_what_mask_tokens_does():
+    assert (bayes.MASKED, bayes.RANDOM, bayes.KEPT) == (0.8, 0.1, 0.1)
+    assert Path(bayes.__file__).name == "bayes.py"
+
+
+def test_an_edited_grammar_has_a_floor_of_its_own(small, world):
+    assert floor(small, 2000)[0] < floor(world, 2000)[0]
