@@ -13,6 +13,7 @@ make demo                install, pretrain a small encoder on real text and look
 make test                install, then lint and all tests, those of the lessons included
 make test LESSON=02      only the tests of one lesson
 make test-slow           the tests that take minutes each
+make bench               install, then measure speed beside Hugging Face's RoBERTa and torch's own encoder
 make checkpoints         pretrain toy-small and docs-small anew into data/checkpoints (an hour or more)
 make notebooks           build the lessons from notebooks/source; with ONLY=02 one of them; with TIMES=1 measure too
 make help                this list
@@ -23,18 +24,19 @@ make ... TORCH_INDEX=URL         a further package index for PyTorch, at the ins
                                  https://download.pytorch.org/whl/cpu
 make lab LAB="--lesson 02"       options of `nextbert-lite start`; after -- those of JupyterLab: LAB="-- --no-browser"
 make demo DEMO="--minutes 1"     options of `nextbert-lite demo`
+make bench BENCH=--quick         options of the benchmark (--threads N, --out FILE)
 endef
 
 SETUP = @command -v $(firstword $(PYTHON)) > /dev/null || { echo "setup: there is no $(PYTHON) here: install Python 3.11 \
 or newer (https://www.python.org/downloads), or name one that you have: make $@ PYTHON=python3.12"; exit 1; }; \
 $(PYTHON) tools/setup_env.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 PYTEST = TQDM_DISABLE=1 $(BIN)/python -m pytest
-TOY_SMALL = --preset tiny --batch 64 --steps 3000
+TOY_SMALL = --preset tiny --batch 64 --rate 0.5 --steps 5200
 DOCS_SMALL = --preset small --set init_std=0.02 --batch 16 --lr 1e-3 --steps 28000 --bf16
 LESSON_FILES = $(wildcard notebooks/$(LESSON)_*.ipynb)
 LESSON_TESTS = tests/test_lessons.py tests/test_checks.py
 
-.PHONY: help lab demo test test-slow checkpoints notebooks
+.PHONY: help lab demo test test-slow bench checkpoints notebooks
 
 help:
 	$(info $(HELP))
@@ -64,6 +66,10 @@ endif
 test-slow:
 	$(SETUP) --extra test
 	$(PYTEST) -m slow tests
+
+bench:
+	$(SETUP) --extra test --extra bench
+	$(BIN)/python -m benchmarks $(BENCH)
 
 checkpoints:
 	$(SETUP)

@@ -95,7 +95,8 @@ def corpus_difference(card: dict) -> str | None:
     corpus = card["corpus"]
     if corpus["name"] == "docs":
         stored, now = corpus["fingerprint"], installed_versions()
-        changed = [f"{k} {stored.get(k, 'none')} → {v}" for k, v in now.items() if stored.get(k) != v]
+        pairs = {k: [str(v).split("+")[0] for v in (stored.get(k, "none"), now[k])] for k in now}  # 2.13.0+cpu: 2.13.0
+        changed = [f"{k} {then} → {today}" for k, (then, today) in pairs.items() if then != today]
         if changed:
             return (
                 f"{card['name']} was trained on the documentation of other versions ({', '.join(changed)}): figures "
