@@ -7,11 +7,13 @@ import math
 import pkgutil
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 import nextbert_lite.checks
+from nextbert_lite.batching import seeded
 from nextbert_lite.checks import core
 from nextbert_lite.checks.core import CheckFailed, Exercise, Mistake, Prediction
 
@@ -102,6 +104,25 @@ def heads_by_loop(x, qkv, out, H):
     return out(torch.cat(split, -1))
 
 
+def pair_by_loops(documents, i, j, is_next, cls_id, sep_id):
+    j = i if is_next else (j if j != i else (i + 1 if i + 1 < len(documents) else 0))
+    ids, types = [cls_id], [0]
+    for sentence in documents[i][: len(documents[i]) - 1]:
+        ids.extend(sentence)
+        types += [0 for _ in sentence]
+    last = documents[j][len(documents[j]) - 1]
+    return [[*ids, sep_id, *last, sep_id], [*types, 0, *(1 for _ in last), 1], 1 if is_next else 0]
+
+
+def exact_count_by_loops(ids, draw, rate):
+    selected = torch.zeros_like(ids, dtype=torch.bool)
+    for row, text in enumerate(ids):
+        words = [i for i, token in enumerate(text.tolist()) if token > 4]
+        k = min(20, max(1, round(rate * int((text != 0).sum()))))
+        selected[row, sorted(words, key=draw[row].tolist().__getitem__)[:k]] = True
+    return selected
+
+
 OTHER_WAYS = {
     "00.1": [lambda x: x.sum(1) / x.shape[1], lambda x: torch.stack([row.mean() for row in x])],
     "00.3": [lambda a, b: torch.einsum("id,jd->ij", a, b), lambda a, b: (a[:, None] * b[None]).sum(-1)],
@@ -135,6 +156,66 @@ OTHER_WAYS = {
     "04.5": [
         lambda make, n: torch.nn.ModuleList([make() for _ in range(n)]),
         lambda make, n: torch.nn.Sequential(*(make() for _ in range(n))),
+    ],
+    "07.1": [
+        lambda n, r, s, e, c: torch.rand(n, generator=seeded(s, e if c is None else e % c)).lt(r),
+        lambda n, r, s, e, c: torch.rand(n, generator=seeded(s, e - c * (e // c) if c else e)) < r,
+    ],
+    "07.2": [pair_by_loops],
+    "07.3": [
+        lambda w, y, p, n: F.nll_loss(w[y > 0], y[y > 0]) + F.nll_loss(p, n),
+        lambda w, y, p, n: F.nll_loss(w.mT, y, ignore_index=0) - p.gather(1, n[:, None]).mean(),
+    ],
+    "07.5": [
+        lambda nats, n, text: n * nats * math.log2(math.e) / len(text.encode("utf-8")),
+        lambda nats, n, text: torch.tensor(nats * n / len(bytes(text, "utf-8"))) / torch.tensor(2.0).log(),
+    ],
+    "06.1": [
+        lambda p, e, t: ((p.log() + e.log().sum(1)).softmax(0)[:, None] * t).sum(0),
+        lambda p, e, t: (w := torch.einsum("f,fv->v", p * e[:, 0] * e[:, 1], t)) / w.sum(),
+    ],
+    "06.2": [
+        lambda n, w: [(s + 1) / w if s < w else (n - s) / (n - w) for s in range(n)],
+        lambda n, w: torch.cat([torch.arange(1, w + 1) / max(1, w), torch.arange(n - w, 0, -1) / (n - w)]),
+    ],
+    "06.3": [
+        lambda x, n: x @ n.float() / n.sum(),
+        lambda x, n: sum(a * b for a, b in zip(x.tolist(), n.tolist(), strict=True)) / int(n.sum()),
+    ],
+    "06.5": [
+        lambda w, H, h: (w.view(len(w), H, -1) * (torch.arange(H) != h)[:, None]).flatten(1),
+        lambda w, H, h: torch.cat([torch.zeros_like(c) if i == h else c for i, c in enumerate(w.chunk(H, 1))], 1),
+    ],
+    "05.1": [
+        lambda ids, draw, rate: torch.where((draw < rate) & (ids > 4), ids, -100),
+        lambda ids, draw, rate: (ids + 100) * ((draw < rate) & (ids > 4)) - 100,
+    ],
+    "05.2": [
+        lambda ids, s, d, w: torch.where(s & (d < 0.8), 4, torch.where(s & (d >= 0.8) & (d < 0.9), w, ids)),
+        lambda ids, s, d, w: ids * (~s | (d >= 0.9)) + 4 * (s & (d < 0.8)) + w * (s & (d >= 0.8) & (d < 0.9)),
+    ],
+    "05.4": [
+        lambda z, y, s: F.cross_entropy(z[s], y[s], reduction="sum") / max(1, int(s.sum())),
+        lambda z, y, s: F.cross_entropy(z[s], y[s]) if s.any() else torch.tensor(0.0),
+        lambda z, y, s: -(z.log_softmax(-1).gather(-1, y[..., None])[..., 0] * s).sum() / max(1, s.sum()),
+    ],
+    "05.5": [exact_count_by_loops],
+    "08.1": [
+        lambda L, C, T, V, r: 6 * (L * (12 * C * C + 2 * T * C) + r * C * (C + V)),
+        lambda L, C, T, V, r: sum(3 * (24 * C**2 + 4 * T * C) for _ in range(L)) + 3 * r * (2 * C**2 + 2 * V * C),
+    ],
+    "08.3": [
+        lambda x, y, f, at: f + np.exp(np.polyval(np.polyfit(x.log().numpy(), (y - f).log().numpy(), 1), math.log(at))),
+        lambda x, y, f, at: float(
+            f + 10 ** np.polyval(np.polyfit(x.log10().numpy(), (y - f).log10().numpy(), 1), math.log10(at))
+        ),
+    ],
+    "08.4": [
+        lambda c, k: torch.stack([(row + k * (c.sum(0) + 1) / (c.sum() + 5)) / (row.sum() + k) for row in c]),
+        lambda c, k: (
+            (1 - (w := k / (c.sum(1, keepdim=True) + k))) * c / c.sum(1, keepdim=True).clamp(min=1)
+            + w * F.normalize(c.sum(0) + 1, p=1, dim=0)
+        ),
     ],
     "02.1": [
         lambda s: F.softmax(s, dim=1),

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from nextbert_lite import attention, encoder
+from nextbert_lite import attention, encoder, heads, masking
 from nextbert_lite.checks.core import CheckFailed, Exercise, Prediction, find
 from nextbert_lite.lessons import learner_version, lesson_number
 from nextbert_lite.lessons import read_notebook as read
@@ -30,6 +30,7 @@ BUILT = {
     "02": [attention.scaled_dot_product_attention],
     "03": [attention.MultiHeadAttention],
     "04": [encoder.EncoderLayer, encoder.Encoder],
+    "05": [masking.mask_tokens, heads.MLMHead, heads.MaskedLanguageModel],
 }
 
 
