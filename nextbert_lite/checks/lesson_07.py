@@ -38,18 +38,11 @@ selected_tokens = Exercise(
     inputs=epoch_of_masking,
     also=lambda generator: (60, 0.3, int(torch.randint(1, 1000, (), generator=generator)), 7, None),
     mistakes=(
-        Mistake(
+        Mistake(  # also `seeded(seed, 0)`, always version 0: the same stream
             "the seed alone",
             lambda n, rate, seed, epoch, copies: drawn(n, rate, seed),
-            "the generator depends on the seed alone, so every epoch has the same mask: static masking with one copy. "
-            "The version belongs in too: seeded(seed, version).",
-            "Liu et al. 2019, section 4.1: masking done once in preprocessing",
-        ),
-        Mistake(
-            "always version 0",
-            lambda n, rate, seed, epoch, copies: drawn(n, rate, seed, 0),
-            "every epoch gets version 0, the same mask: static masking with one copy. With n copies the epochs go "
-            "round them: epoch % copies.",
+            "every epoch has the same mask: static masking with one copy. The generator has to depend on the version "
+            "too: seeded(seed, version), and with n copies the epochs go round them: epoch % copies.",
             "https://github.com/pengzhiliang/MAE-pytorch/issues/28: the same mask in every epoch",
         ),
         Mistake(
