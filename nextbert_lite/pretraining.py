@@ -303,5 +303,5 @@ def steps_in(model: MaskedLanguageModel, batches: Batches, seconds: float) -> in
     device = next(model.parameters()).device
     fit(trial, batches, 2, device=device, seed=None, progress=False)  # the first steps pay for start-up
     start = time.perf_counter()
-    fit(trial, batches, 8, device=device, seed=None, progress=False)
-    return max(10, int(seconds / ((time.perf_counter() - start) / 8)))
+    fit(trial, batches, 6, device=device, seed=None, progress=False)
+    return max(10, int(seconds / ((time.perf_counter() - start) / 6)))
