@@ -225,6 +225,22 @@ def test_a_gap_that_cannot_be_answered_is_refused(world, text, position, words):
         PerfectModel(world).gap(text, position)
 
 
+def test_the_standard_error_is_the_spread_of_the_mean_when_tokens_of_a_sentence_go_together():
+    """200 samples of 200 sentences of 1 to 4 tokens whose values share a number: the error foretells the spread."""
+    rng = np.random.default_rng(0)
+    means, errors = [], []
+    for _ in range(200):
+        sizes = rng.integers(1, 5, 200)
+        rows = torch.from_numpy(np.repeat(np.arange(200), sizes))
+        shared = torch.from_numpy(rng.normal(2.0, 1.0, 200))
+        values = shared[rows] + 0.3 * torch.from_numpy(rng.normal(0.0, 1.0, len(rows)))
+        mean, error = ratio(values, rows, 200)
+        means.append(mean)
+        errors.append(error)
+    spread = float(np.std(means))  # itself known to 5 %: 1 / sqrt(2 * 200)
+    assert abs(np.mean(errors) / spread - 1) < 0.2  # four standard errors: false alarms 1 in 16,000
+
+
 def test_wrong_settings_are_refused(world):
     with pytest.raises(ValueError, match="rate"):
         PerfectModel(world, rate=0)

@@ -96,7 +96,18 @@ def test_the_card_tells_how_the_model_was_made(made):
 
 def test_the_cards_figures_are_those_of_the_stored_weights(made):
     again = held_out(load(made).model, toy_corpus(20))
-    assert again == pytest.approx(read_card(made)["held_out"], abs=2e-3)
+    assert again == pytest.approx(read_card(made)["held_out"], abs=1e-9)
+
+
+def test_the_card_is_measured_on_the_weights_as_they_are_stored(tmp_path, monkeypatch):
+    real = pretraining.held_out
+
+    def measured(model, source):
+        assert all(torch.equal(p, p.half().float()) for p in model.parameters())  # float16 holds them exactly
+        return real(model, source)
+
+    monkeypatch.setattr(pretraining, "held_out", measured)
+    toy(tmp_path / "model")
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(made, tmp_path):

@@ -23,7 +23,7 @@
 #
 # | | |
 # |---|---|
-# | You will | hide words as BERT does and prove with a statistical test that you did, build the head that guesses them, predict the loss before the first step, find two famous bugs and a wrong formula, and see by experiment what the odd rule 80/10/10 does |
+# | You will | hide words as BERT does and check it with a statistical test, build the head that guesses them, predict the loss before the first step, find two famous bugs and a wrong formula, and see by experiment what the odd rule 80/10/10 does |
 # | You need | lesson 04 for the encoder; lesson 00 for cross-entropy; school mathematics for one integral |
 # | It takes | about 80 minutes, five exercises; the machine needs half a minute |
 #
@@ -103,8 +103,8 @@ assert (perfect > 0).sum() == 3 and perfect[world.words.index("praise")] == 0
 #
 # $$\text{loss} = -\sum_{v=1}^{V} y_v \ln p_v = -\ln p_{\text{label}}$$
 #
-# Three students answer. The first knows nothing, the second that a verb is missing, the third knows the whole language. Sum with
-# a loop, over all V words:
+# Three students answer. (V counts the five special tokens too.) The first knows nothing, the second that a verb is
+# missing, the third knows the whole language. Sum with a loop, over all V words:
 
 # %%
 names = tokenizer.tokens(range(V))
@@ -199,8 +199,9 @@ check.make_labels(make_labels)
 #
 # ### Exercise 05.2 · corrupt ●●○ · 8 minutes
 #
-# One more draw for each token decides: below 0.8 it becomes `[MASK]` (its id is 4), from 0.8 to below 0.9 the word that `words`
-# has at that place, else it stays. Only for selected tokens, of course.
+# One more draw for each token decides: below 0.8 it becomes `[MASK]` (its id is 4), from 0.8 to below 0.9 the word that
+# `words` has at that place, else it stays. `words` has a random word ready for every place. Only for selected tokens, of
+# course.
 
 
 # %% tags=["exercise-05.2"]
@@ -310,8 +311,10 @@ for name, (corrupted, labels) in masked.items():
 # $$\chi^2 = \sum_{\text{kinds}} \frac{(\text{counted} - \text{expected})^2}{\text{expected}}$$
 
 # %% [markdown]
-# For a right program and large counts the chance of a χ² of more than x is known. With three kinds it is $e^{-x/2}$, with two
-# kinds it is $\mathrm{erfc}\sqrt{x/2}$. That is the rate of **false alarms**, and we may choose it: one in a million.
+# For a right program and large counts the chance of a χ² of more than x is known. With three kinds it is $e^{-x/2}$, with
+# two kinds it is $\mathrm{erfc}\sqrt{x/2}$. (erfc is the share of a bell curve that lies in its two outer tails; Python
+# has it as `math.erfc`. Both formulas are from statistics; we take them without proof, and test one of them below.) That
+# is the rate of **false alarms**, and we may choose it: one in a million.
 
 
 # %%
@@ -346,7 +349,10 @@ print(f"{rings} of 1,000 tests of a right program ring; expected about 50")
 assert abs(rings - 50) < 5 * math.sqrt(1000 * 0.05 * 0.95)  # five standard deviations
 
 # %% [markdown]
-# The formula keeps its word. Now the test proper, on a million words: is 15 % selected, and is it 80/10/10?
+# The formula keeps its word, roughly: such a count wanders by some √(1000 · 0.05 · 0.95) ≈ 7, and the parts are small,
+# where the formula is an approximation. With more text it gets better. Now the test proper, on about a million words: is
+# 15 % selected, and is it 80/10/10? Each program gets two numbers, for the selection and for the fates: the probability
+# that a *right* program is at least this far off. One in ten is nothing special; below one in a million we say: wrong.
 
 # %%
 ordinary = int((many > 4).sum())
@@ -612,9 +618,10 @@ for name, init_std in {"s = 0.02": 0.02, "s = 1/√C": 1 / math.sqrt(64)}.items(
     assert abs(variance / 2 - expected) < 0.05 * expected + 0.001
 
 # %% [markdown]
-# Predicted, then measured. A single model is off by a little, because nearly all gaps look the same to it, `[MASK]`, and some word
-# that is frequent in the labels happens to score high or low. Both starts are fine: an excess of half a nat is gone after a
-# few steps. What is *not* fine is what you get when you tie the head to `nn.Embedding` as torch initialises it, with s = 1:
+# Predicted, then measured. A single model is off by a little, because nearly all gaps look the same to it, `[MASK]`, and
+# some word that is frequent in the labels happens to score high or low. Both starts are fine; in lesson 06 you will see
+# the loss fall by more than a nat in the first five steps. What is *not* fine is what you get when you tie the head to
+# `nn.Embedding` as torch initialises it, with s = 1:
 
 # %%
 losses, variance = start_losses(init_std=1.0, n=20)
@@ -707,7 +714,7 @@ print(f"and memory: logits of 32 such texts take {32 * T * base.vocab_size * 4 /
 assert 0.1 < saved < 0.3
 
 # %% [markdown]
-# ## 8. Three ways to get the loss wrong
+# ## 8. Two ways to get the loss wrong
 #
 # ### Exercise 05.4 · find the bug ●●○ · 8 minutes
 #
@@ -860,17 +867,20 @@ assert everywhere[5] < berts[5] / 3 and abs(everywhere[4] - berts[4]) < 0.4
 #   nothing taught it to look at the word itself; it says what the neighbours suggest, at a place it was not trained for.
 # * **Hidden or kept.** Kept words are the cheapest lesson there is: copy. It names nearly everything that it sees, and where
 #   the word is wrong it often copies the error.
-# * **BERT's.** A word in plain sight may be wrong, so it has to be weighed against its neighbours. Next to no error is copied,
-#   and more words are named than by the first.
+# * **BERT's.** A word in plain sight may be wrong, so it has to be weighed against its neighbours. Next to no error is
+#   copied, and more words are named than by the first. It pays for this: at the gaps its loss is higher than that of
+#   *hidden or kept*, which never had to read a random word; and at the gaps there are none. The rule is a trade.
 
 # %% [markdown]
-# * **The loss everywhere** undoes that. Of the words it sees, very few are replaced, so copying is right nearly always, and that is
-#   what it learns. And look at the loss it reports in training: wonderful, and about words that nobody needed to
-#   guess. At the gaps it is no better than the others for it. (Nor is it clearly worse, here: copying is learned quickly. What you
-#   lose first is the meaning of the number.)
+# * **The loss everywhere** undoes that. Of the words it sees, very few are replaced, so copying is right nearly always,
+#   and that is what it learns. And look at the loss it reports in training: wonderful, and about words that nobody needed
+#   to guess. At the gaps its loss is far above the number that it reports: compare the last two columns. (It is not worse
+#   there than BERT's rule, after these steps and with this seed. What you lose first is the meaning of the number.)
 #
-# How much does 80/10/10 matter for what BERT is used for? Less than the space that explanations give to it. Devlin et al. (2019,
-# table 8) pretrained BERT-base with several shares:
+# How much does 80/10/10 matter for what BERT is used for? Less than the space that explanations give to it. Devlin et al.
+# (2019, table 8) pretrained BERT-base with several shares. MNLI asks whether one sentence follows from another, *named
+# entities* which words are names; *fine-tuned* means that all weights are trained on for the task, *as they are* that
+# only a small model on top is trained. Higher is better:
 
 # %% [markdown]
 # | hidden / kept / replaced | MNLI, fine-tuned | named entities, fine-tuned | named entities, vectors as they are |
@@ -879,9 +889,9 @@ assert everywhere[5] < berts[5] / 3 and abs(everywhere[4] - berts[4]) < 0.4
 # | 100 / 0 / 0 | 84.3 | 94.9 | 94.0 |
 # | 80 / 20 / 0 | 84.4 | 95.2 | 94.7 |
 #
-# Whoever fine-tunes all weights loses next to nothing without the rule; whoever uses the vectors *as they are* loses more. That
-# fits what you have just seen, in a model hundreds of times larger and on tasks unlike ours. NeoBERT hides everything
-# that it selects.
+# Whoever fine-tunes all weights loses half a point at most without the rule, and on MNLI nothing; whoever uses the
+# vectors *as they are* loses up to 0.9. That fits what you have just seen, in a far larger model and on tasks unlike
+# ours. NeoBERT hides everything that it selects.
 #
 # ## 10. Exactly 15 %, or 15 % on average?
 #
@@ -905,10 +915,10 @@ ax.legend()
 plots.show(fig, alt=f"Bars from 0 to 7 selected tokens, {none:.0%} at none; the exact count is always 2.")
 
 # %% [markdown]
-# Google's BERT selects an **exact count** in each text: 15 % of its tokens, rounded, at least 1 and at most 20. `[CLS]` and
-# `[SEP]` count in "its tokens" and are never selected. Hugging Face's collator draws independently, and so does
-# this course: a batch has many texts, a text without a selected token adds nothing to its loss, and independent draws make the best
-# possible loss computable, which lesson 06 needs.
+# Google's BERT selects an **exact count** in each text: 15 % of its tokens, rounded, at least 1 and at most 20. `[CLS]`
+# and `[SEP]` count in "its tokens" and are never selected. Hugging Face's collator (the function that makes batches)
+# draws independently, and so does this course: a batch has many texts, a text without a selected token adds nothing to
+# its loss, and independent draws make the best possible loss computable, which lesson 06 needs.
 #
 # ### Exercise 05.5 · an exact count ●●● · 12 minutes
 #
@@ -1006,8 +1016,8 @@ for word in range(int(word_of.max()) + 1):
 #
 # * Text asks its own questions: cover a word, and the answer is known. **Select 15 %; of these 80 % `[MASK]`, 10 % a random word,
 #   10 % as they are**; never a special token. Labels are −100 elsewhere.
-# * One draw decides among three fates. Two draws of 10 % give 81/10/9, and only a **test with a stated false-alarm rate** on
-#   enough text can tell.
+# * One draw decides among three fates. Two draws of 10 % give 81/10/9, and in the output only a **test with a stated
+#   false-alarm rate** on enough text shows it.
 # * What is kept teaches the model to look at the word, what is replaced to doubt it.
 # * The loss starts at **ln V + σ²/2**, with σ² = C s². Check it before you train.
 # * The loss is the mean over the **selected** tokens. The logits of all others get exactly zero gradient, so the head

@@ -79,8 +79,8 @@ print({name: round(spread, 1) for name, spread in spreads.items()})
 assert max(spreads.values()) < 2
 
 # %% [markdown]
-# Each step is small. Five of them, and much more training, make RoBERTa. So the question is not only *which*: it is how to
-# measure a small step without fooling yourself. Four rules will do.
+# Each step is small. Several of them, and much more text and training, make RoBERTa. So the question is not only *which*:
+# it is how to measure a small step without fooling yourself. Four rules will do.
 #
 # 1. Change **one** thing.
 # 2. Hold equal what costs: the tokens that a model reads.
@@ -251,9 +251,10 @@ assert (static[1] > dynamic[1] + 0.5).all() and (ten[1] - dynamic[1]).abs().max(
 assert (static[2] - dynamic[2]).abs().max() < 0.15 and torch.equal(ten[2], dynamic[2])
 
 # %% [markdown]
-# Read the figure from left to right. What hurts is meeting *the same mask* over and over. A hundred times: a disaster. It is not
-# the little text by itself, for the dynamic run has just as little. About ten times: a clear loss with 256 sentences, none
-# with 3,840. (In the last column ten copies and dynamic masks are the very same run: in eight epochs no copy comes twice.)
+# Read the figure from left to right. What hurts is meeting *the same mask* over and over. 120 times: a disaster; 30
+# times: still bad. It is not the little text by itself, for the dynamic run has just as little. About ten times: a clear
+# loss with 256 sentences, none with 3,840. (In the last column ten copies and dynamic masks are the very same run: in
+# eight epochs no copy comes twice.)
 #
 # Look closely at the last column. There one static copy is even a little *ahead*, in each of the three seeds. By how much,
 # and is that much?
@@ -273,17 +274,20 @@ assert ahead.min() < static[2].max() - static[2].min()  # not clearly more than 
 # %% [markdown]
 # ### Beside the paper
 #
-# Liu et al. 2019, Table 1, medians of five seeds:
+# Liu et al. 2019, Table 1, medians of five seeds. (SQuAD: find the answer to a question in a text, scored by F1, an
+# overlap of words; MNLI-m: does one sentence follow from another; SST-2: is a film review positive; below, RACE: exam
+# questions with four answers. Higher is better.)
 #
 # | masks | SQuAD 2.0 (F1) | MNLI-m | SST-2 |
 # |---|---|---|---|
 # | static, their own run | 78.3 | 84.3 | 92.5 |
 # | dynamic | 78.7 | 84.0 | 92.9 |
 #
-# A few tenths: SQuAD and SST-2 up, MNLI down. That is no contradiction to our left column. Their model met each static mask four
-# times, ours there 120 times. What carries over from this scale to theirs is the *rule*, count how often a mask comes back, and
-# not the size of the effect. Dynamic masking costs nothing and is safe when there is little text and time for many epochs:
-# a good habit (Hugging Face's collator has it too). It is not what made RoBERTa better.
+# A few tenths: SQuAD and SST-2 up, MNLI down. That is no contradiction to our left column. Their model met each static
+# mask four times, ours there 120 times. What carries over from this scale to theirs is the *rule*, count how often a mask
+# comes back, and not the size of the effect. Dynamic masking costs nothing and is safe when there is little text and time
+# for many epochs: a good habit (Hugging Face's collator, the function that makes batches, has it too). It is not what
+# made RoBERTa better.
 
 # %% [markdown]
 # ## 2. Does predicting the next sentence help?
@@ -427,8 +431,9 @@ class PairModel(nn.Module):
 # what a pretrained model is *for*:
 #
 # * the loss of the gaps on new documents, and on new pairs that do not belong together;
-# * two **linear probes** on the [CLS] vector: can a linear rule read off it the *topic* of the document (one of three), from
-#   only twelve documents whose topic it was told? And *who acts* in the first sentence (one of 18 people), from a thousand?
+# * two **linear probes** on the [CLS] vector: can a linear rule read off it the *topic* of the document (one of three),
+#   from only twelve documents whose topic it was told? And *who acts* in the first sentence (one of the people of the
+#   three topics), from a thousand?
 #
 # A probe alone says little: a linear rule finds something in any vectors. So there is one more run, **untrained**, with the
 # starting weights.
@@ -547,8 +552,9 @@ print(f"always “next”: {costs['right']:.2f} nats by the right loss, {costs['
 assert costs["right"] > 5 and costs["bug"] < 1e-6
 
 # %% [markdown]
-# To this loss it is perfect. And that is where training ends, as the fourth row of the table below shows: the loss of the pairs falls
-# and the accuracy stands still, which is what the people who opened those issues saw.
+# To this loss it is perfect. And that is where training ends: in the fourth row of the table below the accuracy is that
+# of always saying "next", whatever happens to the loss of the pairs, which is what the people who opened those issues
+# saw.
 
 # %% [markdown]
 # ### Exercise 07.3 · find the bug ●●○ · 6 minutes
@@ -666,13 +672,15 @@ assert all((column(run, "topic") > column("untrained", "topic") + 0.2).all() for
 # * **The input.** Foreign sentences in the input cost more than that, when you judge on whole documents. Judge on mixed pairs,
 #   and it turns round: the model that has only seen whole documents trusts the second segment, and falls for a foreign one.
 #   Each model is best at what it was fed. Documents are what you meet later, so that is the column that counts.
-# * **The [CLS] vector.** Here NSP is *ahead* of its twin in both probes, in each seed, if only by a little: a hint too. Nothing else trains
-#   [CLS]: without NSP its vector is a by-product. If you read sentences off [CLS], that is worth something (lesson 10 trains
-#   such vectors on purpose).
+# * **The [CLS] vector.** Here NSP is *ahead* of its twin in both probes. But the next point takes "who acts" away, and
+#   the topic is so near to 100 % that the gains are hardly a hint. No other loss *reads* [CLS], but the gaps train it in
+#   passing: without NSP the topic rises far above the untrained row too. If you read sentences off [CLS], that is worth
+#   something (lesson 10 trains such vectors on purpose).
 # * **The untrained row.** It loses on the topic by far, and *wins* at "who acts", against every trained model. So "who acts" says
 #   nothing about what pretraining is good for. Had we left that row out, we would have reported a result.
 #
-# So is NSP good or bad? At this size it is at most a small exchange: a little of the gaps for a little of [CLS].
+# So is NSP good or bad? At this size it costs at most a little at the gaps; whether it gives [CLS] anything, these probes
+# cannot tell.
 
 # %% [markdown]
 # ### Beside the paper
@@ -686,10 +694,11 @@ assert all((column(run, "topic") > column("untrained", "topic") + 0.2).all() for
 # | full sentences, no NSP | 90.4 / 79.1 | 84.7 | 92.5 | 64.8 |
 # | doc sentences, no NSP | 90.6 / 79.7 | 84.7 | 92.7 | 65.6 |
 #
-# Look what changes from row 1 to row 3: the loss *and* the input. The paper compares recipes, and as a recipe the last two rows
-# win. It has no row "segment pairs, no NSP", the step in the middle that you have just made. What agrees
-# with ours: without NSP and on whole documents a model is no worse, theirs on SQuAD, MNLI and RACE, ours at the gaps. What does
-# not carry over is the size of any of this: our documents are so short and so alike that twelve labels find the topic.
+# Look what changes from row 1 to row 3: the loss *and* the input. The paper compares recipes, and as a recipe the last
+# two rows win. It has no row "segment pairs, no NSP", the step in the middle that you have just made. What agrees with
+# ours: without NSP and on whole documents a model is no worse, theirs on SQuAD, MNLI and RACE (on SST-2 a few tenths
+# worse), ours at the gaps. What does not carry over is the size of any of this: our documents are so short and so alike
+# that twelve labels find the topic.
 
 # %% [markdown]
 # ## 3. How large a batch?
@@ -786,13 +795,15 @@ print(f"64 less 16: {near.mean():.2f}, 256 less 64: {apart.mean():.2f} nats")
 assert near.max() < 0.1 < apart.min()
 
 # %% [markdown]
-# Three things to read off. Each curve has its minimum inside the three rates: had you taken one rate for all, you would have
-# compared rates, not batch sizes. The best rate doubles when the batch grows fourfold, as if it went with the root. And at
-# equal tokens the smallest batch is best here, the largest far behind: 128 steps are too few to learn this language, however
-# good each step is.
+# Three things to read off. Each curve has its minimum inside the three rates: had you taken one rate for all, you would
+# have compared rates, not batch sizes. On this grid the best rate doubles when the batch grows fourfold; its steps are a
+# factor of two, so it says "larger, by about two", no more exactly. Why larger? The gradient is a mean over the batch;
+# the mean of more texts is less noisy, and one can trust it for a longer step. And at equal tokens the smallest batch is
+# best here, the largest far behind: 128 steps are too few to learn this language, however good each step is.
 #
-# Between 16 and 64 the difference is a few hundredths, though the same way in all three seeds; four times as many steps buy no
-# more than that. Somewhere between 64 and 256 a larger batch begins to waste text.
+# Between 16 and 64 the difference is a few hundredths, though the same way in all three seeds; four times as many steps
+# buy no more than that. From 16 to 64 little is lost, from 64 to 256 much. (Strictly, a rate should be chosen on other
+# texts than those that are reported. With three rates the gain is small; lesson 08 keeps the two apart.)
 
 # %% [markdown]
 # ### Beside the paper
@@ -882,10 +893,10 @@ print(len(bpe.encode(strange)) - 2, "tokens, none unknown")
 #
 # $$\text{bits per byte} = \frac{\text{nats per token} \cdot \text{tokens}}{\ln 2 \cdot \text{bytes}}$$
 #
-# That is the length of the text, compressed with the model, over its plain length. It needs a model that gives a whole text a
-# probability, and a masked model does not: each gap is guessed with all the other tokens in view, and the pieces of a
-# word give each other away. So for this section the encoder reads from left to right, with the causal mask of lesson 02, and its
-# losses add up to $-\ln P(\text{text})$.
+# That is how many bits the text takes, compressed with the model, for each byte that it has; plain, it takes 8. It needs
+# a model that gives a whole text a probability, and a masked model does not: each gap is guessed with all the other
+# tokens in view, and the pieces of a word give each other away. So for this section the encoder reads from left to right,
+# with the causal mask of lesson 02, and its losses add up to $-\ln P(\text{text})$.
 
 # %% [markdown]
 # ### Exercise 07.5 · bits per byte ●○○ · 5 minutes
@@ -913,8 +924,8 @@ check.bits_per_byte(bits_per_byte)
 #
 # * **free**, the flattering one: what the loss per token says;
 # * **8 bits a byte**, plus one byte for the end of the word: no idea of spelling at all.
-# * **a speller**: byte pairs, counted in the rare words of the training text. It knows that *q* is followed by *u*. With such a
-#   helper the word model can say everything, and its bits are honest.
+# * **a speller**: byte pairs, counted in the rare words of the training text. It knows which byte tends to follow which.
+#   With such a helper the word model can say everything, and its bits are honest.
 
 
 # %%
@@ -1105,13 +1116,14 @@ for V in (1024, 2048):
 #
 # * **Free**, the word model looks far better. So it did in the loss per token. It is the unknown words that flatter it: it is
 #   paid for saying "something rare", and never says what.
-# * **At 8 bits a byte** it looks far worse. That overcharges: nobody spells that badly.
-# * **With a speller** the two are close: words a little behind with the small list, a little ahead with the large one. The sign
-#   depends on the size of the list, in every seed.
+# * **At 8 bits a byte** it looks far worse. That overcharges: most words are easier to spell than that.
+# * **With a speller** the two are close: words a little behind with the small list, a little ahead with the large one.
+#   The sign depends on the size of the list, in every seed; with the small one it is a hint only.
 #
-# So this experiment does *not* say that bytes compress better. A word list *and a speller* is a fair rival here. But then look at
-# what you have built: a second model, and a rule for when it speaks. Byte-level BPE has the speller inside, one vocabulary, one
-# loss, no [UNK]. (It also reads more tokens for the same text, so each text costs it more work.)
+# So this experiment does *not* say that bytes compress better. A word list *and a speller* is a fair rival here. But then
+# look at what you have built: a second model, and a rule for when it speaks. Byte-level BPE has the speller inside, one
+# vocabulary, one loss, no [UNK]. (It also reads more tokens for the same text, so each text costs it more work: we held
+# the texts equal here, for tokens of different tokenizers do not compare.)
 
 # %% [markdown]
 # ### Beside the paper
@@ -1130,7 +1142,8 @@ for V in (1024, 2048):
 # * **Batch size**: compare at equal tokens, each size with its own best rate. Larger batches take larger rates, and need enough
 #   steps.
 # * **Tokenizers**: bits per byte, with every unknown word spelled out. Byte-level BPE is taken because it can say everything.
-# * How you would *know*: one change at a time, equal tokens, new text, one measure for all, several seeds.
+# * How you would *know*: one change at a time, equal tokens (across tokenizers, equal text), new text, one measure for
+#   all, several seeds.
 #
 # **What this scale cannot show.** Models of two layers that train for seconds stand at the start of the curve that RoBERTa's
 # authors saw the end of. The order of recipes at the start need not be the order at the end. Our documents have three topics and
