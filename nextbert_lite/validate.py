@@ -99,3 +99,65 @@ def check_padding_mask(mask: Tensor, ids: Tensor, pad_id: int) -> Tensor:
             "Leave empty texts out of the batch; or, if True means padding in it, pass `~mask`."
         )
     return mask
+
+
+def check_vectors(x: Tensor, name: str = "the embeddings") -> Tensor:
+    """Return x if it is (N, C), N >= 1, and finite; else say what is wrong."""
+    if not isinstance(x, Tensor) or x.ndim != 2 or not len(x):
+        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"{name} have the shape {shape}; expected (N, C), one vector a text, and at least one text.")
+    finite = x.detach().isfinite().all(1)
+    if not finite.all():
+        raise ValueError(
+            f"{name} are not finite: row {int(finite.int().argmin())} has NaN or an infinity. Look at the text of that "
+            "row and at the weights; a learning rate that was too high is the usual cause."
+        )
+    return x
+
+
+def check_temperature(temperature: float) -> float:
+    """Return the temperature if it is a finite number above 0; else say so."""
+    if not isinstance(temperature, int | float) or isinstance(temperature, bool) or not 0 < temperature < float("inf"):
+        raise ValueError(
+            f"temperature is {temperature!r}; it must be a number greater than 0 (SimCSE 0.05, SimCLR 0.5). Scores are "
+            "divided by it."
+        )
+    return temperature
+
+
+def check_pairs(
+    anchors: Tensor,
+    positives: Tensor,
+    temperature: float,
+    negatives: Tensor | None = None,
+    same: Tensor | None = None,
+) -> None:
+    """Raise ValueError (TypeError for a mask of another dtype) unless a contrastive loss can be computed of these."""
+    check_temperature(temperature)
+    check_vectors(anchors, "the anchors")
+    check_vectors(positives, "the positives")
+    if anchors.shape != positives.shape:
+        raise ValueError(
+            f"the anchors have the shape {tuple(anchors.shape)}, the positives {tuple(positives.shape)}; they must "
+            "agree, for row i of one belongs to row i of the other."
+        )
+    B, C = anchors.shape
+    if negatives is None:
+        if B < 2:
+            raise ValueError(
+                "a batch of one has no negatives, so its loss is 0 whatever the model does: take at least two pairs, or "
+                "give `negatives`."
+            )
+    elif check_vectors(negatives, "the negatives").shape[1] != C:
+        raise ValueError(f"the negatives have the width {negatives.shape[1]}, the anchors {C}; they must agree.")
+    if same is not None:
+        check_mask_of_pairs(same, B)
+
+
+def check_mask_of_pairs(same: Tensor, B: int) -> None:
+    """Raise unless `same` is boolean, (B, B), and leaves each anchor its own positive."""
+    if not isinstance(same, Tensor) or same.dtype != torch.bool:
+        kind = same.dtype if isinstance(same, Tensor) else type(same).__name__
+        raise TypeError(f"`same` is {kind}; it must be a torch.bool tensor (B, B), as `same_texts` makes one.")
+    if same.shape != (B, B):
+        raise ValueError(f"`same` has the shape {tuple(same.shape)}; it must be (B, B) = {(B, B)}.")
