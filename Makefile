@@ -13,8 +13,8 @@ make demo                install, pretrain a small encoder on real text and look
 make test                install, then lint and all tests, those of the lessons included
 make test LESSON=02      only the tests of one lesson
 make test-slow           the tests that take minutes each
-make bench               install, then measure speed beside Hugging Face's RoBERTa and torch's own encoder
-make checkpoints         pretrain toy-small and docs-small anew into data/checkpoints (an hour or more)
+make bench               install, then measure speed beside Hugging Face, sentence-transformers and torch's own encoder
+make checkpoints         train toy-small, docs-small and docs-contrastive anew into data/checkpoints (two hours or more)
 make notebooks           build the lessons from notebooks/source; with ONLY=02 one of them; with TIMES=1 measure too
 make help                this list
 
@@ -75,6 +75,7 @@ checkpoints:
 	$(SETUP)
 	$(BIN)/python -m nextbert_lite pretrain --corpus toy $(TOY_SMALL) --out data/checkpoints/toy-small --replace
 	$(BIN)/python -m nextbert_lite pretrain --corpus docs $(DOCS_SMALL) --out data/checkpoints/docs-small --replace
+	$(BIN)/python tools/train_contrastive.py --bf16 --out data/checkpoints/docs-contrastive
 
 notebooks:
 	$(SETUP) --extra test

@@ -1,4 +1,4 @@
-"""`make bench`: speed and memory beside Hugging Face's RoBERTa and torch's own encoder, and where our time goes.
+"""`make bench`: speed and memory beside Hugging Face, torch's own encoder and sentence-transformers; where time goes.
 
     python -m benchmarks            everything; the last line says how long it took
     python -m benchmarks --quick    fewer rounds: to see that it runs, not to quote
@@ -32,6 +32,7 @@ from benchmarks.arms import (
     Batch,
     check_same,
     configuration,
+    documentation,
     encoded,
     make_arms,
     our_epoch,
@@ -50,6 +51,15 @@ from benchmarks.measure import (
     spread,
     step_flops,
     table,
+)
+from benchmarks.sentences import (
+    CHUNK,
+    THEIRS,
+    Pairs,
+    SentenceArm,
+    check_same_sentences,
+    documentation_pairs,
+    make_sentence_arms,
 )
 from nextbert_lite.encoder import EncoderConfig
 from nextbert_lite.masking import IGNORE
@@ -191,7 +201,79 @@ def end_to_end(report: Report, rounds: int, fewer: int, batches: int) -> None:
     report.say(table(["", "real tokens / s", "ours / theirs"], rows))
 
 
-# --- (c) the machine's matrix rate ----------------------------------------------------------------------------------
+# --- (c) the contrastive step and embedding -------------------------------------------------------------------------
+
+SENTENCES = {"C": 192, "layers": 4, "V": 4096, "T": 128}  # the size of the shipped checkpoints
+
+
+def sentences(report: Report, rounds: int, fewer: int, batch_size: int = 64, texts: int = 512) -> None:
+    """The contrastive training step and embedding, beside sentence-transformers."""
+    report.say(
+        "## Contrastive training and embedding: sentence-transformers",
+        f"C = {SENTENCES['C']}, {SENTENCES['layers']} layers, V = {SENTENCES['V']}, mean pooling, fp32, texts cut at "
+        f"T = {SENTENCES['T']}. Same weights, same tokenizer, same texts, and both start from the text: tokenising is "
+        "timed. Before the clock starts both must give the same loss and the same vectors, and without dropout the "
+        "same loss at each timed step.",
+        f"A step: {batch_size} pairs (summary, body) of the documentation with in-batch negatives; forward, backward "
+        f"and the same fused AdamW. Ours: chunks of {CHUNK} texts of like length. Theirs: "
+        "`MultipleNegativesRankingLoss`, a forward for the summaries and one for the bodies. *gradient cache*: "
+        f"activations are computed again in backward, {CHUNK} texts at a time (`cache=True`; "
+        "`CachedMultipleNegativesRankingLoss`).",
+    )
+    pairs, tokenizer = documentation_pairs(), documentation(SENTENCES["V"])[1]
+    batches = [pairs[i * batch_size : (i + 1) * batch_size] for i in range(4)]
+    for dropout in (0.0, 0.1):
+        arms = make_sentence_arms(configuration(**SENTENCES, dropout=dropout), tokenizer)
+        check_same_sentences(arms, batches[0])
+        contrastive_steps(report, f"dropout {dropout:g}", arms, batches, rounds if dropout == 0 else fewer)
+    summaries, bodies = zip(*pairs[:texts], strict=True)
+    plain = {name: arms[name] for name in (OURS, THEIRS)}
+    embedding(report, plain, {"summaries": summaries, "bodies": bodies[: texts // 2]}, rounds)
+
+
+def contrastive_steps(
+    report: Report, title: str, arms: dict[str, SentenceArm], batches: list[Pairs], rounds: int
+) -> None:
+    """Forward, backward and the same fused AdamW on the same pairs."""
+    losses: dict[str, list[float]] = {name: [] for name in arms}
+
+    def training(name: str) -> Callable[[int], None]:
+        step = training_step(arms[name])
+        return lambda round_: losses[name].append(step(batches[round_ % len(batches)]))
+
+    seconds = alternate({name: training(name) for name in arms}, rounds)
+    if title == "dropout 0":
+        for name in arms:
+            torch.testing.assert_close(losses[name], losses[OURS], rtol=1e-3, atol=1e-3)
+    rows = [[name, spread(quartiles(s), 0, 1e3), spread(ratios(s, seconds[OURS]))] for name, s in seconds.items()]
+    report.say(f"### Contrastive training step, {title}", table(["", "ms", "times ours"], rows))
+    report.data[f"contrastive step, {title}"] = {"seconds": seconds, "losses": losses}
+    report.goal(f"contrastive step, {title}: {THEIRS} / ours", ratios(seconds[THEIRS], seconds[OURS])[1], 1.5)
+
+
+def embedding(report: Report, arms: dict[str, SentenceArm], texts: dict[str, Sequence[str]], rounds: int) -> None:
+    """Texts a second of `embed` and of `SentenceTransformer.encode`, for each kind of texts."""
+    rows = []
+    for arm in arms.values():
+        arm.model.eval()
+    for kind, some in texts.items():
+        seconds = alternate({name: lambda _, a=arm, t=some: a.embed(t) for name, arm in arms.items()}, rounds)
+        ratio = ratios(seconds[THEIRS], seconds[OURS])
+        rows += [
+            [f"{len(some)} {kind}: {name}", spread(quartiles([len(some) / x for x in s]), 0), times]
+            for (name, s), times in zip(seconds.items(), (spread(ratio), ""), strict=True)
+        ]
+        report.data[f"embedding, {kind}"] = {"texts": len(some), "seconds": seconds}
+        report.goal(f"embedding, {kind}: ours / {THEIRS}, texts a second", ratio[1], 1.5)
+    report.say(
+        "### Embedding",
+        "`embed(texts)` and `SentenceTransformer.encode(texts)` with their defaults; both put texts of like length "
+        "into a batch.",
+        table(["", "texts / s", "ours / theirs"], rows),
+    )
+
+
+# --- (d) the machine's matrix rate ----------------------------------------------------------------------------------
 
 
 def products(positions: int, selected: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -247,7 +329,7 @@ def matrix_rate(report: Report, rounds: int) -> None:
     report.data["matrix rate"] = {"products": rates, "step_flops": work, "seconds": seconds}
 
 
-# --- (d) memory -----------------------------------------------------------------------------------------------------
+# --- (e) memory -----------------------------------------------------------------------------------------------------
 
 
 def memory(report: Report) -> None:
@@ -272,7 +354,7 @@ def memory(report: Report) -> None:
     report.data["memory"] = data
 
 
-# --- (e) how time grows ---------------------------------------------------------------------------------------------
+# --- (f) how time grows ---------------------------------------------------------------------------------------------
 
 
 def growth(report: Report, rounds: int) -> None:
@@ -309,7 +391,7 @@ def growth(report: Report, rounds: int) -> None:
         report.data[f"growth with {what}"] = {"seconds": seconds, "flops": work}
 
 
-# --- (f) where time goes --------------------------------------------------------------------------------------------
+# --- (g) where time goes --------------------------------------------------------------------------------------------
 
 GROUPS = {  # the first group one of whose words is in an operation's name
     "optimizer": ("adam", "optimizer"),
@@ -435,6 +517,7 @@ def run(quick: bool) -> Report:
         report.say("Other programs were running: read ratios, not times.")
     steps(report, rounds=2 if quick else 10, fewer=1 if quick else 6)
     end_to_end(report, rounds=1 if quick else 3, fewer=1 if quick else 2, batches=3 if quick else 20)
+    sentences(report, rounds=2 if quick else 10, fewer=1 if quick else 6, texts=128 if quick else 512)
     matrix_rate(report, rounds=3 if quick else 12)
     memory(report)
     growth(report, rounds=1 if quick else 5)

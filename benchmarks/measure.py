@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
+PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "tokenizers", "numpy")
 
 
 def alternate(

@@ -1,4 +1,4 @@
-"""Pretrained models. A checkpoint is a folder: model.safetensors, tokenizer.json, and card.json, its story."""
+"""Trained models. A checkpoint is a folder: model.safetensors, tokenizer.json, and card.json, its story."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
+from nextbert_lite.contrastive import SentenceEncoder
 from nextbert_lite.corpora.python_docs import DocsCorpus, Document, installed_versions, near_duplicates, text_hash
 from nextbert_lite.encoder import Encoder, EncoderConfig
 from nextbert_lite.heads import MaskedLanguageModel
@@ -28,7 +30,7 @@ WEIGHTS, TOKENIZER, CARD = "model.safetensors", "tokenizer.json", "card.json"
 class Pretrained(NamedTuple):
     """What `load` gives: `model, tokenizer = load("docs-small")`."""
 
-    model: MaskedLanguageModel
+    model: MaskedLanguageModel | SentenceEncoder
     tokenizer: Tokenizer
 
 
@@ -68,7 +70,8 @@ def read_card(name: str | Path) -> dict:
 def load(name: str | Path) -> Pretrained:
     """Return model (float32, in eval mode, on the CPU) and tokenizer of a checkpoint, by its name or its folder.
 
-    A corpus that differs from the one it was trained on is told in one printed line. Raises FileNotFoundError for no
+    The model is a `MaskedLanguageModel`, or a `SentenceEncoder` where the card names a pooling. A corpus that differs
+    from the one it was trained on is told in one printed line. Raises FileNotFoundError for no
     checkpoint, ValueError for files that are damaged or do not belong together.
     """
     folder, card = find(name), read_card(name)
@@ -79,7 +82,8 @@ def load(name: str | Path) -> Pretrained:
                 "again, or make the checkpoint anew."
             )
     try:
-        model = MaskedLanguageModel(Encoder(EncoderConfig(**card["config"])))
+        encoder = Encoder(EncoderConfig(**card["config"]))
+        model = SentenceEncoder(encoder, card["pooling"]) if "pooling" in card else MaskedLanguageModel(encoder)
         weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
         model.load_state_dict(weights)
     except (SafetensorError, TypeError, RuntimeError, ValueError) as error:
@@ -120,7 +124,7 @@ def unseen(card: dict, documents: Sequence[Document], corpus: DocsCorpus) -> lis
     return [d for d, is_near in zip(documents, near, strict=True) if not is_near]
 
 
-def save(folder: str | Path, model: MaskedLanguageModel, tokenizer: Tokenizer, card: dict) -> dict:
+def save(folder: str | Path, model: MaskedLanguageModel | SentenceEncoder, tokenizer: Tokenizer, card: dict) -> dict:
     """Write a checkpoint, weights in float16, and return its card. An older one there stays whole until all is written.
 
     Raises OSError when something cannot be written.
@@ -132,7 +136,8 @@ def save(folder: str | Path, model: MaskedLanguageModel, tokenizer: Tokenizer, c
         write_safetensors(parts[WEIGHTS], weights, {"format": str(FORMAT)})
         write_text(parts[TOKENIZER], tokenizer.to_json())
         files = {name: file_hash(parts[name]) for name in (WEIGHTS, TOKENIZER)}
-        card = {"format": FORMAT, **card, "config": model.encoder.config.to_dict(), "files": files}
+        kind = {"pooling": model.pooling} if isinstance(model, SentenceEncoder) else {}
+        card = {"format": FORMAT, **card, **kind, "config": model.encoder.config.to_dict(), "files": files}
         write_text(parts[CARD], json.dumps(card, indent=1) + "\n")
         for name, part in parts.items():
             os.replace(part, folder / name)
@@ -163,7 +168,7 @@ def file_hash(path: Path) -> str:
 
 
 @torch.no_grad()
-def rounded(model: MaskedLanguageModel) -> MaskedLanguageModel:
+def rounded(model: nn.Module) -> nn.Module:
     """Round the weights in place to what float16 can hold, so that what is measured is what is stored."""
     for parameter in model.parameters():
         parameter.copy_(parameter.half())

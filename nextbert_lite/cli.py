@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import math
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from nextbert_lite import __version__
@@ -19,6 +23,7 @@ EXAMPLES = """examples:
   nextbert-lite progress workspace            show which of your exercises pass
   nextbert-lite demo                          pretrain a small encoder on real text, in about 2 minutes
   nextbert-lite pretrain --corpus docs --minutes 20 --out my-model    train a model of your own to keep
+  nextbert-lite search "invert a matrix"      search the documentation of your installed packages
 """
 START_EXAMPLES = """A file that is there is never overwritten.
 A lesson that has changed is laid beside it, as NAME.new.ipynb.
@@ -33,6 +38,13 @@ PRETRAIN_EXAMPLES = """examples:
 The folder gets model.safetensors, tokenizer.json and card.json; in Python:
   model, tokenizer = nextbert_lite.load("my-docs")
 Ctrl-C, a full disk, a power cut: the same command goes on from the last checkpoint.
+"""
+SEARCH_EXAMPLES = """examples:
+  nextbert-lite search "invert a matrix"
+  nextbert-lite search "draw a histogram" -k 10 --library matplotlib
+The first search makes the index, which takes minutes; the later ones find it ready.
+score: the share of BM25 (words in common, rare ones count most) and of the cosine (nearness of the texts' vectors),
+each in standard deviations above the mean document. words: what each word of the query added to BM25.
 """
 ADVICE = {
     errno.ENOSPC: "the disk is full: make room and repeat the command",
@@ -172,6 +184,22 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--replace", action="store_true", help="when finished, take the place of the model in --out")
     command.set_defaults(run=pretrain)
+
+    command = commands.add_parser(
+        "search",
+        help="search the documentation of your installed packages",
+        description="Search the documentation of Python, PyTorch, NumPy and Matplotlib on this machine, by words and "
+        "by the vectors of a model.",
+        epilog=SEARCH_EXAMPLES,
+        formatter_class=raw,
+    )
+    command.add_argument("query", metavar="QUERY", nargs="+", help="what you look for")
+    command.add_argument("-k", type=positive, default=5, help="how many hits (default: 5)")
+    command.add_argument("--library", help="only python, torch, numpy or matplotlib (default: all)")
+    command.add_argument("--model", default="docs-contrastive", help="a checkpoint (default: docs-contrastive)")
+    command.add_argument("--rebuild", action="store_true", help="make the index anew")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=search)
     return top
 
 
@@ -276,3 +304,23 @@ def pretrain(options: argparse.Namespace) -> int:
         replace=options.replace,
     )
     return 130 if card is None else 0
+
+
+def search(options: argparse.Namespace) -> int:
+    """Search and print the hits; what is told on the way goes to stderr, so that --json stays JSON."""
+    from nextbert_lite.search import check_query, hits_text, open_index
+
+    query = " ".join(options.query)
+    check_query(query, options.k, options.library)
+    with redirect_stdout(sys.stderr):
+        index = open_index(options.model, options.rebuild, report=partial(print, flush=True))
+        hits = index.search(query, options.k, options.library)
+    if options.json:
+        found = [asdict(hit.document) | hit._asdict() for hit in hits]
+        for row in found:
+            del row["document"], row["body"]
+        print(json.dumps({"query": query, "hits": found}, indent=1))
+    else:
+        coding = sys.stdout.encoding or "utf-8"
+        print(hits_text(hits).encode(coding, "replace").decode(coding))  # a console may lack a character
+    return 0

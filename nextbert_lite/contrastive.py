@@ -12,7 +12,14 @@ from torch.utils.checkpoint import checkpoint
 from nextbert_lite.batching import pad, seeded
 from nextbert_lite.encoder import Encoder
 from nextbert_lite.tokenizer import Tokenizer
-from nextbert_lite.validate import check_pairs, check_temperature, check_vectors
+from nextbert_lite.validate import (
+    check_lists,
+    check_mask,
+    check_pairs,
+    check_temperature,
+    check_text_pairs,
+    check_vectors,
+)
 
 POOLINGS = ("mean", "cls", "first-last")
 
@@ -68,6 +75,7 @@ def pool(hidden: Tensor, mask: Tensor, how: str = "mean") -> Tensor:
     """
     if how not in ("mean", "cls"):
         raise ValueError(f'there is no pooling {how!r} of one layer; choose "mean" or "cls".')
+    mask = check_mask(mask, hidden.shape[:2]).expand(hidden.shape[:2])
     if how == "cls":
         return hidden[:, 0]
     weights = mask[:, :, None].to(hidden.dtype)
@@ -165,6 +173,7 @@ class SentenceEncoder(nn.Module):
 
 def same_texts(anchors: Sequence[Hashable], positives: Sequence[Hashable]) -> Tensor:
     """Return (B, B): True where pairs i and j share a text, so that neither holds a wrong answer for the other."""
+    check_lists(anchors, positives)
     number = {text: i for i, text in enumerate(dict.fromkeys([*anchors, *positives]))}
     a, b = (torch.tensor([number[text] for text in texts]) for texts in (anchors, positives))
     equal = (a[:, None] == a) | (b[:, None] == b) | (a[:, None] == b)
@@ -189,8 +198,7 @@ class PairBatches:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 2: the others are the negatives.")
         if len(pairs) < batch_size:
             raise ValueError(f"there are {len(pairs)} pairs, fewer than a batch of {batch_size}.")
-        if any(len(text) == 0 for pair in pairs for text in pair):
-            raise ValueError("a text of a pair is empty: leave that pair out.")
+        check_text_pairs(pairs)
         self.pairs = [(tuple(a), tuple(b)) for a, b in pairs]
         self.pad_id, self.batch_size, self.seed = tokenizer.pad_id, batch_size, seed
 

@@ -103,7 +103,8 @@ def fit(
         while history.steps < steps and not history.interrupted:
             step = history.steps
             batch = batches(step)
-            real_tokens = int(batch["mask"].sum()) if "mask" in batch else next(iter(batch.values())).numel()
+            masks = [tensor for name, tensor in batch.items() if name == "mask" or name.endswith("_mask")]
+            real_tokens = sum(int(m.sum()) for m in masks) if masks else next(iter(batch.values())).numel()
             batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
             rate = lr * linear_schedule(step, steps, warmup)
             for group in optimizer.param_groups:

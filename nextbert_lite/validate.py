@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -102,10 +104,12 @@ def check_padding_mask(mask: Tensor, ids: Tensor, pad_id: int) -> Tensor:
 
 
 def check_vectors(x: Tensor, name: str = "the embeddings") -> Tensor:
-    """Return x if it is (N, C), N >= 1, and finite; else say what is wrong."""
+    """Return x if it is (N, C), N >= 1, of floats, and finite; else say what is wrong."""
     if not isinstance(x, Tensor) or x.ndim != 2 or not len(x):
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"{name} have the shape {shape}; expected (N, C), one vector a text, and at least one text.")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} are {x.dtype}; they must be vectors of floats. An encoder makes vectors of token ids.")
     finite = x.detach().isfinite().all(1)
     if not finite.all():
         raise ValueError(
@@ -145,8 +149,8 @@ def check_pairs(
     if negatives is None:
         if B < 2:
             raise ValueError(
-                "a batch of one has no negatives, so its loss is 0 whatever the model does: take at least two pairs, or "
-                "give `negatives`."
+                "a batch of one has no negatives, so its loss is 0 whatever the model does: take at least two pairs, "
+                "or give `negatives`."
             )
     elif check_vectors(negatives, "the negatives").shape[1] != C:
         raise ValueError(f"the negatives have the width {negatives.shape[1]}, the anchors {C}; they must agree.")
@@ -161,3 +165,23 @@ def check_mask_of_pairs(same: Tensor, B: int) -> None:
         raise TypeError(f"`same` is {kind}; it must be a torch.bool tensor (B, B), as `same_texts` makes one.")
     if same.shape != (B, B):
         raise ValueError(f"`same` has the shape {tuple(same.shape)}; it must be (B, B) = {(B, B)}.")
+
+
+def check_lists(anchors: Sequence, positives: Sequence) -> None:
+    """Raise ValueError unless there are as many positives as anchors."""
+    if len(anchors) != len(positives):
+        raise ValueError(
+            f"there are {len(anchors)} anchors and {len(positives)} positives; number i of one belongs to number i of "
+            "the other, so the lists must have the same length."
+        )
+
+
+def check_text_pairs(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
+    """Raise unless each pair is two texts as token ids, neither of them empty."""
+    for number, pair in enumerate(pairs):
+        if len(pair) != 2:
+            raise ValueError(f"pair {number} has {len(pair)} texts; a pair is (anchor, positive), each a list of ids.")
+        if any(isinstance(text, str) for text in pair):
+            raise TypeError(f"pair {number} holds a str; a text is a list of token ids: `tokenizer.encode` makes one.")
+        if any(len(text) == 0 for text in pair):
+            raise ValueError(f"a text of pair {number} is empty: leave that pair out.")

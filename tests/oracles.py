@@ -170,3 +170,25 @@ def huggingface(ours: MaskedLanguageModel) -> nn.Module:
     state[f"{tail}.decoder.bias"] = ours.head.bias
     theirs.load_state_dict(state)  # strict: every parameter of theirs has one of ours
     return theirs.eval()
+
+
+# --- the contrastive losses of two libraries ------------------------------------------------------------------------
+
+
+def contrastive_losses(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> dict[str, Tensor]:
+    """Return what pytorch-metric-learning (pml) and sentence-transformers (st) compute of these vectors, all (B, C)."""
+    from pytorch_metric_learning.losses import NTXentLoss, SelfSupervisedLoss
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    def ranking(vectors: list[Tensor], **options) -> Tensor:
+        loss = MultipleNegativesRankingLoss(nn.Identity(), scale=1 / temperature, **options)
+        return loss.compute_loss_from_embeddings(vectors, None)
+
+    both = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
+    return {
+        "pml.info_nce": SelfSupervisedLoss(NTXentLoss(temperature), symmetric=False)(anchors, positives),
+        "pml.nt_xent": SelfSupervisedLoss(NTXentLoss(temperature))(anchors, positives),
+        "st.info_nce": ranking([anchors, positives]),
+        "st.symmetric": ranking([anchors, positives], **both),
+        "st.negatives": ranking([anchors, positives, negatives]),
+    }

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import __main__ as bench
-from benchmarks import measure
+from benchmarks import measure, sentences
 from benchmarks.arms import (
     HUGGINGFACE,
     MAKE,
@@ -27,6 +28,7 @@ from benchmarks.arms import (
     trainer_epoch,
     training_step,
 )
+from nextbert_lite.contrastive import SentenceEncoder
 from nextbert_lite.encoder import Encoder
 from nextbert_lite.heads import MaskedLanguageModel
 from nextbert_lite.masking import IGNORE
@@ -120,6 +122,65 @@ def test_both_epochs_train_on_the_same_texts_once():
     pytest.importorskip("accelerate")
     assert trainer_epoch(ours, texts(), words(), B=4) > 0
     assert all(map(torch.equal, before, ours.parameters()))  # each trained a copy
+
+
+# The arms of the contrastive part
+
+
+def pairs(n=6):
+    """Pairs of texts of different lengths, the last longer than T."""
+    generator = torch.Generator().manual_seed(1)
+
+    def text(length):
+        return " ".join(f"w{i}" for i in torch.randint(200, (length,), generator=generator).tolist())
+
+    return [(text(1 + i), text(4 * i + 7)) for i in range(n)]
+
+
+def test_all_sentence_arms_compute_the_same_loss_and_the_same_gradients():
+    ours = perturbed(MaskedLanguageModel(Encoder(TINY)))
+    arms = {name: make(ours, words()) for name, make in sentences.MAKE.items()}
+    for arm in arms.values():
+        arm.model.train()
+        arm.loss(pairs()).backward()
+    trained = SimpleNamespace(encoder=arms[sentences.OURS].model.encoder, head=ours.head)
+    expected = huggingface_names(trained, of=lambda p: p.grad)
+    expected = {name.removeprefix("roberta."): g for name, g in expected.items() if name.startswith("roberta.")}
+    plain = arms[sentences.OURS]
+    for name, arm in arms.items():
+        torch.testing.assert_close(arm.loss(pairs()), plain.loss(pairs()), rtol=1e-10, atol=1e-10)
+        if isinstance(arm.model, SentenceEncoder):
+            own, theirs = ({n: p.grad for n, p in a.model.named_parameters()} for a in (plain, arm))
+        else:
+            own, theirs = expected, {n: p.grad for n, p in arm.model[0].auto_model.named_parameters()}
+        assert set(theirs) == set(own), name
+        for key, gradient in own.items():
+            torch.testing.assert_close(theirs[key], gradient, rtol=1e-10, atol=1e-10)
+
+
+def test_sentence_arms_have_the_dropout_asked_for_and_the_fused_attention():
+    arms = sentences.make_sentence_arms(dataclasses.replace(TINY, dropout=0.25), words())
+    for name, arm in arms.items():
+        assert {part.p for part in arm.model.modules() if isinstance(part, torch.nn.Dropout)} == {0.25}, name
+        assert arm.model.training
+    theirs = arms[sentences.THEIRS].model
+    assert theirs[0].auto_model.config._attn_implementation == "sdpa" and theirs.max_seq_length == 24
+
+
+def test_sentence_arms_read_the_same_ids_and_give_the_same_vectors():
+    arms = sentences.make_sentence_arms(TINY, words(), [sentences.OURS, sentences.THEIRS])
+    texts = [text for pair in pairs() for text in pair]
+    features = arms[sentences.THEIRS].model.preprocess(texts)
+    ids = [
+        row[real.bool()].tolist()
+        for row, real in zip(*(features[name] for name in ("input_ids", "attention_mask")), strict=True)
+    ]
+    assert ids == words().encode_batch(texts, max_len=24)
+    assert sentences.check_same_sentences(arms, pairs()) > 0
+    with torch.no_grad():
+        arms[sentences.THEIRS].model[0].auto_model.embeddings.LayerNorm.bias[7] += 1
+    with pytest.raises(AssertionError, match="sentence-transformers: loss"):
+        sentences.check_same_sentences(arms, pairs())
 
 
 # The arithmetic
@@ -216,6 +277,20 @@ def test_sections_write_tables_numbers_and_goals(batch, capsys):
     assert set(data["seconds"]) == set(MAKE) and all(len(s) == 2 for s in data["seconds"].values())
     assert all(f"| {name} |" in report.text[-1] for name in MAKE)
     assert report.text[-1] in capsys.readouterr().out
+
+
+def test_the_contrastive_sections_write_tables_numbers_and_goals(capsys):
+    report, arms = bench.Report(), sentences.make_sentence_arms(TINY, words())
+    bench.contrastive_steps(report, "dropout 0", arms, [pairs(), pairs(4)], rounds=2)
+    assert set(report.data["contrastive step, dropout 0"]["seconds"]) == set(sentences.MAKE)
+    plain = {name: arms[name] for name in (sentences.OURS, sentences.THEIRS)}
+    bench.embedding(report, plain, {"bodies": [body for _, body in pairs()]}, rounds=2)
+    assert list(report.goals) == [
+        "contrastive step, dropout 0: sentence-transformers / ours",
+        "embedding, bodies: ours / sentence-transformers, texts a second",
+    ]
+    shown = capsys.readouterr().out
+    assert all(f"| {name} |" in shown for name in arms) and "| 6 bodies: nextbert_lite |" in shown
 
 
 def test_the_section_for_gpus_runs(capsys):

@@ -16,6 +16,7 @@ import nextbert_lite.checks
 from nextbert_lite.batching import seeded
 from nextbert_lite.checks import core
 from nextbert_lite.checks.core import CheckFailed, Exercise, Mistake, Prediction
+from nextbert_lite.contrastive import info_nce_loss, nt_xent_loss
 
 MODULES = [
     importlib.import_module(f"nextbert_lite.checks.{module.name}")
@@ -114,6 +115,27 @@ def pair_by_loops(documents, i, j, is_next, cls_id, sep_id):
     return [[*ids, sep_id, *last, sep_id], [*types, 0, *(1 for _ in last), 1], 1 if is_next else 0]
 
 
+def nt_xent_without_the_diagonal(a, b, temperature):
+    views = torch.nn.functional.normalize(torch.cat((a, b)), p=2, dim=1)
+    n = len(views)
+    scores = (views @ views.mT)[~torch.eye(n, dtype=bool)].view(n, n - 1) / temperature  # no row holds itself
+    partner = [len(b) - 1 + i for i in range(len(a))] + list(range(len(b)))
+    return F.cross_entropy(scores, torch.tensor(partner))
+
+
+def three_passes_by_surrogate(weight, x, y, chunk):
+    w = weight.detach().clone().requires_grad_()
+    both = torch.cat([x, y])
+    with torch.no_grad():
+        vectors = torch.cat([(rows @ w).tanh() for rows in both.split(chunk)])
+    vectors.requires_grad_()
+    info_nce_loss(*vectors.chunk(2)).backward()
+    for start in range(0, len(both), chunk):
+        rows = slice(start, start + chunk)
+        ((both[rows] @ w).tanh() * vectors.grad[rows]).sum().backward()
+    return w.grad
+
+
 def exact_count_by_loops(ids, draw, rate):
     selected = torch.zeros_like(ids, dtype=torch.bool)
     for row, text in enumerate(ids):
@@ -123,7 +145,94 @@ def exact_count_by_loops(ids, draw, rate):
     return selected
 
 
+def whitened_by_svd(train, x):
+    mean = train.mean(0)
+    _, s, v = torch.linalg.svd(train - mean, full_matrices=False)
+    return (x - mean) @ v.T / s * len(train) ** 0.5
+
+
+def chunks_written_back(encode, lengths, size):
+    out = None
+    for rows in lengths.sort(descending=True).indices.split(size):
+        vectors = encode(rows)
+        out = torch.zeros(len(lengths), vectors.shape[1]) if out is None else out
+        out[rows] = vectors
+    return out
+
+
+def middle_of_the_ties(scores, right):
+    out = []
+    for row, i in zip(scores.tolist(), right.tolist(), strict=True):
+        places = [place for place, score in enumerate(sorted(row, reverse=True), 1) if score == row[i]]
+        out.append(len(places) / sum(places))
+    return torch.tensor(out)
+
+
+def weight_by_loop(bm25_validation, cosine_validation, bm25_test, cosine_test):
+    def z(s):
+        return (s - s.mean(1, keepdim=True)) / s.std(1, keepdim=True)  # another deviation, the same order
+
+    def score(a, b, w):
+        mixed = w * z(a) + (1 - w) * z(b)
+        return (1 / (1 + (mixed > mixed.diag()[:, None]).sum(1))).mean()
+
+    best = max((i / 20 for i in range(21)), key=lambda w: score(bm25_validation, cosine_validation, w))
+    return score(bm25_test, cosine_test, best)
+
+
 OTHER_WAYS = {
+    "12.1": [
+        lambda c, n: (
+            math.log(1 + (len(c) - (k := int(c.count_nonzero())) + 0.5) / (k + 0.5))
+            / (1 + (0.375 + 1.125 * n / n.mean()) / c)
+        ),
+        lambda c, n: torch.stack(
+            [
+                torch.log((len(c) + 1) / (sum(c > 0) + 0.5)) * x / (x + 1.5 * (0.25 + 0.75 * m * len(n) / n.sum()))
+                for x, m in zip(c, n, strict=True)
+            ]
+        ),
+    ],
+    "12.2": [
+        middle_of_the_ties,
+        lambda s, r: (
+            2 / (1 + (s > (own := s[torch.arange(len(s)), r][:, None])).sum(1) + (s >= own).sum(1).clamp(min=1))
+        ),
+    ],
+    "12.4": [weight_by_loop],
+    "12.5": [
+        lambda s, right, k: (
+            torch.stack([t[row.argsort(descending=True)[:k]].any() for row, t in zip(s, right, strict=True)])
+            .float()
+            .mean()
+        ),
+        lambda s, right, k: sum(bool(t[row.topk(k).indices].sum()) for row, t in zip(s, right, strict=True)) / len(s),
+    ],
+    "11.1": [
+        lambda x: ((n := len(x)) * F.normalize(x, dim=-1).mean(0).square().sum() - 1) / (n - 1),
+        lambda x: torch.stack([F.cosine_similarity(a, b, dim=0) for a, b in itertools.permutations(x, 2)]).mean(),
+    ],
+    "11.3": [
+        lambda train, x: (x - train.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(train.T.cov(correction=0))).T,
+        whitened_by_svd,
+    ],
+    "11.4": [
+        lambda right, wrong: (
+            sum(0.5 if abs(a - b) < 1e-6 else float(a > b) for a, b in zip(right, wrong, strict=True)) / 20
+        ),
+        lambda right, wrong: ((right - wrong).mul(1e6).round().sign() + 1).mean() / 2,
+    ],
+    "11.5": [
+        lambda x, y: (y[F.cosine_similarity(x[:, None], x, dim=-1).topk(2).indices[:, 1]] == y).double().mean(),
+        lambda x, y: (
+            sum(
+                y[max((j for j in range(len(x)) if j != i), key=lambda j: F.cosine_similarity(x[i], x[j], dim=0))]
+                == y[i]
+                for i in range(len(x))
+            )
+            / len(x)
+        ),
+    ],
     "00.1": [lambda x: x.sum(1) / x.shape[1], lambda x: torch.stack([row.mean() for row in x])],
     "00.3": [lambda a, b: torch.einsum("id,jd->ij", a, b), lambda a, b: (a[:, None] * b[None]).sum(-1)],
     "00.4": [
@@ -216,6 +325,36 @@ OTHER_WAYS = {
             (1 - (w := k / (c.sum(1, keepdim=True) + k))) * c / c.sum(1, keepdim=True).clamp(min=1)
             + w * F.normalize(c.sum(0) + 1, p=1, dim=0)
         ),
+    ],
+    "10.1": [
+        lambda h, m: torch.stack([text[real].mean(0) for text, real in zip(h, m, strict=True)]),
+        lambda h, m: torch.einsum("btc,bt->bc", h, m / m.sum(1)[:, None]),
+    ],
+    "10.2": [
+        lambda h, m: torch.stack([(h[1] + h[-1])[i, real].mean(0) / 2 for i, real in enumerate(m)]),
+        lambda h, m: sum((x * m[..., None]).sum(1) / m.sum(1)[:, None] for x in (h[1], h[-1])) / 2,
+    ],
+    "10.3": [chunks_written_back, lambda encode, lengths, size: encode(torch.arange(len(lengths)))],
+    "10.4": [
+        lambda ids, start, n: [2, *ids[start + 1 : min(start + 1 + n, len(ids) - 1)], 3],
+        lambda ids, start, n: [2, *list(itertools.islice(ids, start + 1, len(ids) - 1))[:n], 3],
+    ],
+    "09.1": [
+        lambda S, t: F.cross_entropy(S / t, torch.arange(len(S)), reduction="none"),
+        lambda S, t: -(S / t).log_softmax(1).diag(),
+        lambda S, t: -torch.log(torch.exp(S / t).diagonal() / torch.exp(S / t).sum(dim=1)),
+    ],
+    "09.3": [
+        lambda S, t: torch.func.grad(lambda s: F.cross_entropy(s / t, torch.arange(len(s))))(S),
+        lambda S, t: (S.div(t).softmax(-1) - torch.diag(torch.ones(len(S)))) / len(S) / t,
+    ],
+    "09.4": [
+        nt_xent_without_the_diagonal,
+        lambda a, b, t: nt_xent_loss(b, a, t),
+    ],
+    "09.5": [
+        three_passes_by_surrogate,
+        lambda w, x, y, c: torch.func.grad(lambda w: info_nce_loss((x @ w).tanh(), (y @ w).tanh()))(w),
     ],
     "02.1": [
         lambda s: F.softmax(s, dim=1),

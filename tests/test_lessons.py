@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from nextbert_lite import attention, encoder, heads, masking
+from nextbert_lite import attention, contrastive, encoder, heads, masking
 from nextbert_lite.checks.core import CheckFailed, Exercise, Prediction, find
 from nextbert_lite.lessons import learner_version, lesson_number
 from nextbert_lite.lessons import read_notebook as read
@@ -31,6 +31,9 @@ BUILT = {
     "03": [attention.MultiHeadAttention],
     "04": [encoder.EncoderLayer, encoder.Encoder],
     "05": [masking.mask_tokens, heads.MLMHead, heads.MaskedLanguageModel],
+    "09": [contrastive.info_nce_loss, contrastive.nt_xent_loss],
+    "10": [contrastive.pool, contrastive.SentenceEncoder],
+    "11": [contrastive.alignment, contrastive.uniformity],
 }
 
 

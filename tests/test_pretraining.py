@@ -448,7 +448,7 @@ def test_a_run_that_diverges_says_so_in_one_line(tmp_path, monkeypatch, capsys):
 
 # --- the shipped checkpoints ------------------------------------------------------------------------------------------
 
-SHIPPED = ["toy-small", "docs-small"]
+SHIPPED = ["toy-small", "docs-small", "docs-contrastive"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -218,6 +218,20 @@ def test_a_batch_without_a_mask_trains_too():
     assert history.loss[-1] < history.loss[0] and history.tokens == [16] * 20
 
 
+def test_real_tokens_are_counted_in_every_mask_of_a_batch():
+    mask, other = torch.tensor([[True, True, False]] * 8), torch.tensor([[True] * 5] * 8)
+
+    class Masked(Line):
+        def loss(self, x, y, mask, other_mask, maskless):
+            return super().loss(x, y)
+
+    def batches(step):
+        return {**points(step), "mask": mask, "other_mask": other, "maskless": other}
+
+    history = fit(Masked(), batches, 2, device="cpu", progress=False)
+    assert history.tokens == [8 * 2 + 8 * 5] * 2
+
+
 @pytest.mark.parametrize(("steps", "warmup"), [(0, 1), (-1, 1), (5, -1)])
 def test_impossible_steps_are_refused(steps, warmup):
     with pytest.raises(ValueError, match=rf"steps is {steps} and warmup {warmup}; steps must be at least 1"):

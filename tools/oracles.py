@@ -1,18 +1,19 @@
 """Make data/oracles/: what other libraries compute, so that lessons can compare without them.
 
-python tools/oracles.py          (needs the test extra: transformers)
+python tools/oracles.py
+(needs the test extra: transformers, sentence-transformers, pytorch-metric-learning)
 """
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
-import transformers
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from oracles import ROBERTA, batch, config, huggingface, perturbed  # noqa: E402
+from oracles import ROBERTA, batch, config, contrastive_losses, huggingface, perturbed  # noqa: E402
 
 from nextbert_lite.encoder import Encoder  # noqa: E402
 from nextbert_lite.heads import MaskedLanguageModel  # noqa: E402
@@ -30,9 +31,26 @@ def roberta():
     return {**tensors, "ids": ids, "hidden": torch.stack(hidden)}
 
 
+def contrastive():
+    """Return random vectors in float64, and the losses that two libraries compute of them at each temperature."""
+    generator = torch.Generator().manual_seed(0)
+    anchors, noise, negatives = torch.randn(3, 6, 16, generator=generator, dtype=torch.float64)
+    vectors = {"anchors": anchors, "positives": anchors + noise, "negatives": negatives}
+    temperatures = torch.tensor([0.05, 0.1, 0.5, 1.0], dtype=torch.float64)
+    losses = [contrastive_losses(*vectors.values(), temperature) for temperature in temperatures.tolist()]
+    stacked = {name: torch.stack([loss[name] for loss in losses]) for name in losses[0]}  # one a temperature
+    return {name: tensor.contiguous() for name, tensor in (vectors | {"temperatures": temperatures} | stacked).items()}
+
+
+def write(name, tensors, libraries):
+    """Write one file, with the versions of the libraries that computed it."""
+    path = ROOT / "data" / "oracles" / f"{name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    versions = ", ".join(f"{library} {version(library).split('+')[0]}" for library in ("torch", *libraries))
+    save_file(tensors, path, {"versions": versions})
+    print(f"wrote data/oracles/{path.name}, {path.stat().st_size:,} bytes")
+
+
 if __name__ == "__main__":
-    folder = ROOT / "data" / "oracles"
-    folder.mkdir(parents=True, exist_ok=True)
-    versions = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
-    save_file(roberta(), folder / "roberta.safetensors", {"versions": versions})
-    print(f"wrote data/oracles/roberta.safetensors, {(folder / 'roberta.safetensors').stat().st_size:,} bytes")
+    write("roberta", roberta(), ["transformers"])
+    write("contrastive", contrastive(), ["pytorch-metric-learning", "sentence-transformers"])

@@ -1,0 +1,542 @@
+"""Search: BM25, ranks, fusion, the bootstrap, the index that is kept, the box and the command."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from itertools import permutations
+
+import pytest
+import torch
+
+from nextbert_lite import checkpoints, cli, embed, search
+from nextbert_lite.corpora.python_docs import DocsCorpus, Document, load_docs
+from nextbert_lite.encoder import Encoder, EncoderConfig
+from nextbert_lite.heads import MaskedLanguageModel
+from nextbert_lite.search import (
+    Bm25,
+    SearchIndex,
+    all_ranks,
+    best_weight,
+    fuse,
+    hits_html,
+    mrr,
+    open_index,
+    paired_bootstrap,
+    ranks,
+    recall_at,
+    reciprocal_rank_fusion,
+    search_box,
+    z_scores,
+)
+from nextbert_lite.tokenizer import train_bpe
+
+TEXTS = [
+    "Sort a list of numbers, in place.",
+    "Read a table of numbers from a file: numbers, numbers, numbers.",
+    "…",
+    "Draw a line between two points and sort the points.",
+]
+
+
+def random_scores(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# --- BM25 -------------------------------------------------------------------------------------------------------------
+
+
+def words_of(text):
+    stop = {"a", "of", "in", "the", "and"}  # those of the stop words that these texts have
+    return [word for word in re.findall(r"\w\w+", text.lower()) if word not in stop]
+
+
+def bm25_by_hand(query, texts, k1=1.5, b=0.75):
+    """Lucene's formula, word by word."""
+    bags = [Counter(words_of(text)) for text in texts]
+    mean_length = sum(bag.total() for bag in bags) / len(bags)
+    scores = []
+    for bag in bags:
+        score = 0
+        for word in words_of(query):
+            holding = sum(word in other for other in bags)
+            idf = math.log(1 + (len(bags) - holding + 0.5) / (holding + 0.5))
+            score += idf * bag[word] / (bag[word] + k1 * (1 - b + b * bag.total() / mean_length))
+        scores.append(score)
+    return scores
+
+
+def test_bm25_gives_what_the_formula_gives(capfd, caplog):
+    queries = ["sort numbers", "Numbers, numbers of a file", "points", "the list and the points"]
+    found = Bm25(TEXTS).scores(queries)
+    assert found.shape == (4, 4) and found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.tensor([bm25_by_hand(q, TEXTS) for q in queries]), rtol=1e-5, atol=1e-6)
+    assert capfd.readouterr() == ("", "") and not caplog.records  # no progress bars, no lines in a log
+
+
+@pytest.mark.parametrize("query", ["", "the of and", "xylophone", "?!", "a xylophone of the"])
+def test_a_query_of_unknown_words_and_stop_words_scores_zero_everywhere(query):
+    bm25 = Bm25(TEXTS)
+    assert torch.equal(bm25.scores([query, "sort"])[0], torch.zeros(4))
+    assert bm25.words(query, 0) == {}
+
+
+def test_the_words_contributions_sum_to_the_score_and_the_largest_comes_first():
+    bm25, query = Bm25(TEXTS), "sort sort the numbers of a xylophone file"
+    scores = bm25.scores([query])[0]
+    for i in range(len(TEXTS)):
+        words = bm25.words(query, i)
+        assert sum(words.values()) == pytest.approx(scores[i].item(), rel=1e-5)
+        assert list(words.values()) == sorted(words.values(), reverse=True)
+        assert set(words) == {"sort", "numbers", "file"} & set(words_of(TEXTS[i]))
+
+
+def test_bm25_refuses_what_it_cannot_index():
+    with pytest.raises(ValueError, match="the list of texts is empty"):
+        Bm25([])
+    with pytest.raises(ValueError, match="no word but stop words"):
+        Bm25(["the", "of a"])
+    with pytest.raises(TypeError, match="put a single text into a list"):
+        Bm25("sort a list")
+    with pytest.raises(TypeError, match="put a single text into a list"):
+        Bm25(TEXTS).scores("sort a list")
+    with pytest.raises(TypeError, match="a list of texts"):
+        Bm25(["sort", None])
+
+
+# --- ranks ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_rank_is_one_more_than_the_number_of_better_texts():
+    scores = torch.tensor([[0.9, 0.1, 0.5], [0.9, 0.1, 0.5], [0.2, 0.1, 0.3]])
+    assert ranks(scores).tolist() == [1, 3, 1]
+    assert ranks(scores, torch.tensor([2, 0, 1])).tolist() == [2, 1, 3]
+    assert mrr(scores) == pytest.approx((1 + 1 / 3 + 1) / 3)
+    assert [recall_at(scores, k) for k in (1, 2, 3)] == pytest.approx([2 / 3, 2 / 3, 1])
+    assert recall_at(scores, 2, torch.tensor([2, 0, 1])) == pytest.approx(2 / 3)
+
+
+def test_among_ties_the_rank_is_the_one_to_expect_when_they_are_ordered_by_chance():
+    scores = [3.0, 1.0, 3.0, 3.0, 0.0]
+    for own in range(5):
+        orders = [order for order in permutations(range(5)) if sorted(order, key=lambda i: -scores[i]) == list(order)]
+        expected = sum(order.index(own) + 1 for order in orders) / len(orders)
+        assert ranks(torch.tensor([scores]), torch.tensor([own])).item() == expected
+
+
+def test_a_model_that_gives_all_texts_the_same_score_gains_nothing():
+    assert ranks(torch.zeros(7, 7)).tolist() == [4.0] * 7
+    assert recall_at(torch.zeros(7, 7), 3) == 0
+
+
+def test_the_ranks_of_all_texts_agree_with_the_rank_of_each():
+    scores = random_scores(6, 9).mul(2).round()  # with ties
+    each = torch.stack([ranks(scores, torch.full((6,), i)) for i in range(9)], dim=1)
+    assert torch.equal(all_ranks(scores), each)
+    assert torch.equal(all_ranks(scores.T.contiguous().T), each)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_not_finite_are_refused_and_their_query_is_named(bad):
+    scores = random_scores(3, 3)
+    scores[1, 2] = bad
+    for measure in (ranks, mrr, all_ranks, z_scores):
+        with pytest.raises(ValueError, match="the scores are not finite: row 1"):
+            measure(scores)
+
+
+def test_right_texts_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"Give `right`, the number of each right text"):
+        ranks(random_scores(3, 5))
+    for right in ([0, 1], [0, 1, 5], [0, 1, -1], [[0, 1, 2]]):
+        with pytest.raises(ValueError, match=r"`right` must be 3 numbers of texts, 0 to 4"):
+            ranks(random_scores(3, 5), torch.tensor(right))
+    with pytest.raises(ValueError, match=r"expected \(N, C\)|expected \(Q, N\)"):
+        ranks(random_scores(5))
+
+
+# --- fusion -----------------------------------------------------------------------------------------------------------
+
+
+def test_z_scores_have_mean_0_and_deviation_1_for_each_query_and_a_constant_row_becomes_zeros():
+    scores = random_scores(4, 50) * torch.tensor([[1.0], [100.0], [1e-4], [0.0]]) + 3
+    found = z_scores(scores)
+    assert found.mean(1).abs().max() < 1e-3
+    torch.testing.assert_close(found[:3].std(1, correction=0), torch.ones(3), rtol=1e-3, atol=0)
+    assert torch.equal(found[3], torch.zeros(50))
+    assert torch.equal(z_scores(torch.full((1, 3), 0.1)), torch.zeros(1, 3))  # 0.1 has a rounding error
+
+
+def test_the_fused_score_is_the_weighted_sum_and_does_not_depend_on_the_scale_of_either():
+    a, b = random_scores(5, 8), random_scores(5, 8, seed=1)
+    fused = fuse(a, b, 0.3)
+    torch.testing.assert_close(fused, 0.3 * z_scores(a) + 0.7 * z_scores(b))
+    torch.testing.assert_close(fuse(40 * a + 7, 0.1 * b - 2, 0.3), fused, rtol=1e-4, atol=1e-4)
+    assert torch.equal(all_ranks(fuse(a, b, 1)), all_ranks(a)) and torch.equal(all_ranks(fuse(a, b, 0)), all_ranks(b))
+
+
+def test_reciprocal_rank_fusion_adds_the_reciprocals_of_rank_plus_60():
+    a, b = torch.tensor([[0.9, 0.5, 0.1]]), torch.tensor([[7.0, 9.0, 9.0]])
+    right = [1 / 61 + 1 / 63, 1 / 62 + 1 / 61.5, 1 / 63 + 1 / 61.5]
+    torch.testing.assert_close(reciprocal_rank_fusion(a, b)[0], torch.tensor(right))
+    torch.testing.assert_close(reciprocal_rank_fusion(a, b, k=1)[0, 0], torch.tensor(1 / 2 + 1 / 4))
+
+
+def test_the_best_weight_trusts_whoever_is_right():
+    right, noise = torch.eye(40) + 0.5 * random_scores(40, 40), random_scores(40, 40, seed=1)
+    assert best_weight(torch.eye(40), torch.eye(40)) == (0.0, 1.0)
+    assert best_weight(right, noise)[0] > 0.5 > best_weight(noise, right)[0]
+    half = torch.eye(40) + 0.5 * random_scores(40, 40, seed=2)
+    other = torch.eye(40) + 0.5 * random_scores(40, 40, seed=3)
+    weight, value = best_weight(half, other)
+    assert 0 < weight < 1 and value == mrr(fuse(half, other, weight)) > max(mrr(half), mrr(other))
+    moved = torch.arange(40).roll(1)
+    assert best_weight(half[:, moved], other[:, moved], moved.argsort()) == (weight, value)
+
+
+def test_scores_of_other_texts_and_weights_outside_0_to_1_are_refused():
+    for both in (lambda a, b: fuse(a, b, 0.5), reciprocal_rank_fusion, best_weight):
+        with pytest.raises(ValueError, match=r"a has the shape \(3, 3\), b \(3, 4\)"):
+            both(random_scores(3, 3), random_scores(3, 4))
+    for weight in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match="it must be between 0"):
+            fuse(random_scores(3, 3), random_scores(3, 3), weight)
+
+
+# --- the bootstrap ----------------------------------------------------------------------------------------------------
+
+
+def test_the_bootstrap_gives_the_difference_of_the_means_inside_its_interval():
+    a, b = random_scores(200).abs(), random_scores(200, seed=1).abs()
+    difference, low, high = paired_bootstrap(a, b)
+    assert difference == pytest.approx((a.double().mean() - b.double().mean()).item()) and low < difference < high
+    assert paired_bootstrap(a, b) == (difference, low, high) != paired_bootstrap(a, b, seed=1)
+    assert paired_bootstrap(b, a)[1] == pytest.approx(-high)
+    _, inner_low, inner_high = paired_bootstrap(a, b, level=0.5)
+    assert low < inner_low < inner_high < high
+    spread = (a.double() - b.double()).std().item() / math.sqrt(200)  # the interval of a normal distribution is near
+    assert (high - low) / spread == pytest.approx(2 * 1.96, rel=0.1)
+    assert (inner_high - inner_low) / spread == pytest.approx(2 * 0.674, rel=0.1)
+
+
+def test_the_interval_is_that_of_the_pairs_and_not_of_two_samples():
+    b = 10 * random_scores(50)
+    difference, low, high = paired_bootstrap(b + 0.25, b)
+    assert low == pytest.approx(difference) == pytest.approx(high)
+
+
+def test_the_interval_of_95_percent_holds_the_true_difference_in_about_95_percent_of_experiments():
+    held, truth = 0, 0.2
+    for seed in range(300):
+        b = random_scores(80, seed=2 * seed)
+        a = b + truth + random_scores(80, seed=2 * seed + 1)
+        _, low, high = paired_bootstrap(a, b, n=500, seed=seed)
+        held += low <= truth <= high
+    # at 80 queries the percentiles hold it in 94 %; P(fewer than 267 or more than 295 of 300) is about 1 in 1,500
+    assert 267 <= held <= 295
+
+
+def test_the_bootstrap_refuses_what_is_not_paired():
+    for a, b in [(torch.ones(3), torch.ones(4)), (torch.ones(1), torch.ones(1)), (torch.ones(2, 2), torch.ones(2, 2))]:
+        with pytest.raises(ValueError, match="the same queries in the same order"):
+            paired_bootstrap(a, b)
+    with pytest.raises(ValueError, match="not finite"):
+        paired_bootstrap(torch.tensor([1.0, math.nan]), torch.ones(2))
+    for options in ({"n": 10}, {"level": 95}, {"level": 0}):
+        with pytest.raises(ValueError, match="n must be at least 100 and level between 0 and 1"):
+            paired_bootstrap(torch.ones(3), torch.ones(3), **options)
+
+
+# --- the index --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    """Sixty short documents: every library, and some that a test asks for."""
+    documents = [d for d in load_docs().documents if 40 < len(d.text) < 300]
+    wanted = [d for d in load_docs().documents if d.name in ("numpy.sort", "matplotlib.pyplot.hist")]
+    documents = documents[:: len(documents) // 58][:58] + wanted
+    return DocsCorpus(train=tuple(documents), validation=(), test=(), fingerprint={"sha256": "1" * 64})
+
+
+@pytest.fixture(scope="module")
+def model(corpus):
+    """A small encoder with random weights: what it finds means nothing, how it is used can be tested."""
+    tokenizer = train_bpe([d.text for d in corpus.documents], 600)
+    torch.manual_seed(0)
+    return MaskedLanguageModel(Encoder(EncoderConfig(600, width=16, heads=2, max_len=32))), tokenizer
+
+
+@pytest.fixture(scope="module")
+def index(corpus, model):
+    return SearchIndex(corpus.documents, model)
+
+
+def test_a_document_is_found_by_its_words_and_by_its_name(corpus, model):
+    order = Document("numpy.argsort", "numpy", "numpy", "Return the indices that put the numbers in order.", "")
+    index = SearchIndex([*corpus.documents, order], model, weight=1.0)
+    for query, words in [("indices in order", {"indices", "order"}), ("numpy.argsort", {"numpy", "argsort"})]:
+        hit = index.search(query)[0]
+        assert hit.document == order and set(hit.words) == words
+
+
+def test_a_hit_holds_the_fused_score_and_where_it_comes_from(index):
+    query = "return a sorted copy of an array"
+    hits = index.search(query, k=len(index.documents))
+    assert {hit.document for hit in hits} == set(index.documents)
+    bm25, cosine = (torch.tensor([[getattr(hit, part) for hit in hits]]) for part in ("bm25", "cosine"))
+    score = torch.tensor([[hit.score for hit in hits]])
+    torch.testing.assert_close(score, fuse(bm25, cosine, index.weight), rtol=1e-4, atol=1e-4)
+    assert torch.equal(score, score.sort(descending=True).values)
+    vector = embed([query], index.model)[0]
+    for hit in hits:
+        own = embed([hit.document.text], index.model, long="windows")[0]
+        assert hit.cosine == pytest.approx((vector @ own).item(), abs=1e-5)
+        assert sum(hit.words.values()) == pytest.approx(hit.bm25, abs=1e-5)
+    assert all(type(value) is float for value in (hits[0].score, hits[0].bm25, hits[0].cosine))
+
+
+def test_a_query_without_a_known_word_is_answered_by_the_vectors_alone(index):
+    hits = index.search("xylophone")
+    assert all(hit.bm25 == 0 and hit.words == {} for hit in hits)
+    assert [hit.cosine for hit in hits] == sorted((hit.cosine for hit in hits), reverse=True)
+
+
+def test_the_weight_decides_between_words_and_vectors(corpus, model, index):
+    query = "return a sorted copy of an array"
+    for weight, part in ((1.0, "bm25"), (0.0, "cosine")):
+        hits = SearchIndex(corpus.documents, model, weight, index.vectors).search(query, k=60)
+        values = [getattr(hit, part) for hit in hits]
+        assert values == sorted(values, reverse=True)
+
+
+def test_a_search_in_one_library_finds_that_librarys_documents_only(index):
+    everything = index.search("array", k=60)
+    some = index.search("array", k=60, library="numpy")
+    assert some == [hit for hit in everything if hit.document.library == "numpy"] and 0 < len(some) < 60
+    assert index.search("array", k=2, library="numpy") == some[:2]
+
+
+def test_a_query_longer_than_the_model_reads_is_answered(index):
+    assert len(index.search("return a sorted copy of an array " * 50)) == 5
+
+
+def test_a_query_that_cannot_be_answered_is_refused(index):
+    for query in ("", "  \n"):
+        with pytest.raises(ValueError, match="the query is empty: write what you look for"):
+            index.search(query)
+    with pytest.raises(ValueError, match="k is 0"):
+        index.search("array", k=0)
+    with pytest.raises(ValueError, match=r"no library 'scipy'; choose one of python, torch, numpy, matplotlib"):
+        index.search("array", library="scipy")
+
+
+def test_vectors_of_other_documents_are_refused(corpus, model, index):
+    with pytest.raises(ValueError, match="there are 60 documents and 59 vectors"):
+        SearchIndex(corpus.documents, model, vectors=index.vectors[:-1])
+
+
+# --- the index that is kept -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(corpus, model, tmp_path, monkeypatch):
+    """A cache folder, a checkpoint, sixty documents in place of all, and a list of how often they were embedded."""
+    monkeypatch.setenv("NEXTBERT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(search, "load_docs", lambda: corpus)
+    checkpoints.save(tmp_path / "model", *model, {"name": "mine", "corpus": {"name": "text"}})
+    made, real = [], search._embed_all
+    monkeypatch.setattr(search, "_embed_all", lambda *arguments: made.append(1) or real(*arguments))
+    return tmp_path, made
+
+
+def stored_file(folder):
+    [path] = (folder / "cache").iterdir()
+    return path
+
+
+def test_the_index_is_made_once_and_then_read(kept):
+    folder, made = kept
+    lines = []
+    first = open_index(folder / "model", report=lines.append)
+    assert made == [1] and "60 documents" in lines[1] and lines[-1] == "  60 of 60 documents"
+    second = open_index(str(folder / "model"), report=lines.append)
+    assert made == [1] and len(lines) == 3  # nothing to wait for, nothing to say
+    assert torch.equal(first.vectors, second.vectors) and first.search("array") == second.search("array")
+    torch.testing.assert_close(
+        first.vectors, embed([d.text for d in first.documents], folder / "model", long="windows")
+    )
+    assert first.weight == search.WEIGHT
+
+
+def test_the_index_is_made_again_when_asked_for(kept):
+    folder, made = kept
+    open_index(folder / "model")
+    open_index(folder / "model", rebuild=True)
+    assert made == [1, 1] and stored_file(folder)
+
+
+def test_the_index_is_made_again_when_the_corpus_changed(kept, corpus, monkeypatch):
+    folder, made = kept
+    open_index(folder / "model")
+    changed = replace(corpus, train=corpus.train[1:], fingerprint={"sha256": "2" * 64})
+    monkeypatch.setattr(search, "load_docs", lambda: changed)
+    assert len(open_index(folder / "model").documents) == 59 and made == [1, 1]
+    open_index(folder / "model")
+    assert made == [1, 1] and stored_file(folder)  # the new one took the old one's place
+
+
+def test_the_index_is_made_again_when_the_checkpoint_or_the_format_changed(kept, model, monkeypatch):
+    folder, made = kept
+    open_index(folder / "model")
+    torch.manual_seed(1)
+    other = MaskedLanguageModel(Encoder(model[0].encoder.config))
+    checkpoints.save(folder / "model", other, model[1], {"name": "mine", "corpus": {"name": "text"}})
+    open_index(folder / "model")
+    assert made == [1, 1]
+    monkeypatch.setattr(search, "FORMAT", search.FORMAT + 1)
+    open_index(folder / "model")
+    assert made == [1, 1, 1]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "text"])
+def test_a_damaged_index_is_made_again(kept, damage):
+    folder, made = kept
+    right = open_index(folder / "model").vectors
+    path = stored_file(folder)
+    whole = path.read_bytes()
+    flipped = whole[:-10] + bytes([whole[-10] ^ 1]) + whole[-9:]
+    path.write_bytes({"cut": whole[:-100], "empty": b"", "flipped": flipped, "text": b"no tensors" * 9}[damage])
+    assert torch.equal(open_index(folder / "model").vectors, right) and made == [1, 1]
+    open_index(folder / "model")
+    assert made == [1, 1]
+
+
+def test_a_cache_folder_that_cannot_be_written_costs_time_only(kept, monkeypatch):
+    folder, made = kept
+    (folder / "file").write_text("no folder")
+    monkeypatch.setenv("NEXTBERT_CACHE", str(folder / "file"))
+    assert len(open_index(folder / "model").search("array")) == 5
+    open_index(folder / "model")
+    assert made == [1, 1]
+
+
+def test_each_checkpoint_has_an_index_of_its_own(kept, model):
+    folder, made = kept
+    checkpoints.save(folder / "other", *model, {"name": "other", "corpus": {"name": "text"}})
+    for name in ("model", "other", "model", "other"):
+        open_index(folder / name)
+    assert made == [1, 1] and len(list((folder / "cache").iterdir())) == 2
+
+
+# --- the search box ---------------------------------------------------------------------------------------------------
+
+
+def parts(box):
+    line, answer = box.children
+    return *line.children, answer
+
+
+def test_typing_a_query_and_enter_shows_the_hits_and_another_number_shows_more(index):
+    query, number, answer = parts(search_box(index))
+    assert "press Enter" in answer.value
+    assert query.continuous_update is False  # Enter, not each letter
+    query.value = "compute and plot a histogram"
+    assert answer.value.count("<li>") == 5
+    assert "matplotlib.pyplot.hist" in answer.value and "<b>histogram</b>" in answer.value
+    number.value = 2
+    assert answer.value.count("<li>") == 2
+    query.value = ""
+    assert "the query is empty" in answer.value and "<li>" not in answer.value
+
+
+def test_what_a_document_says_is_shown_and_never_run(model):
+    hostile = Document("x.<img>", "python", "x", "Return <script>alert(1)</script> & sort a list.", "")
+    index = SearchIndex([hostile, replace(hostile, name="y", summary="Read a file.")], model)
+    shown = hits_html(index.search("sort script <script>"))
+    assert "<script>" not in shown and "<img>" not in shown and "x.&lt;img&gt;" in shown
+    assert "&lt;<b>script</b>&gt;alert(1)" in shown and "&amp; <b>sort</b> a list" in shown
+
+
+def test_the_bars_are_as_long_as_the_scores(index):
+    hits = index.search("return the compute array of the plot", k=60)
+    longest = max(hit.bm25 for hit in hits)
+    assert any(0 < hit.bm25 < 0.9 * longest for hit in hits)
+    widths = [int(width) for width in re.findall(r"width:(\d+)%", hits_html(hits))]
+    assert widths[::2] == [round(100 * hit.bm25 / longest) for hit in hits]
+    assert widths[1::2] == [round(100 * max(0, hit.cosine)) for hit in hits]
+    assert "none in common" in hits_html(index.search("xylophone"))  # and no division by zero
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_the_hits_and_tells_on_stderr_that_it_makes_the_index(kept, capsys):
+    folder, _ = kept
+    arguments = ["search", "compute", "and plot a histogram", "--model", str(folder / "model"), "-k", "2"]
+    assert cli.main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert "1. matplotlib.pyplot.hist  (matplotlib)\n   Compute and plot a histogram.\n" in out and "3." not in out
+    assert re.search(r"score \d+\.\d\d  BM25 \d+\.\d  cosine -?\d\.\d\d  words: \w+ \d", out)
+    assert "Making the index of 60 documents" in err and "60 of 60" in err
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr() == (out, "")
+    assert cli.main([*arguments, "--rebuild"]) == 0
+    assert "Making the index" in capsys.readouterr().err
+
+
+def test_the_command_prints_json_and_nothing_else_on_stdout(kept, capsys, monkeypatch):
+    folder, _ = kept
+    monkeypatch.setattr(checkpoints, "corpus_difference", lambda card: "trained on another documentation")
+    assert cli.main(["search", "array", "--json", "--library", "numpy", "--model", str(folder / "model")]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["query"] == "array" and {hit["library"] for hit in found["hits"]} == {"numpy"}
+    assert set(found["hits"][0]) == {"name", "library", "module", "summary", "score", "bm25", "cosine", "words"}
+    assert "trained on another documentation" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [([" "], "the query is empty"), (["array", "--library", "scipy"], "there is no library 'scipy'; choose one of")],
+)
+def test_the_command_refuses_a_wrong_query_before_it_makes_anything(arguments, words, capsys, monkeypatch):
+    monkeypatch.setattr(search, "open_index", lambda *_: pytest.fail("the index was opened"))
+    assert cli.main(["search", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and words in err and err.count("\n") == 1
+
+
+def test_the_command_refuses_an_unknown_model_and_no_hits(capsys):
+    assert cli.main(["search", "array", "--model", "gpt-9"]) == 1
+    assert "there is no checkpoint 'gpt-9'" in capsys.readouterr().err
+    for arguments in ([], ["array", "-k", "0"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["search", *arguments])
+        assert stop.value.code == 2
+
+
+def test_a_console_that_lacks_a_character_gets_a_question_mark(kept, monkeypatch, capsys):
+    folder, _ = kept
+    monkeypatch.setattr(search, "hits_text", lambda hits: "a → b")
+    monkeypatch.setattr(type(sys.stdout), "encoding", "ascii", raising=False)
+    assert cli.main(["search", "array", "--model", str(folder / "model")]) == 0
+    assert capsys.readouterr().out == "a ? b\n"
+
+
+@pytest.mark.slow
+def test_the_whole_documentation_is_indexed_once_and_then_searched_by_the_command(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEXTBERT_CACHE", str(tmp_path))
+    run = [sys.executable, "-m", "nextbert_lite", "search", "--model", "docs-small", "--json", "-k", "10"]
+    for query, wanted, says in [
+        ("draw a histogram", "matplotlib.pyplot.hist", "documents, once"),
+        ("sort an array in-place", "numpy.ndarray.sort", None),
+        ("torch.argsort", "torch.argsort", None),
+    ]:
+        done = subprocess.run([*run, query], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert wanted in [hit["name"] for hit in json.loads(done.stdout)["hits"]]
+        assert says in done.stderr if says else "Making" not in done.stderr
