@@ -484,6 +484,11 @@ def train_encoder():
 
 
 yours, history = train_encoder()
+
+# %% [markdown]
+# And the search with it, on the same questions as before:
+
+# %%
 found["your encoder"] = search_by(yours)
 after = mrr(found["your encoder"]["validation"])
 print(f"{STEPS} steps: MRR {start_mrr:.3f} → {after:.3f} on validation, {after / start_mrr:.2f} times as much")
