@@ -519,8 +519,8 @@ assert sum(later) < sum(before)
 # A large gain for so few steps. How large it looks depends on how many texts there are to choose from: section 7 has it among 500
 # and among all bodies.
 #
-# You have no hour to spare, so the course ships an encoder, `docs-contrastive`, that was trained from the same start for about
-# an hour (`tools/train_contrastive.py`; its card says how). The package's `embed` gives its vectors in one line; it is
+# A lesson has no time for more, so the course ships an encoder, `docs-contrastive`, that was trained from the same start for about
+# forty minutes (`tools/train_contrastive.py`; its card says how). The package's `embed` gives its vectors in one line; it is
 # what you use outside of this lesson:
 
 # %%
@@ -799,7 +799,7 @@ for name in dict.fromkeys(row["search"] for row in stored):
     print(f"{name:>28}  {'   '.join(shown)}")
 
 # %% [markdown]
-# Your minute falls short of doubling the masked model's MRR on the test; the hour of the shipped encoder doubles it among all
+# Your minute falls short of doubling the masked model's MRR on the test; the longer training of the shipped encoder doubles it among all
 # bodies. The more wrong answers there are, the larger the factor.
 #
 # Do the claims of this lesson hold for each of the seeds? And does this run agree with the table?
@@ -1088,11 +1088,10 @@ print(hits_text(hits))
 # %%
 from IPython.display import display
 
-box = search_box(index)
 if "TQDM_DISABLE" in os.environ:  # a stored page cannot hold a live box: show one answer
     display({"text/html": hits_html(index.search("draw a histogram", 3)), "text/plain": "Three hits."}, raw=True)
 else:
-    display(box)
+    display(search_box(index))
 
 # %% [markdown]
 # The same outside of a notebook, over all documents, in two ways:
@@ -1116,7 +1115,7 @@ else:
 # * **MRR** is the mean of 1/rank, **recall@k** the share among the first k. Ties get the middle of their places. Say among how many texts.
 # * Fuse by **z-scores per question** with a weight chosen **on validation**; report on the test, with a paired interval.
 # * **Split by groups of near-duplicates.** On a random split a model can look good by remembering.
-# * A minute of contrastive training lifts a masked model far, an hour brings it up to a static bag of the same width. Its worth
+# * A minute of contrastive training lifts a masked model far; forty bring it about level with a static bag of the same width that reads as much. Its worth
 #   is largest where question and answer share few words, and in a mixture with BM25.
 
 # %% [markdown]
