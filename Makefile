@@ -54,13 +54,13 @@ ifdef LESSON
 test:
 	$(SETUP) --extra test
 	$(if $(LESSON_FILES),,$(error there is no lesson $(LESSON) in notebooks/; build it: make notebooks ONLY=$(LESSON)))
-	$(PYTEST) -m "not slow" --nbval-lax --nbval-cell-timeout=180 $(LESSON_FILES) $(LESSON_TESTS) -k $(LESSON)
+	$(PYTEST) -m "not slow" --nbval-lax --nbval-cell-timeout=300 $(LESSON_FILES) $(LESSON_TESTS) -k $(LESSON)
 else
 test:
 	$(SETUP) --extra test
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(PYTEST) -m "not slow" --nbval-lax --nbval-cell-timeout=180 tests $(sort $(wildcard notebooks/*.ipynb))
+	$(PYTEST) -m "not slow" --nbval-lax --nbval-cell-timeout=300 tests $(sort $(wildcard notebooks/*.ipynb))
 endif
 
 test-slow:

@@ -387,7 +387,7 @@ def test_make_test_is_lint_and_one_pytest_with_every_lesson():
     assert "setup_env.py  --extra test" in plan
     assert "ruff check ." in plan and "ruff format --check ." in plan
     (line,) = (line for line in plan.splitlines() if "-m pytest" in line)
-    assert "TQDM_DISABLE=1" in line and "--nbval-lax --nbval-cell-timeout=180 tests" in line
+    assert "TQDM_DISABLE=1" in line and "--nbval-lax --nbval-cell-timeout=300 tests" in line
     assert plan.splitlines()[-1] == line  # pytest's own line closes it
     for path in ROOT.glob("notebooks/*.ipynb"):
         assert path.name in line

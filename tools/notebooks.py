@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 SOURCES = NOTEBOOKS / "source"
 TIMES = NOTEBOOKS / "times.json"
-CELL_TIMEOUT = 180  # seconds
+CELL_TIMEOUT = 300  # seconds
 SIZE_CAP = 1_000_000  # bytes a lesson
 
 
