@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from nextbert_lite import __version__
 from nextbert_lite.contrastive import SentenceEncoder
 from nextbert_lite.corpora.python_docs import DocsCorpus, Document, installed_versions, near_duplicates, text_hash
 from nextbert_lite.encoder import Encoder, EncoderConfig
@@ -92,6 +94,11 @@ def load(name: str | Path) -> Pretrained:
     if line := corpus_difference(card):
         print(line)
     return Pretrained(model.eval(), Tokenizer.load(folder / TOKENIZER))
+
+
+def versions() -> dict[str, str]:
+    """Return what a card says of the packages that made a checkpoint."""
+    return {"nextbert-lite": __version__, **{p: version(p).split("+")[0] for p in ("torch", "tokenizers")}}
 
 
 def corpus_difference(card: dict) -> str | None:

@@ -180,6 +180,22 @@ def same_texts(anchors: Sequence[Hashable], positives: Sequence[Hashable]) -> Te
     return equal | equal.T
 
 
+def pair_batch(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> dict[str, Tensor]:
+    """Return pairs of texts, as tuples of token ids, as one batch for `SentenceEncoder.loss`.
+
+    That is ids and mask of the anchors and of the positives, each (B, T), and `same`, (B, B).
+    """
+    anchors, positives = zip(*pairs, strict=True)
+    (ids, mask), (positive_ids, positive_mask) = pad(anchors, pad_id), pad(positives, pad_id)
+    return {
+        "ids": ids,
+        "mask": mask,
+        "positive_ids": positive_ids,
+        "positive_mask": positive_mask,
+        "same": same_texts(anchors, positives),
+    }
+
+
 class PairBatches:
     """The batches of contrastive training: call it with a step, get that step's pairs.
 
@@ -211,12 +227,4 @@ class PairBatches:
         epoch, number = divmod(step, len(self))
         order = torch.randperm(len(self.pairs), generator=seeded(self.seed, epoch)).tolist()
         rows = order[number * self.batch_size : (number + 1) * self.batch_size]
-        anchors, positives = zip(*(self.pairs[row] for row in rows), strict=True)
-        (ids, mask), (positive_ids, positive_mask) = pad(anchors, self.pad_id), pad(positives, self.pad_id)
-        return {
-            "ids": ids,
-            "mask": mask,
-            "positive_ids": positive_ids,
-            "positive_mask": positive_mask,
-            "same": same_texts(anchors, positives),
-        }
+        return pair_batch([self.pairs[row] for row in rows], self.pad_id)

@@ -11,13 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from nextbert_lite import __version__
-from nextbert_lite.checkpoints import CARD, TOKENIZER, WEIGHTS, file_hash, rounded, save, write_text
+from nextbert_lite.checkpoints import CARD, TOKENIZER, WEIGHTS, file_hash, rounded, save, versions, write_text
 from nextbert_lite.corpora.bayes import compare
 from nextbert_lite.corpora.python_docs import SPLITS, load_docs, text_hash
 from nextbert_lite.corpora.toy_world import ToyWorld
@@ -231,7 +229,7 @@ def pretrain(
     card = {
         "name": out.resolve().name,
         "made": date.today().isoformat(),
-        "versions": {"nextbert-lite": __version__, **{p: version(p).split("+")[0] for p in ("torch", "tokenizers")}},
+        "versions": versions(),
         "corpus": {"name": source.name, "about": source.about, "fingerprint": source.fingerprint},
         "parameters": parameters,
         "training": {

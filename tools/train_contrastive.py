@@ -11,14 +11,13 @@ import argparse
 import sys
 from dataclasses import replace
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from nextbert_lite import __version__, checkpoints
-from nextbert_lite.batching import pad, seeded
-from nextbert_lite.contrastive import SentenceEncoder, same_texts
+from nextbert_lite import checkpoints
+from nextbert_lite.batching import seeded
+from nextbert_lite.contrastive import SentenceEncoder, pair_batch
 from nextbert_lite.corpora.python_docs import load_docs
 from nextbert_lite.embedding import embed
 from nextbert_lite.encoder import Encoder
@@ -54,10 +53,7 @@ class DocsPairs:
                 found.append((source[row][0], self.part(source[row][1], generator)))
         for row in torch.randperm(len(self.long), generator=generator)[: self.cuts].tolist():
             found.append(self.cut_out(self.long[row], generator))
-        anchors, positives = zip(*((self.closed(a), self.closed(b)) for a, b in found), strict=True)
-        (ids, mask), (positive_ids, positive_mask) = (pad(x, self.tokenizer.pad_id) for x in (anchors, positives))
-        same = same_texts(anchors, positives)
-        return dict(ids=ids, mask=mask, positive_ids=positive_ids, positive_mask=positive_mask, same=same)
+        return pair_batch([(self.closed(a), self.closed(b)) for a, b in found], self.tokenizer.pad_id)
 
     def closed(self, words):
         """Return a text's words as one input: cut to the length, between [CLS] and [SEP]."""
@@ -151,7 +147,7 @@ def main():
     card = {
         "name": options.out.resolve().name,
         "made": date.today().isoformat(),
-        "versions": {"nextbert-lite": __version__, **{p: version(p).split("+")[0] for p in ("torch", "tokenizers")}},
+        "versions": checkpoints.versions(),
         "corpus": {
             "name": "docs",
             "about": f"{len(docs.train):,} texts of documentation",
