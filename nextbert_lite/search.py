@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nextbert_lite import checkpoints
-from nextbert_lite.corpora.python_docs import LIBRARIES, Document, _cache_dir, load_docs
+from nextbert_lite.corpora.python_docs import LIBRARIES, Document, cache_dir, load_docs
 from nextbert_lite.embedding import Model, embed
 from nextbert_lite.training import write_safetensors
 from nextbert_lite.validate import check_vectors
@@ -287,7 +287,7 @@ def _stored(folder: Path) -> tuple[Tensor, dict[str, str]] | None:
 
 
 def _place(folder: Path) -> Path:
-    return _cache_dir() / f"index-{sha256(str(folder).encode()).hexdigest()[:16]}.safetensors"
+    return cache_dir() / f"index-{sha256(str(folder).encode()).hexdigest()[:16]}.safetensors"
 
 
 def _digest(vectors: Tensor) -> str:

@@ -219,14 +219,14 @@ crop = Exercise(
         Mistake(
             "no specials",
             lambda ids, start, n: ids[1:-1][start : start + n],
-            "the right words, but [CLS] and [SEP] are missing: the model has never seen a text that begins and ends "
+            "the right tokens, but [CLS] and [SEP] are missing: the model has never seen a text that begins and ends "
             "like this.",
             "https://github.com/huggingface/transformers/issues/812",
         ),
         Mistake(
             "no [SEP]",
             lambda ids, start, n: [CLS, *ids[1:-1][start : start + n]],
-            "[SEP] was cut off with the rest of the text. Put it behind the words.",
+            "[SEP] was cut off with the rest of the text. Put it behind the tokens.",
             "https://github.com/jackroos/VL-BERT/issues/28",
         ),
         Mistake(
@@ -245,13 +245,13 @@ crop = Exercise(
         Mistake(
             "n is the end",
             lambda ids, start, n: [CLS, *ids[1:-1][start:n], SEP],
-            "n is how many words, not where they end: `words[start : start + n]`.",
+            "n is how many tokens, not where they end: `words[start : start + n]`.",
             "length and end of a slice confused; torch.narrow takes a length, a slice an end",
         ),
         Mistake(
             "n with the specials",
             lambda ids, start, n: [CLS, *ids[1:-1][start : start + n - 2], SEP],
-            "two words short: n counts words, [CLS] and [SEP] come on top. (The tokenizer's `max_len` counts them.)",
+            "two tokens short: n counts tokens, [CLS] and [SEP] come on top. (The tokenizer's `max_len` counts them.)",
             "max_len of `encode_batch`, which includes both",
         ),
     ),

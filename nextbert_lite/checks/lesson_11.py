@@ -190,7 +190,7 @@ whitened = Exercise(
             "fitted on the test",
             whitening(test_mean, centred_test),
             "mean and axes still come from x, the texts that are tested. So the result for a text depends on which "
-            "others are asked with it, and one query alone is all zeros. Fit both on `train`.",
+            "others are asked with it, and one query alone becomes 0 / 0, which is NaN. Fit both on `train`.",
             "https://github.com/YahooArchive/crow/issues/8",
         ),
         Mistake(

@@ -223,7 +223,7 @@ random_mrr = Prediction(
         "The mean of 1, 1/2, 1/3, … 1/500.",
         "`sum(1 / r for r in range(1, 501)) / 500`",
     ),
-    praise="This is the chance level of every table below.",
+    praise="This is the chance level of every table among 500.",
 )
 
 # --- 12.4 find the bug: the fusion that chose on the test -------------------------------------------------------------

@@ -166,7 +166,7 @@ def load_docs() -> DocsCorpus:
         :16
     ]
     try:
-        path = _cache_dir() / f"python_docs-{key}.json"
+        path = cache_dir() / f"python_docs-{key}.json"
         return _read(path)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError):
         pass  # absent, unreadable or damaged: collect again
@@ -185,7 +185,7 @@ def load_docs() -> DocsCorpus:
             raise RuntimeError(f"the documentation could not be collected by {sys.executable}: {reason}")
         docs = _read(made)
         try:
-            _save(made.read_bytes(), _cache_dir() / f"python_docs-{key}.json")
+            _save(made.read_bytes(), cache_dir() / f"python_docs-{key}.json")
         except (OSError, RuntimeError):
             pass  # a folder that cannot be written costs ten seconds each time, nothing else
     return docs
@@ -382,7 +382,8 @@ def _digest(splits: dict[str, list[dict]]) -> str:
     return sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()
 
 
-def _cache_dir() -> Path:
+def cache_dir() -> Path:
+    """Return the folder of what is made once and kept: $NEXTBERT_CACHE, or one in the user's cache."""
     if folder := os.environ.get("NEXTBERT_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nextbert_lite"

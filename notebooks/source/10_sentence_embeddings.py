@@ -13,14 +13,14 @@
 # %% [markdown]
 # # 10 · Sentence embeddings
 #
-# Your model of lesson 08 reads a text and gives a vector for each token. To search, you need one vector for the whole
+# `docs-small`, the model of lesson 08, reads a text and gives a vector for each token. To search, you need one vector for the whole
 # text: two texts that say the same should lie close together, and others far apart. Nobody has told the model so yet.
 #
 # **The question of this lesson:** what turns a model of words into a model of sentences?
 #
 # | | |
 # |---|---|
-# | You will | make one vector of many in three ways, find out how good it is for search, build the `SentenceEncoder`, and train it with five kinds of positive pairs, from a pretrained model and from nothing |
+# | You will | make one vector of many in three ways, find out how good it is for search, build the `SentenceEncoder`, train it with one kind of positive pairs, and compare five kinds and two starts from stored runs |
 # | You need | lesson 09 for the contrastive loss, lesson 04 for the encoder, lesson 05 for what `docs-small` learned |
 # | It takes | about 85 minutes, five exercises; the machine needs about a minute |
 #
@@ -54,7 +54,7 @@ pretrained = masked_model.encoder.to(pick_device())
 device = next(pretrained.parameters()).device
 
 # %% [markdown]
-# We take 300 pairs of the validation split, which `docs-small` has not read, always the same ones. Each text becomes
+# We take 300 pairs of the validation split, always the same ones; `docs-small` has not read them. Each text becomes
 # the mean of its tokens' vectors (section 1 builds that), cut at 64 tokens, and texts are compared by the cosine, as in
 # lesson 09.
 #
@@ -312,7 +312,7 @@ print(f"the mean of all 300, the MRR: {reciprocal_places(cosines).mean():.3f}")
 # Two more numbers say how the vectors lie, apart from search (Wang and Isola 2020; lesson 11 looks at them closely).
 # All vectors have length 1, so they lie on a sphere, and two unrelated directions are at a squared distance of 2.
 #
-# * **Alignment**: the mean squared distance of two that belong together. 0 is best, if it were alone.
+# * **Alignment**: the mean squared distance of two that belong together. Taken alone, 0 is best.
 # * **Uniformity**: $\ln \operatorname{mean} e^{-2 d^2}$ over all pairs of texts. 0 when all vectors are the same, and
 #   lower the more evenly they are spread; unrelated directions everywhere would give −4.
 #
@@ -342,7 +342,8 @@ def row(name, found):
 print(f"guessing                 MRR {chance:.3f}")
 
 # %% [markdown]
-# Now the three poolings of `docs-small`, and the mean of a model that has the same shape but random weights. Guess the
+# Now the poolings of `docs-small`, first-last in both meanings, and the mean of a model that has the same shape but random
+# weights. Guess the
 # order first.
 
 
@@ -383,7 +384,7 @@ colours = [plots.GREY if "random" in name else plots.BLUE for name in names]
 ax.barh(names, [pooled[name]["mrr"] for name in names], color=colours)
 ax.axvline(chance, color=plots.RED, linestyle="--", label=f"guessing: {chance:.3f}")
 ax.set(xlabel="MRR, summary → body among 300 (validation)")
-ax.set_title("Of docs-small, the mean of the last layer searches best")
+ax.set_title("Of four poolings of docs-small, the last layer's mean is best")
 ax.legend(loc="lower right")
 plots.show(fig, alt="MRR of the poolings of docs-small: the mean of the last layer is best, random weights worst.")
 best = max(pooled, key=lambda name: pooled[name]["mrr"])
@@ -393,8 +394,8 @@ assert min(pooled, key=lambda name: pooled[name]["mrr"]) == "random weights, mea
 # %% [markdown]
 # On this corpus, with this model, the plain mean of the last layer wins, and mixing another layer in makes it worse.
 # `[CLS]` is above random weights and far below the mean. (`docs-small` was never asked for anything at `[CLS]`: lesson
-# 05 selects no special token.) Look at its last two columns: all its vectors nearly coincide, which gives a wonderful
-# alignment and tells nothing apart.
+# 05 selects no special token.) Look at its last two numbers: all its vectors nearly coincide. That gives a wonderful
+# alignment, and tells texts apart only a little.
 #
 # How sure is such a number? The 300 summaries are a sample, so the MRR has a standard error, the standard deviation of
 # 1/place divided by √300:
@@ -419,8 +420,8 @@ assert pooled["mean"]["mrr"] - pooled["cls"]["mrr"] > 3 * error
 # | the mean of GloVe's word vectors, without any encoder | 61.32 |
 #
 # STS asks how similar two sentences are, from 0 to 5, and the score is how well the order agrees with people's. Another
-# task, a larger model: the columns cannot be compared with ours. But they say that this is not a weakness of a small
-# model alone: **vectors that were learned by filling gaps are poor vectors of sentences**. There they lose against
+# task, a larger model: the column cannot be compared with ours. But it says that this is not a weakness of our small
+# model alone: **in both, vectors learned by filling gaps, taken as they are, are poor vectors of sentences**. There they lose to
 # plain word vectors.
 
 # %% [markdown]
@@ -430,7 +431,7 @@ assert pooled["mean"]["mrr"] - pooled["cls"]["mrr"] > 3 * error
 # `SentenceEncoder` that is one line: encode both, then `info_nce_loss`. So why does the class below have more than
 # this? For two practical things.
 #
-# **Chunks.** In a batch of 64 texts one long text makes 63 others padding. Sorted by length and cut into chunks, each
+# **Chunks.** In a batch of 64 texts one long text gives the 63 others padding. Sorted by length and cut into chunks, each
 # chunk is as wide as its own longest text. How much work is that?
 
 # %%
@@ -486,7 +487,7 @@ check.in_chunks(in_chunks)
 # **Memory.** The more texts in a batch, the more negatives. But backward needs what every layer computed for every
 # text, so memory grows with the batch, and cutting it into chunks alone does not help: the loss needs all vectors at
 # once. The way out is to throw a chunk's inner numbers away and to keep only its vectors. When backward comes to the
-# chunk, its texts go through the encoder once more. That is **gradient caching** (Gao et al. 2021); torch's
+# chunk, its texts go through the encoder once more. That is lesson 09's **gradient caching** (Luyu Gao et al. 2021); torch's
 # `checkpoint` does it. It costs one more forward pass, and it draws the same dropout masks the second time.
 #
 # Here is the whole class, the package's. New against section 2: the settings, `encode` and `loss`. `same` and the hard
@@ -574,7 +575,9 @@ for dropout, name in ((0.0, "whole"), (0.0, "chunks"), (0.1, "chunks")):
     print(f"dropout {dropout}: the cached gradients are those of '{name}', to ten digits")
 
 # %% [markdown]
-# The same gradients, with a small part of the memory. (With dropout, "whole" and "chunks" draw different masks, so
+# The same gradients, and less than a hundredth of the numbers is kept between forward and backward. The count does not
+# show backward itself: there one chunk's numbers come on top, one chunk at a time. Here that is about an eighth of
+# all: two sides of four chunks. (With dropout, "whole" and "chunks" draw different masks, so
 # there is nothing to compare.)
 
 # %% [markdown]
@@ -623,8 +626,8 @@ for mode in ("train", "eval"):
 # %% [markdown]
 # ### Exercise 10.4 · crops ●●○ · 8 minutes
 #
-# `ids` begins with `[CLS]` (id 2) and ends with `[SEP]` (id 3). Return the n words from number `start` on (0 is the
-# first word after `[CLS]`), as a text of its own: with `[CLS]` and `[SEP]`, a list. Where there are fewer than n left,
+# `ids` begins with `[CLS]` (id 2) and ends with `[SEP]` (id 3). Return the n tokens from number `start` on (0 is the
+# first token after `[CLS]`), as a text of its own: with `[CLS]` and `[SEP]`, a list. Where there are fewer than n left,
 # take what there is.
 
 
@@ -650,7 +653,7 @@ entries = tokenizer.encode_batch([f"{summary}\n\n{body}" for summary, body in tr
 
 
 def stretch(ids, generator):
-    """Return 8 to 30 words of a text from a random place, or all if it has fewer, as a text of its own."""
+    """Return 8 to 30 tokens of a text from a random place, or all if it has fewer, as a text of its own."""
     words = ids[1:-1]
     n = int(torch.randint(min(8, len(words)), min(LENGTH - 2, len(words)) + 1, (1,), generator=generator))
     start = int(torch.randint(0, len(words) - n + 1, (1,), generator=generator))
@@ -681,7 +684,8 @@ for kind in ("dropout 0.1", "crops", "summary–body"):
 # ## 5. How hard is each question, before any training?
 #
 # The loss asks: which of these 64 is mine? Take `docs-small` as it is and 256 anchors, in four batches of 64, and count
-# how often the answer is right at once. Guess which of the four kinds are no question at all.
+# how often the answer is right at once. Guessing is right once in 64, 2 %. ("The same mask twice" is left out: again
+# one vector, as with dropout 0.) Guess which of the four kinds are no question at all.
 
 
 # %%
@@ -726,7 +730,7 @@ ax.plot([], [], color=plots.BLUE, label="anchor and its positive")
 ax.plot([], [], color=plots.GREY, label="anchor and another's positive")
 ax.set_yticks([-i for i in range(len(labels))], labels)
 ax.set(xlabel="cosine (box: middle half, whiskers: 5 to 95 %)", ylim=(-len(labels) + 0.4, 0.6))
-ax.set_title("A second view is easy to find, a body is not")
+ax.set_title("A dropout view is found at once, a crop or a body less often")
 ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.18), ncols=2)
 plots.show(
     fig, alt="Cosines of positives and of others before training: apart for dropout views, overlapping for pairs."
@@ -747,7 +751,7 @@ assert min(easy) > 0.95 and max(hard) < min(easy) - 0.1 and right_at_once["summa
 #
 # "The same mask twice": anchor and positive are the same vector, so their cosine is 1. Say that all other cosines in a
 # batch of B = 64 are 0.6, and τ = 0.05. What is the loss? (Lesson 09: $-\ln \frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}}$ with
-# $s$ = cosine / τ.) Two digits after the first that is not 0 will do; use `math`.
+# $s$ = cosine / τ.) Three decimals will do; use `math`.
 
 # %% tags=["exercise-10.5"]
 loss_of_the_same_vector = None
@@ -759,7 +763,8 @@ loss_of_the_same_vector = math.log(1 + 63 * math.exp((0.6 - 1) / 0.05))
 check.loss_of_the_same_vector(loss_of_the_same_vector)
 
 # %% [markdown]
-# So close to zero that readers of SimCSE suspect a bug ([issue 40](https://github.com/princeton-nlp/SimCSE/issues/40)).
+# Close to zero. A reader of SimCSE saw so small a loss, with dropout, and asked if something was wrong ([issue
+# 40](https://github.com/princeton-nlp/SimCSE/issues/40)).
 # In a real batch the cosines differ. Is the loss then larger or smaller than with all of them at their mean? Guess,
 # then look:
 
@@ -779,7 +784,8 @@ assert at_the_mean < real < 0.1 * math.log(64)
 #
 # $$\ln\Bigl(1 + \sum_{j \ne i} e^{-d_{ij}^2 / 2\tau}\Bigr)$$
 #
-# Compare with uniformity in section 2: a sum of $e^{-t d^2}$ there too. **What is left is the push alone**: spread the
+# Compare with uniformity in section 2: a sum of $e^{-t d^2}$ there too, with t = 2; here t = 1/(2τ) = 10.
+# **What is left is the push alone**: spread the
 # texts out. The pull has no gradient, for a cosine that is always 1 cannot grow. We check it on the small encoder, by
 # the gradient of the mean cosine between anchors and their positives:
 
@@ -806,8 +812,10 @@ assert pulls["dropout 0"] < 1e-9 and min(pulls[k] for k in pulls if k != "dropou
 # %% [markdown]
 # A reader asked SimCSE's authors what training in such a case is for. One of them agreed that the positive's cosine is
 # always 1, and answered that those of the negatives still vary ([issue
-# 35](https://github.com/princeton-nlp/SimCSE/issues/35)). He expects the core of the gain from the spreading, and a
-# collapse without different masks ([issue 3](https://github.com/princeton-nlp/SimCSE/issues/3)). Does it collapse here?
+# 35](https://github.com/princeton-nlp/SimCSE/issues/35)). He puts the core of the gain down to the spreading. Without
+# different masks he expects a "collapsing solution", and means a much worse alignment ([issue
+# 3](https://github.com/princeton-nlp/SimCSE/issues/3)). That is not lesson 09's collapse, where all vectors fall
+# together. Does search get worse here?
 
 # %% [markdown]
 # ## 6. Train
@@ -940,12 +948,13 @@ for kind in same_text:
 # weights stay below a `docs-small` that was not trained on any pair. That is with 40 steps. How the two starts
 # compare after hours of training is not shown here.
 #
-# **SimCSE.** It helps search here, a little: the next cell prints the gains beside the standard error. Dropout 0 does
+# **SimCSE.** On these 300 queries it is ahead of no training in all three seeds, by a little. The next cell prints the
+# gains of all three kinds, beside the standard error of one MRR (not of a difference). Dropout 0 does
 # as well as dropout 0.1: neither is ahead in all three seeds. So on this corpus we cannot show that the *dropout* is
 # what helps. By section 5 dropout 0 has nothing but the push.
 #
-# **Spreading is not search.** The right half of the figure: the three that use the same text twice spread the vectors
-# most, and search worst of the trained ones.
+# **Spreading is not search.** Compare both halves of the figure: from `docs-small`, the three that use the same text
+# twice spread the vectors most, and search worst of the trained ones.
 
 # %%
 # still from the stored `results_starts`
@@ -958,7 +967,7 @@ ahead = small["dropout 0.1"] - small["dropout 0"]
 assert ahead.min() < 0 < ahead.max()  # no order between the two
 assert ((small["dropout 0.1"] - small["same mask twice"]) > 0).all()
 gain = torch.stack([small[kind] for kind in same_text]) - small["not trained"]
-print(f"same text twice, gain in MRR: {gain.min():.3f} to {gain.max():.3f}; one standard error is {error:.3f}")
+print(f"same text twice, gain in MRR: {gain.min():.3f} to {gain.max():.3f}; standard error of one MRR {error:.3f}")
 print(f"dropout 0.1 brings {gain[0].mean().item() / gains['summary–body']:.0%} of the gain of pairs")
 print(f"dropout 0.1 less dropout 0: {', '.join(f'{value:+.3f}' for value in ahead)}")
 
@@ -971,7 +980,7 @@ print(f"dropout 0.1 less dropout 0: {', '.join(f'{value:+.3f}' for value in ahea
 # |---|---|---|---|---|---|---|
 # | STS-B | 71.1 | 81.1 | **82.5** | 80.5 | 71.0 | 43.6 |
 #
-# There 0.1 is far ahead of 0, and the same mask twice is a collapse. Here neither of 0.1 and 0 is ahead in all seeds,
+# There 0.1 is far ahead of 0, and the same mask twice falls far below both. Here neither of 0.1 and 0 is ahead in all seeds,
 # and the same mask twice is last of the three in each, but close to them. On the average of the STS test sets they
 # report 56.70 for BERT-base without training (first-last), 76.25 for unsupervised and 81.57 for supervised SimCSE (on
 # pairs of sentences from natural-language inference). The order is ours too; the distances are not: unsupervised SimCSE
@@ -1007,8 +1016,10 @@ assert best_fresh < small["not trained"].min() / 2
 # * One vector a text: the mean over the **real** tokens is a good first choice. With padding in the mean, vectors
 #   depend on the batch.
 # * "First-last" means two different things. Measure poolings; do not believe a name.
-# * Vectors of a masked model are poor for search. Forty contrastive steps lifted them above every pooling we tried.
-# * The loss does what the pairs say. Same text twice: spread. Crops: more. Pairs of the real task: most.
+# * The vectors of `docs-small`, a masked model, were poor for search. Forty contrastive steps lifted them above every
+#   pooling we tried.
+# * The loss does what the pairs say. From `docs-small`, the same text twice spread the vectors most and helped search
+#   least. Crops helped more, pairs of the real task most.
 # * When both views are one vector, only the push is left. That trains something, and the loss near zero is no bug.
 # * Sort by length, and restore the order. Cache gradients, and a large batch fits into little memory.
 #
