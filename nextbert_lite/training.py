@@ -254,8 +254,11 @@ def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: di
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        mode = part.stat().st_mode  # what others may do with a new file here; safetensors would let nobody else read it
         # clones: safetensors refuses tensors that share memory, as tied weights do
         save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, part, metadata)
+        part.chmod(mode)
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)

@@ -539,6 +539,13 @@ KILLED = """
 """
 
 
+def test_a_file_of_weights_can_be_read_by_whom_any_new_file_can(tmp_path):
+    (tmp_path / "new").touch()
+    training.write_safetensors(tmp_path / "run.safetensors", {"a": torch.zeros(1)}, {})
+    modes = [(tmp_path / name).stat().st_mode for name in ("new", "run.safetensors")]
+    assert modes[0] == modes[1]
+
+
 @pytest.mark.parametrize("how", ["half a file", "before it is in place"])
 def test_a_run_killed_while_it_writes_resumes_exactly(how, uninterrupted, tmp_path):
     path = tmp_path / "run.safetensors"
