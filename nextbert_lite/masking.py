@@ -27,11 +27,13 @@ def mask_tokens(
     """
     if not 0 < rate <= 1:
         raise ValueError(f"rate is {rate}; it must be greater than 0 and at most 1 (BERT and RoBERTa: 0.15).")
-    first_word = len(tokenizer.special_ids)  # the special tokens are the first ids
-    selected = (torch.rand(ids.shape, generator=generator) < rate) & (ids >= first_word)
+    special = torch.tensor(tokenizer.special_ids)
+    selected = (torch.rand(ids.shape, generator=generator) < rate) & ~torch.isin(ids, special)
     labels = ids.masked_fill(~selected, IGNORE)
     draw = torch.rand(ids.shape, generator=generator)  # one draw decides what happens: 0.8 / 0.1 / 0.1
-    words = torch.randint(first_word, tokenizer.vocab_size, ids.shape, generator=generator)
+    words = torch.randint(tokenizer.vocab_size - len(special), ids.shape, generator=generator)
+    for i in tokenizer.special_ids:  # in ascending order: step over each special token
+        words += words >= i
     corrupted = ids.masked_fill(selected & (draw < 0.8), tokenizer.mask_id)
     corrupted = torch.where(selected & (0.8 <= draw) & (draw < 0.9), words, corrupted)
     return corrupted, labels

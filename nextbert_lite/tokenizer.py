@@ -1,10 +1,12 @@
 """Text to token ids and back: byte-level BPE for real text, whole words for the toy world.
 
-Both are one class around Hugging Face's `tokenizers` library. Lesson 01 builds the ten lines that matter by hand.
+Both are one class around Hugging Face's `tokenizers` library, and so are published tokenizers, which have other special
+tokens. Lesson 01 builds the ten lines that matter by hand.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,24 +16,57 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
 PAD, UNK, CLS, SEP, MASK = SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+ROLES = ("pad", "unk", "cls", "sep", "mask")  # what the five are for, in this order
 
 
 class Tokenizer:
     """Turn text into ids that start with [CLS] and end with [SEP], and back.
 
     Make one with `train_bpe`, `word_level` or `Tokenizer.load`. The five special tokens have the ids 0 to 4.
+
+    specials: a published tokenizer's own, at any id: {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>",
+    "mask": "<mask>"}, say. They take the places of [PAD], [UNK], [CLS], [SEP] and [MASK] in what is said here. What
+    such a tokenizer stores on cutting and padding is switched off: it would cut without a word.
+    `special_ids`: the ids of all special tokens, in ascending order.
     """
 
-    def __init__(self, backend: Backend):
-        missing = [token for i, token in enumerate(SPECIALS) if backend.token_to_id(token) != i]
+    def __init__(self, backend: Backend, specials: dict[str, str] | None = None):
+        self.backend, self.specials = backend, specials
+        if specials is None:
+            self._check_own()
+        else:
+            self._check_published()
+        names = SPECIALS if specials is None else [specials[role] for role in ROLES]
+        five = [backend.token_to_id(token) for token in names]
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = five
+        more = (i for i, token in backend.get_added_tokens_decoder().items() if token.special)
+        self.special_ids = tuple(sorted({*five, *more}))
+
+    def _check_own(self) -> None:
+        missing = [token for i, token in enumerate(SPECIALS) if self.backend.token_to_id(token) != i]
         if missing:
             raise ValueError(
                 f"the special tokens {missing} do not have the ids {list(range(5))} in this order: {SPECIALS}. "
                 "Make the tokenizer with train_bpe or word_level, or load one that they saved."
             )
-        self.backend = backend
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = range(5)
-        self.special_ids = tuple(range(5))
+
+    def _check_published(self) -> None:
+        if set(self.specials) != set(ROLES) or len(set(self.specials.values())) < len(ROLES):
+            raise ValueError(f"specials are {self.specials}; they must name five different tokens for {ROLES}.")
+        missing = [token for token in self.specials.values() if self.backend.token_to_id(token) is None]
+        if missing:
+            raise ValueError(f"the special tokens {missing} are not in this vocabulary of {self.vocab_size}.")
+        if max(self.backend.get_vocab().values()) >= self.vocab_size:
+            raise ValueError(f"the ids of this vocabulary of {self.vocab_size} have gaps: its largest is not the last.")
+        self.backend.add_special_tokens(  # special, where they were only words of the vocabulary
+            [AddedToken(t, special=True, normalized=False) for t in self.specials.values() if not self._is_special(t)]
+        )
+        self.backend.no_truncation()
+        self.backend.no_padding()
+
+    def _is_special(self, token: str) -> bool:
+        added = self.backend.get_added_tokens_decoder().get(self.backend.token_to_id(token))
+        return added is not None and added.special
 
     @property
     def vocab_size(self) -> int:
@@ -106,8 +141,11 @@ class Tokenizer:
         return found
 
     def save(self, path: str | Path) -> None:
-        """Write the tokenizer as one JSON file that the `tokenizers` library reads too."""
-        self.backend.save(str(path))
+        """Write the tokenizer as one JSON file, which the `tokenizers` library reads too where `specials` is None."""
+        if self.specials is None:
+            self.backend.save(str(path))
+        else:
+            Path(path).write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
@@ -115,19 +153,27 @@ class Tokenizer:
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no tokenizer file {path}. `Tokenizer.save` writes one.")
         try:
-            backend = Backend.from_file(str(path))
+            backend, specials = _read(Path(path).read_text(encoding="utf-8"))
         except Exception as error:  # the library has no class of its own for this
             raise ValueError(f"{path} is no tokenizer file: {error}. `Tokenizer.save` writes one.") from error
-        return cls(backend)
+        return cls(backend, specials)
 
     def to_json(self) -> str:
         """Return the whole tokenizer as a JSON string; `from_json` reads it."""
-        return self.backend.to_str()
+        text = self.backend.to_str()
+        return text if self.specials is None else json.dumps({**json.loads(text), "specials": self.specials})
 
     @classmethod
     def from_json(cls, text: str) -> Tokenizer:
         """Read a tokenizer from the string that `to_json` gave."""
-        return cls(Backend.from_str(text))
+        return cls(*_read(text))
+
+
+def _read(text: str) -> tuple[Backend, dict[str, str] | None]:
+    """Return the library's tokenizer and, of a published one, its specials, which the library has no place for."""
+    content = json.loads(text)
+    specials = content.pop("specials", None)
+    return Backend.from_str(text if specials is None else json.dumps(content)), specials
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int = 4096) -> Tokenizer:

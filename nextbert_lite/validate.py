@@ -185,3 +185,28 @@ def check_text_pairs(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> No
             raise TypeError(f"pair {number} holds a str; a text is a list of token ids: `tokenizer.encode` makes one.")
         if any(len(text) == 0 for text in pair):
             raise ValueError(f"a text of pair {number} is empty: leave that pair out.")
+
+
+def check_classes(classes: int) -> int:
+    """Return the number of classes if there are at least two; else say so."""
+    if not isinstance(classes, int) or isinstance(classes, bool) or classes < 2:
+        raise ValueError(
+            f"classes is {classes!r}; it must be a whole number of at least 2: with one there is no choice."
+        )
+    return classes
+
+
+def check_labels(labels: Tensor, shape: tuple[int, ...], classes: int) -> Tensor:
+    """Return labels of this shape if each is a class, 0 to classes - 1, or -100 for no label; else say so."""
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"the labels are {kind}; they must be a tensor of torch.int64, the number of each class.")
+    if labels.shape != shape:
+        raise ValueError(f"the labels have the shape {tuple(labels.shape)}; expected {tuple(shape)}.")
+    wrong = ((labels < 0) | (labels >= classes)) & (labels != -100)
+    if wrong.any():
+        raise ValueError(
+            f"there is a label {int(labels[wrong][0])}; with {classes} classes the labels are 0 to {classes - 1}, or "
+            "-100 for what has no label. Count classes from 0, or make the head larger."
+        )
+    return labels

@@ -17,6 +17,7 @@ from nextbert_lite.batching import seeded
 from nextbert_lite.checks import core
 from nextbert_lite.checks.core import CheckFailed, Exercise, Mistake, Prediction
 from nextbert_lite.contrastive import info_nce_loss, nt_xent_loss
+from nextbert_lite.finetuning import calibration_error, fit_temperature
 
 MODULES = [
     importlib.import_module(f"nextbert_lite.checks.{module.name}")
@@ -180,7 +181,90 @@ def weight_by_loop(bm25_validation, cosine_validation, bm25_test, cosine_test):
     return score(bm25_test, cosine_test, best)
 
 
+def freezing_by_loops(model):
+    for parameter in model.encoder.parameters():
+        parameter.requires_grad = False
+    for part, mode in ((model, True), (model.encoder, False)):
+        part.train(mode)
+    return model
+
+
+def mean_gap_by_bincount(probabilities, labels):
+    top, guess = probabilities.max(-1)
+    number = torch.bucketize(top, torch.arange(1, 10) / 10)
+    gap = torch.bincount(number, top - (guess == labels).float(), minlength=10)
+    return gap.abs().sum() / len(labels)
+
+
+def calibrated_by_search(validation, validation_labels, test, test_labels):
+    t = fit_temperature(validation, validation_labels)
+    return calibration_error(F.softmax(test * (1 / t), dim=1), test_labels)
+
+
+def name_by_its_end(names):
+    ends = {
+        "attention.output.dense": "attention.out",
+        "attention.output.LayerNorm": "norm1",
+        "intermediate.dense": "ffn_in",
+        "output.dense": "ffn_out",
+        "output.LayerNorm": "norm2",
+    }
+    ours = []
+    for name in names:
+        _, _, layer, *middle, part = name.split(".")
+        ours.append(f"layers.{layer}.{ends['.'.join(middle)]}.{part}")
+    return ours
+
+
+def embedded_by_hand(ids, tokens, positions, types, weight, bias):
+    x = torch.stack([torch.stack([tokens[i] + positions[t] + types[0] for t, i in enumerate(row)]) for row in ids])
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (x.var(-1, correction=0, keepdim=True) + 1e-12).sqrt() * weight + bias
+
+
+def looks_back_by_loops(weights, words):
+    total, count = 0.0, 0
+    for b in range(len(words)):
+        for t in range(1, words.shape[1]):
+            if words[b, t] and words[b, t - 1]:
+                total, count = total + weights[b, :, t, t - 1], count + 1
+    return total / count
+
+
 OTHER_WAYS = {
+    "14.1": [
+        lambda q, k, v: torch.vstack([q, k, v]),
+        lambda q, k, v: torch.stack([q, k, v]).flatten(0, 1),
+        lambda q, k, v: torch.cat([q.T, k.T, v.T], dim=1).T,
+    ],
+    "14.2": [name_by_its_end],
+    "14.4": [
+        embedded_by_hand,
+        lambda ids, tokens, positions, types, weight, bias: F.layer_norm(
+            F.embedding(ids, tokens)
+            + positions[torch.arange(ids.shape[1]).expand_as(ids)]
+            + types[torch.zeros_like(ids)],
+            weight.shape,
+            weight,
+            bias,
+            1e-12,
+        ),
+    ],
+    "14.5": [
+        looks_back_by_loops,
+        lambda w, words: (
+            torch.einsum("bhtt,bt->h", w[:, :, 1:, :-1], (words[:, 1:] * words[:, :-1]).float())
+            / (words[:, 1:] & words[:, :-1]).sum()
+        ),
+    ],
+    "13.1": [freezing_by_loops],
+    "13.4": [mean_gap_by_bincount, lambda p, y: calibration_error(p, y, bins=10)],
+    "13.5": [calibrated_by_search],
+    "13.2": [
+        lambda logits, labels: F.cross_entropy(logits.transpose(1, 2), labels),
+        lambda logits, labels: F.nll_loss(logits.log_softmax(-1)[labels >= 0], labels[labels >= 0]),
+        lambda logits, labels: F.cross_entropy(logits.log_softmax(-1).reshape(-1, logits.shape[-1]), labels.view(-1)),
+    ],
     "12.1": [
         lambda c, n: (
             math.log(1 + (len(c) - (k := int(c.count_nonzero())) + 0.5) / (k + 0.5))

