@@ -15,6 +15,8 @@ make test LESSON=02      only the tests of one lesson
 make test-slow           the tests that take minutes each
 make bench               install, then measure speed beside Hugging Face, sentence-transformers and torch's own encoder
 make checkpoints         train toy-small, docs-small and docs-contrastive anew into data/checkpoints (two hours or more)
+make book                install, then make the course a site to read, book/_build/html; it needs no network then
+make book-serve          the same, and show it at http://127.0.0.1:8800, to this machine only; BOOK="--port 8801"
 make notebooks           build the lessons from notebooks/source; with ONLY=02 one of them; with TIMES=1 measure too
 make help                this list
 
@@ -24,6 +26,7 @@ make ... TORCH_INDEX=URL         a further package index for PyTorch, at the ins
                                  https://download.pytorch.org/whl/cpu
 make lab LAB="--lesson 02"       options of `nextbert-lite start`; after -- those of JupyterLab: LAB="-- --no-browser"
 make demo DEMO="--minutes 1"     options of `nextbert-lite demo`
+make test EXTRAS="book browser"  install what the tests of the book and those in a real browser need, too
 make bench BENCH=--quick         options of the benchmark (--threads N, --out FILE)
 endef
 
@@ -36,7 +39,7 @@ DOCS_SMALL = --preset small --set init_std=0.02 --batch 16 --lr 1e-3 --steps 280
 LESSON_FILES = $(wildcard notebooks/$(LESSON)_*.ipynb)
 LESSON_TESTS = tests/test_lessons.py tests/test_checks.py
 
-.PHONY: help lab demo test test-slow bench checkpoints notebooks
+.PHONY: help lab demo test test-slow bench checkpoints notebooks book book-serve
 
 help:
 	$(info $(HELP))
@@ -52,12 +55,12 @@ demo:
 
 ifdef LESSON
 test:
-	$(SETUP) --extra test
+	$(SETUP) --extra test $(addprefix --extra ,$(EXTRAS))
 	$(if $(LESSON_FILES),,$(error there is no lesson $(LESSON) in notebooks/; build it: make notebooks ONLY=$(LESSON)))
 	$(PYTEST) -m "not slow" --nbval-lax --nbval-cell-timeout=300 $(LESSON_FILES) $(LESSON_TESTS) -k $(LESSON)
 else
 test:
-	$(SETUP) --extra test
+	$(SETUP) --extra test $(addprefix --extra ,$(EXTRAS))
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(PYTEST) -m "not slow" --nbval-lax --nbval-cell-timeout=300 tests $(sort $(wildcard notebooks/*.ipynb))
@@ -80,3 +83,11 @@ checkpoints:
 notebooks:
 	$(SETUP) --extra test
 	$(BIN)/python tools/notebooks.py build $(if $(ONLY),--only $(ONLY)) $(if $(TIMES),--times)
+
+book:
+	$(SETUP) --extra book
+	@$(BIN)/python tools/book.py build
+
+book-serve:
+	$(SETUP) --extra book
+	@$(BIN)/python tools/book.py serve $(BOOK)

@@ -63,14 +63,19 @@ def show(fig: Figure, *, alt: str) -> None:
     """
     from IPython.display import display
 
+    check_figure(fig, alt)
+    image = base64.b64encode(png(fig)).decode()
+    display({"image/png": image, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
+    plt.close(fig)
+
+
+def check_figure(fig: Figure, alt: str) -> None:
+    """Raise ValueError unless the figure has a title of three words or more, and alt is a sentence."""
     titles = [fig.get_suptitle(), *(ax.get_title(loc) for ax in fig.axes for loc in ("left", "center", "right"))]
     if max(len(title.split()) for title in titles) < 3:
         raise ValueError("the figure needs a title that states what it shows, in three words or more.")
     if len(alt.split()) < 6:
         raise ValueError(f"alt is {alt!r}; write a sentence that tells the finding to someone who cannot see it.")
-    image = base64.b64encode(png(fig)).decode()
-    display({"image/png": image, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
-    plt.close(fig)
 
 
 def attention_map(

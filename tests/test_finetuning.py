@@ -94,6 +94,7 @@ def test_columns_and_encoding_can_be_named(write):
         (HEADER + "x,a\n  ,a\n", "line 3: the text is empty. Fill it in, or delete the row"),
         (HEADER + "x,a\ny,\n", "line 3: the label is empty"),
         (HEADER + '"x\ny",a\n,b\n', "line 4: the text is empty"),
+        (HEADER + '"x\ny",\n', "line 2: the label is empty"),
         (HEADER + "x,a\nno, not so,a\n", 'line 3: 3 fields, but the first line has 2. A text with a comma .* "double'),
         (HEADER + "x\n", "line 2: 1 fields, but the first line has 2"),
         (HEADER + 'x,a\n"open,a\n', "line 3: unexpected end of data. Is a double quote left open"),

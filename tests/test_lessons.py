@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from nextbert_lite import attention, contrastive, encoder, heads, masking
+from nextbert_lite import attention, contrastive, encoder, explorer, heads, masking
 from nextbert_lite.checks.core import CheckFailed, Exercise, Prediction, find
 from nextbert_lite.lessons import learner_version, lesson_number
 from nextbert_lite.lessons import read_notebook as read
@@ -24,6 +24,8 @@ spec.loader.exec_module(tool)
 
 SOURCES = sorted((ROOT / "notebooks" / "source").glob("*.py"))
 LESSONS = [pytest.param(ROOT / "notebooks" / f"{source.stem}.ipynb", id=source.stem) for source in SOURCES]
+
+VIEW = "application/vnd.jupyter.widget-view+json"
 
 # What a lesson builds is what the package holds, line for line: lesson -> the package's objects.
 BUILT = {
@@ -92,11 +94,19 @@ def test_outputs_hold_no_error_no_stderr_no_path_of_a_machine_and_no_remote_imag
 
 
 @pytest.mark.parametrize("path", LESSONS)
-def test_no_progress_bar_is_stored(path):
+def test_only_the_courses_views_are_stored_and_with_the_code_of_today(path):
     notebook = read(path)
-    shown = [kind for cell in code_cells(notebook) for o in cell["outputs"] for kind in o.get("data", {})]
-    assert "application/vnd.jupyter.widget-view+json" not in shown  # its ids would change with every build
-    assert "widgets" not in notebook["metadata"]
+    states = notebook["metadata"].get("widgets", {}).get(tool.WIDGETS, {}).get("state", {})
+    assert sorted(states) == [f"{number:032x}" for number in range(len(states))]  # random ids change with every build
+    for widget in states.values():
+        state = widget["state"]
+        if widget["model_name"] != "LayoutModel":  # no progress bar, no other widget
+            view = getattr(explorer, state["_anywidget_id"].split(".")[-1])
+            assert (state["_esm"], state["_css"]) == (str(view._esm), str(view._css)), "run `make notebooks`"
+    outputs = [output.get("data", {}) for cell in code_cells(notebook) for output in cell["outputs"]]
+    shown = {data[VIEW]["model_id"] for data in outputs if VIEW in data}
+    assert shown == {key for key, widget in states.items() if widget["model_name"] == "AnyModel"}
+    assert all("image/png" in data for data in outputs if VIEW in data)  # for where widgets cannot run
 
 
 @pytest.mark.parametrize("path", LESSONS)

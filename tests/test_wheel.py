@@ -45,7 +45,7 @@ def test_the_wheel_carries_the_lessons_the_data_and_the_licence_and_nothing_else
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = [name for name in committed("notebooks") if not name.startswith("notebooks/source/")]
     assert {f"nextbert_lite/_share/{name}" for name in [*expected, *committed("data")]} <= names
-    assert {name for name in committed("nextbert_lite") if name.endswith(".py")} <= names
+    assert {name for name in committed("nextbert_lite") if name.endswith((".py", ".js", ".css"))} <= names
     assert [name for name in names if name.endswith("licenses/LICENSE")]
     assert {name.split("/")[0].split("-")[0] for name in names} == {"nextbert_lite"}
     for unwanted in ("notebooks/source", ".ipynb_checkpoints", "__pycache__", "tests/"):

@@ -27,6 +27,7 @@ SOURCES = NOTEBOOKS / "source"
 TIMES = NOTEBOOKS / "times.json"
 CELL_TIMEOUT = 300  # seconds
 SIZE_CAP = 1_000_000  # bytes a lesson
+WIDGETS = "application/vnd.jupyter.widget-state+json"
 
 
 def read_source(path):
@@ -70,7 +71,15 @@ def execute(notebook):
     notebook.metadata = nbformat.from_dict(metadata | ({"widgets": widgets} if widgets else {}))
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-    return notebook
+    return numbered_widgets(notebook)
+
+
+def numbered_widgets(notebook):
+    """Return the notebook with its widgets numbered in the order in which they were made: their own ids are random."""
+    text = nbformat.writes(notebook)
+    for number, model_id in enumerate(notebook.metadata.get("widgets", {}).get(WIDGETS, {}).get("state", {})):
+        text = text.replace(model_id, f"{number:032x}")
+    return nbformat.reads(text, as_version=4)
 
 
 def build(paths, times):

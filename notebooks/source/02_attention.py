@@ -211,6 +211,28 @@ fig = plots.attention_from(weight_matrix[verb], words, verb, title="Computed: pr
 plots.show(fig, alt=f"One thick arc from praises to cook, {weight_matrix[verb, subject]:.2f}, and two faint ones.")
 
 # %% [markdown]
+# Now touch it. A row is where one word looks: the arcs above the words. A *column* is who looks at a word: the dashed arcs below. Walk
+# over the words with the pointer or the arrow keys. Each row sums to 1; do the columns? Which word is looked at most?
+
+# %%
+from nextbert_lite.explorer import AttentionExplorer, show
+
+view = AttentionExplorer(words, weight_matrix, token=verb, title="Which word is looked at most?")
+show(view, alt="The map of the eleven words, to be pointed at. At first praises is chosen, with a thick arc to cook.")
+
+# %% [markdown]
+# Found it? Here are the sums of the columns.
+
+# %%
+looked_at = weight_matrix.sum(dim=0)  # (T,), a sum for each column
+for word, total in zip(words, looked_at.tolist(), strict=True):
+    print(f"{word:>8} {total:.2f}")
+assert words[looked_at.argmax()] == "cook" and looked_at.max() > 1.2 and looked_at.min() < 1
+
+# %% [markdown]
+# Nothing makes a column sum to 1. Every word has the same amount of looking to give; how much it gets depends on the others.
+
+# %% [markdown]
 # ## 4. Why divide by √D?
 #
 # ### Exercise 02.2 · predict the result ●○○ · 4 minutes

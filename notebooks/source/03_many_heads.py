@@ -454,6 +454,35 @@ assert min(one) > 0.3 and max(max(on_neighbours(w)) for w in maps[1:]) > 0.75
 #
 # (The claim is about the attention layer alone. A feed-forward network behind it, lesson 04, can take an unequal blend apart.)
 #
+# Four heads were no better than two. What do they do with two neighbours? Here they are on one text. Choose each head in turn, and point
+# at letters in the middle. Does one head do nothing, or do several share a neighbour?
+
+# %%
+from nextbert_lite.explorer import AttentionExplorer, show
+
+with torch.no_grad():
+    _, four = trained[4](torch.tensor([example]))  # (1, H, T, T)
+view = AttentionExplorer(
+    [letters[i] for i in example], four[0], token=7, title="Four heads, two neighbours: who looks where?"
+)
+show(
+    view,
+    alt="Four maps of sixteen letters, to be chosen; one of them large, with the weights of the eighth letter as arcs.",
+)
+
+# %% [markdown]
+# Over all test texts, the weight that each head has on the token before and on the one after:
+
+# %%
+with torch.no_grad():
+    of_four = [on_neighbours(weights) for weights in trained[4](test_ids)[1].mean(dim=0)]
+for number, (before, after) in enumerate(of_four, 1):
+    print(f"head {number}: before {before:.2f}, after {after:.2f}")
+assert max(before for before, _ in of_four) > 0.5 and max(after for _, after in of_four) > 0.5
+
+# %% [markdown]
+# Both neighbours are covered; how the four divide them is an accident of the random start.
+#
 # ### Exercise 03.5 · find the bug ●●○ · 8 minutes
 #
 # `nn.MultiheadAttention(C, H)` was built without `batch_first=True`. The call runs, the shapes look right:

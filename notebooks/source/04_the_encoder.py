@@ -760,6 +760,32 @@ assert by_layer[-1] > by_layer[0] + 0.3
 # because they have begun to resemble each other, as in section 1. Residuals slow that down, they do not stop it; training
 # does. In lesson 06 you train such an encoder, and one of its heads learns to find the subject of a verb.
 #
+# The same maps, to be touched. Go down from layer 1 to layer 4, and walk over the tokens each time. In layer 4, how much
+# does it still matter *which* token looks?
+
+# %%
+from nextbert_lite.explorer import AttentionExplorer, show
+
+view = AttentionExplorer(
+    pieces, torch.cat(inside.weights), token=3, title="Does it still matter in layer 4 which token looks?"
+)
+show(
+    view,
+    alt="Sixteen small maps, four layers by four heads, to be chosen; the first one large, with one token's weights as arcs.",
+)
+
+# %% [markdown]
+# One number for it: half the sum of the differences between two tokens' weights, 0 if they look alike, 1 if at different tokens. The mean
+# over all pairs of tokens and all heads, layer by layer:
+
+# %%
+apart = [
+    (w[0, :, :, None] - w[0, :, None]).abs().sum(-1).mean().item() / 2 for w in inside.weights
+]  # over (H, T, T, S)
+print("how differently two tokens look, layer 1 to 4:", [round(value, 2) for value in apart])
+assert apart[3] < 0.8 * apart[0]
+
+# %% [markdown]
 # ## What to remember
 #
 # * **x + f(x)**: residuals keep tokens apart for longer and let gradients through. **Norms** keep the numbers in range.

@@ -267,6 +267,37 @@ assert (labels[~selected] == IGNORE).all() and torch.equal(labels[selected], ids
 # A green word looks like a grey one, and nothing marks an orange one. That is the point: the model is asked below the coloured
 # boxes, but sees no colours.
 #
+# Now you. *corrupt* makes one draw, *100 times* makes a hundred and counts. And a click on a word masks that word alone: the table
+# says what the model of lesson 06 puts there, and what a perfect predictor would, which knows the grammar (lesson 06 builds both).
+# Which words of the sentence can be told for certain, and at which do even the perfect ones have to guess?
+
+# %%
+from nextbert_lite import load
+from nextbert_lite.explorer import MaskingPlayground, show
+
+playground = MaskingPlayground(*load("toy-small"), world, title="Which word can be told for certain?")
+show(
+    playground,
+    alt="The course's sentence with its verb masked: praises, serves and feeds, a third each, by both predictors.",
+)
+
+# %% [markdown]
+# The perfect predictor's share for the right word, at every place:
+
+# %%
+guess = playground.guess(COURSE_SENTENCE)
+for word, offered, shares in zip(guess.tokens, guess.words, guess.perfect, strict=True):
+    print(f"{word:>8} {shares[offered.index(word)]:.2f}" if word in offered else f"{word:>8} under {shares.min():.2f}")
+certain = [
+    w
+    for w, offered, p in zip(guess.tokens, guess.words, guess.perfect, strict=True)
+    if w in offered and p[offered.index(w)] > 0.9
+]
+assert "the" in certain and not {"cook", "praises", "waiters"} & set(certain)
+
+# %% [markdown]
+# The grammar's small words are certain. Who, whom and what they do is a guess among a few: no model can know it.
+#
 # ## 4. Is it really 15 % and 80/10/10?
 #
 # Code that draws at random is hard to check: its output is different each time, and a wrong share looks like a right one. Here

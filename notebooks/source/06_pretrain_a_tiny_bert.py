@@ -731,6 +731,37 @@ plots.show(fig, alt=f"From [MASK] a thick arc to cook, weight {weights[2]:.2f}, 
 assert tokens[int(weights.argmax())] == "cook"
 
 # %% [markdown]
+# And the other seven? Here are all of them, beside the same model before training. Choose each head and see where it looks from the
+# gap. Before training a head spreads its weight; after it? And which token that says nothing do some heads look at all the same?
+
+# %%
+from nextbert_lite.explorer import AttentionExplorer, show
+
+torch.manual_seed(seed)
+untrained = Encoder(model.encoder.config).eval()
+with torch.no_grad():
+    _, at_first = untrained(course_ids, return_inside=True)
+both_models = {"before training": torch.cat(at_first.weights), "after training": torch.cat(inside.weights)}
+start = {"layer": layer, "head": head, "token": tokens.index("[MASK]")}
+view = AttentionExplorer(tokens, both_models, **start, title="What did training teach the heads?")
+show(
+    view, alt="The eight heads before and after training, to be chosen; at first the one for the subject, from [MASK]."
+)
+
+# %% [markdown]
+# How sure is a head? The mean, over all tokens, of its largest weight; and where the gap looks most:
+
+# %%
+sure = {name: maps.amax(-1).mean(-1) for name, maps in both_models.items()}  # (layers, heads)
+for name, maps in both_models.items():
+    most = [tokens[i] for i in maps[:, :, tokens.index("[MASK]")].argmax(-1).flatten().tolist()]
+    print(f"{name}: largest weight {sure[name].mean():.2f} in the mean over heads; from the gap to", *most)
+assert sure["after training"].mean() > sure["before training"].mean() + 0.05
+
+# %% [markdown]
+# A row must sum to 1, so a head that has found nothing has to look somewhere. In many BERTs that is [CLS] or [SEP] (Clark et al. 2019).
+
+# %% [markdown]
 # Past the ovens, straight to the cook. But a map is not a proof: a head may look at something and make no use of it. So take
 # it away. The heads' outputs lie side by side, D features each, and the output layer mixes them (lesson 03). With the columns
 # of head h at zero nothing of what it read gets through.
@@ -919,6 +950,26 @@ for v in theirs.argsort(descending=True)[:4].tolist():
     print(f"{world.words[v]:<10} model {ours[v]:.2f}   perfect {theirs[v]:.2f}")
 
 # %% [markdown]
+# Or by clicks: choose a sentence, click a word, and look for a gap where the model is off by more than five points in a hundred.
+
+# %%
+from nextbert_lite.explorer import MaskingPlayground
+
+playground = MaskingPlayground(model, tokenizer, world, title="Where is the model off by more than five points?")
+show(
+    playground,
+    alt="The course's sentence with its verb masked, and the model's five likeliest words beside the perfect predictor's.",
+)
+
+# %% [markdown]
+# How many such gaps are there in these twenty sentences?
+
+# %%
+guesses = [playground.guess(" ".join(words)) for words in playground.sentences]
+off = [abs(one.model - one.perfect).max(1) for one in guesses]  # of each gap's five words
+print(f"{sum(int((o > 0.05).sum()) for o in off)} of {sum(map(len, off))} gaps")
+
+# %% [markdown]
 # ## 11. When a run is interrupted
 #
 # Longer runs than ours get interrupted: by you, by a flat battery. Give `fit` a file, `checkpoint=`, and it writes down
@@ -989,6 +1040,8 @@ assert first.interrupted and first.steps == 18 and second.steps == 40 and same
 #   [arXiv:2002.04745](https://arxiv.org/abs/2002.04745).
 # * Tal Linzen, Emmanuel Dupoux and Yoav Goldberg, *Assessing the Ability of LSTMs to Learn Syntax-Sensitive Dependencies*,
 #   2016, [arXiv:1611.01368](https://arxiv.org/abs/1611.01368).
+# * Kevin Clark, Urvashi Khandelwal, Omer Levy and Christopher D. Manning, *What Does BERT Look At? An Analysis of BERT's
+#   Attention*, 2019, [arXiv:1906.04341](https://arxiv.org/abs/1906.04341).
 # * Kevin Wang, Alexandre Variengien, Arthur Conmy, Buck Shlegeris and Jacob Steinhardt, *Interpretability in the Wild: a
 #   Circuit for Indirect Object Identification in GPT-2 small*, 2022, [arXiv:2211.00593](https://arxiv.org/abs/2211.00593).
 # * Paul Michel, Omer Levy and Graham Neubig, *Are Sixteen Heads Really Better than One?*, 2019,

@@ -713,6 +713,28 @@ for library in ("python", "torch", "numpy", "matplotlib"):
 print(f"right at once: {sum(firsts)} of {len(firsts)}")
 
 # %% [markdown]
+# Now choose the gaps yourself. Twenty sentences such as stand in documentation; a click hides a token. Which tokens can the model tell
+# for certain, the small words or those that carry the meaning? Look for a wrong guess that would have been as good.
+
+# %%
+from nextbert_lite.explorer import MaskingPlayground, show
+
+playground = MaskingPlayground(model, bpe, title="Which gaps can the model fill for certain?")
+show(playground, alt="A sentence of documentation with one token masked, and the model's five likeliest tokens for it.")
+
+# %% [markdown]
+# The share of the right token, at every place of the first sentence:
+
+# %%
+guess = playground.guess("".join(playground.sentences[0]))
+for piece, offered, shares in zip(guess.tokens, guess.words, guess.model, strict=True):
+    print(
+        f"{piece.strip():>10} {shares[offered.index(piece)]:.2f}"
+        if piece in offered
+        else f"{piece.strip():>10} not among five"
+    )
+
+# %% [markdown]
 # The rule picks whole words of five letters and more, the hardest kind, as the table below shows. (And a [MASK] need not
 # be a new word: an odd guess may continue the word before it.) Look at the wrong ones: are they sensible? A gap often has
 # more than one answer that makes sense, and only the author's counts. Eight examples prove nothing, in either direction.

@@ -573,8 +573,44 @@ plots.show(
 # longest arrow is drawn equally long; some are hidden by their dot.) The anchor moves too, away from the near negative and
 # towards the positive.
 #
-# At τ = 1 everybody is pushed, even those on the far side. At τ = 0.05 the nearest negative gets all of it. How large is
-# the hardest negative's share of the push in a real batch? Here are 64 pairs under the masked model, and 64 pairs of random directions:
+# At τ = 1 everybody is pushed, even those on the far side. At τ = 0.05 the nearest negative gets all of it.
+#
+# Back to the four sentences of the beginning, with a slider for τ. Choose row A and move it: from which temperature on does b, the
+# paraphrase with the roles exchanged, get less than half of A's push? And whose loss *grows* again when
+# τ gets very small?
+
+# %%
+from nextbert_lite.explorer import SimilarityMatrix, show
+
+view = SimilarityMatrix(
+    anchors, positives, (list("ABCD"), list("abcd")), title="At which temperature does b get half of the push?"
+)
+show(
+    view, alt="The cosines of A to D with a to d, and the shares at τ = 0.05: A and B have less than half on their own."
+)
+
+# %% [markdown]
+# The same, computed at a few temperatures:
+
+# %%
+cosines = anchors @ positives.T
+for t in (0.01, 0.03, 0.1, 0.3, 1.0):
+    push = cosines[0, 1:].div(t).softmax(0)[0].item()
+    losses = -cosines.div(t).log_softmax(1).diagonal()
+    print(
+        f"τ = {t:<4}  b's share of A's push {push:4.0%}   losses of A to D",
+        *(f"{loss:z.2f}" for loss in losses.tolist()),
+    )
+assert cosines[0, 1:].div(0.05).softmax(0)[0] > 0.5 > cosines[0, 1:].softmax(0)[0]
+at = {t: -cosines.div(t).log_softmax(1).diagonal() for t in (0.01, 0.1)}
+assert (at[0.01] > at[0.1]).tolist() == [True, True, False, False]
+
+# %% [markdown]
+# A and B, whose nearest paraphrase is the wrong one: the smaller τ, the dearer a mistake. C and D have the right one nearest, and
+# the smaller τ, the less they pay.
+#
+# How large is the hardest negative's share of the push in a real batch? Here are 64 pairs under the masked model, and 64 pairs
+# of random directions:
 
 # %%
 scale = [0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0]

@@ -589,6 +589,18 @@ fig = plots.attention_map(
 plots.show(fig, alt="An attention map whose large weights stand one place left of the diagonal.")
 
 # %% [markdown]
+# All the heads on that sentence, to be touched. Look for three kinds: a head that looks one place back, one that looks one place
+# ahead, and one in which nearly everybody looks at `[CLS]`. In which layers are they? Which kind is the most frequent?
+
+# %%
+from nextbert_lite.explorer import AttentionExplorer, show
+
+one_text = weights[:, b, :, :n, :n]  # (L, H, n, n)
+start = {"layer": first, "head": head, "token": 2}
+view = AttentionExplorer(tokenizer.tokens(ids[b, :n]), one_text, **start, title="Which kinds of heads do you find?")
+show(view, alt="All heads of all layers on one sentence, to be chosen; at first the one that looks back most.")
+
+# %% [markdown]
 # In MiniLM this head looks one place back, whatever stands there:
 
 # %%

@@ -1,0 +1,207 @@
+"""Every page of the book in a real browser: nothing comes from elsewhere, nothing is missing, everybody can read it."""
+
+import json
+import re
+from functools import cache
+from urllib.parse import urljoin
+
+import pytest
+from visits import ROOT, Visit, tool
+
+from nextbert_lite import lessons
+
+LESSONS = {f"lessons/{path.stem}": path for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
+REFERENCE = [f"reference/{name.removeprefix('nextbert_lite.')}" for name in tool.modules()]
+OWN = ["genindex", "search"]
+PAGES = [*sorted(path.stem for path in tool.BOOK.glob("*.md")), *LESSONS, "reference/index", *REFERENCE, *OWN]
+NARROW = 360  # pixels, a small phone
+
+# What a page shows once all its own scripts have run. Folded parts are opened, so that they are looked at too.
+READY = """async () => {
+    if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
+    for (const part of document.querySelectorAll("details")) part.open = true;
+}"""
+VIEWS = """() => [...document.querySelectorAll("script[type='application/vnd.jupyter.widget-view+json']")]
+    .map((script) => script.previousElementSibling)
+    .every((area) => area && area.querySelector(".nbx, .jupyter-widgets"))"""
+SHOWN = """() => ({
+    formulas: document.querySelectorAll(".math").length,
+    drawn: document.querySelectorAll(".math mjx-container").length,
+    wrong: [...document.querySelectorAll("mjx-merror, .math[data-mjx-error]")].map((e) => e.textContent),
+    figures: [...document.querySelectorAll("main img")].map((i) => [i.alt, i.complete && i.naturalWidth > 0]),
+    views: document.querySelectorAll("script[type='application/vnd.jupyter.widget-view+json']").length,
+    headings: [...document.querySelectorAll("main :is(h1, h2, h3, h4)")]
+        .filter((h) => h.offsetParent).map((h) => +h.tagName[1]),
+})"""
+STICKS_OUT = """() => {
+    const wide = document.documentElement.clientWidth;
+    const scrolls = (e) => e && (getComputedStyle(e).overflowX !== "visible" || scrolls(e.parentElement));
+    if (document.documentElement.scrollWidth <= wide) return [];
+    return [...document.querySelectorAll("body *")]
+        .filter((e) => e.getBoundingClientRect().right > wide + 1 && !scrolls(e.parentElement))
+        .slice(0, 5).map((e) => e.outerHTML.slice(0, 120));
+}"""
+
+
+@pytest.fixture(scope="module")
+def look(browser, site, axe_or_none):
+    """Return a function that visits a page once and returns all that the tests ask about it."""
+
+    @cache
+    def seen(name):
+        visit = Visit(browser)
+        page = visit.page
+        page.goto(f"{site}/{name}.html", wait_until="load")
+        page.evaluate(READY)
+        page.add_style_tag(content="* { transition: none !important }")  # a colour half-way to dark is no finding
+        page.wait_for_function(VIEWS)
+        found = page.evaluate(SHOWN)
+        found["language"] = page.locator("html").get_attribute("lang")
+        found["axe"] = {theme: findings(page, axe_or_none, theme) for theme in ("light", "dark")}
+        page.set_viewport_size({"width": NARROW, "height": 740})
+        found["sticks out"] = page.evaluate(STICKS_OUT)
+        found["faults"] = visit.faults
+        visit.context.close()
+        return found
+
+    return seen
+
+
+def findings(page, axe, theme):
+    """Return what axe-core finds serious or critical in a theme: its name, how often, and the first place."""
+    if axe is None:
+        return None
+    page.emulate_media(color_scheme=theme)
+    page.wait_for_function("(theme) => document.documentElement.dataset.theme === theme", arg=theme)
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(axe)
+    options = {"resultTypes": ["violations"]} | ({} if theme == "light" else {"runOnly": ["color-contrast"]})
+    result = page.evaluate("(options) => axe.run(document, options)", options)
+    return [
+        (fault["id"], len(fault["nodes"]), fault["nodes"][0]["html"][:200], fault["nodes"][0]["failureSummary"][:300])
+        for fault in result["violations"]
+        if fault["impact"] in ("serious", "critical")
+    ]
+
+
+def test_the_book_has_these_pages_and_no_other(book):
+    found = {path.relative_to(book).with_suffix("").as_posix() for path in book.rglob("*.html")}
+    assert {name for name in found if not name.startswith("_static/")} == set(PAGES)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_request_leaves_this_machine_nothing_is_missing_and_the_console_is_silent(name, look):
+    assert look(name)["faults"] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_formula_is_drawn(name, look):
+    found = look(name)
+    assert found["wrong"] == [] and found["drawn"] == found["formulas"]
+    if name in LESSONS and "$" in tool.prose(lessons.read_notebook(LESSONS[name])):
+        assert found["formulas"]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_figure_is_there_with_its_alternative_text(name, look):
+    figures = look(name)["figures"]
+    assert all(len(alt.split()) >= 6 and loaded for alt, loaded in figures), figures
+    if name in LESSONS:
+        outputs = [o for cell in lessons.read_notebook(LESSONS[name])["cells"] for o in cell.get("outputs", [])]
+        data = [output["data"] for output in outputs if "data" in output]
+        assert len(figures) == sum("image/png" in one and tool.VIEW not in one for one in data)
+        assert look(name)["views"] == sum(tool.VIEW in one for one in data)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_headings_go_down_one_level_at_a_time(name, look):
+    levels = look(name)["headings"]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(below <= above + 1 for above, below in zip(levels, levels[1:], strict=False)), levels
+    assert look(name)["language"] == "en"
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.usefixtures("axe")
+def test_the_accessibility_check_finds_nothing_serious(name, look):
+    assert look(name)["axe"] == {"light": [], "dark": []}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_phone_need_not_scroll_sideways(name, look):
+    assert look(name)["sticks out"] == []
+
+
+@pytest.mark.parametrize("name", ["lessons/" + next(iter(LESSONS.values())).stem, "glossary", "teachers"])
+def test_what_is_wider_than_a_phone_scrolls_inside_itself_by_keyboard_too(name, visit, site):
+    page = visit(f"{site}/{name}.html", width=NARROW, height=740).page
+    page.evaluate(READY)
+    page.set_viewport_size({"width": NARROW - 1, "height": 740})  # measured again
+    page.wait_for_function(
+        """() => [...document.querySelectorAll("main :is(pre, table, div, mjx-container)")].filter((e) =>
+            ["auto", "scroll"].includes(getComputedStyle(e).overflowX) && e.scrollWidth > e.clientWidth + 1
+            && e.getClientRects().length)
+            .every((e) => e.tabIndex === 0 || e.querySelector("a, button, [tabindex='0']"))"""
+    )
+
+
+def test_the_search_finds_a_word_of_a_lesson_and_a_chinese_term(visit, site):
+    for words, title in (("attractor", "02 · Attention"), ("注意力机制", "Glossary")):
+        page = visit(f"{site}/search.html?q={words}").page
+        page.locator("#search-results li a", has_text=title).first.wait_for()
+
+
+def test_a_solution_is_folded_until_it_is_asked_for(visit, site):
+    name = next(name for name in LESSONS if name.endswith("attention"))
+    page = visit(f"{site}/{name}.html").page
+    blank = page.get_by_text("your code here").first
+    blank.wait_for()
+    folded = page.locator("details", has_text="Show the solution").first
+    code = folded.locator("pre").first
+    assert not code.is_visible()
+    folded.locator("summary").focus()
+    page.keyboard.press("Enter")
+    code.wait_for(state="visible")
+    solution = lessons.solution(f"{name[8:10]}.1").splitlines()[-1].strip()
+    assert solution in code.inner_text()
+
+
+def test_previous_and_next_lead_through_all_pages_of_the_course(visit, site):
+    page = visit(f"{site}/index.html").page
+    seen, address = [], page.url
+    while forward := re.search(r'<a class="right-next"\s+href="([^"]+)"', page.request.get(address).text()):
+        address = urljoin(address, forward[1])
+        seen.append(address.removeprefix(f"{site}/").removesuffix(".html"))
+    assert [name for name in seen if name in LESSONS] == list(LESSONS)
+    assert set(seen) == set(PAGES) - {"index", *OWN}
+
+
+def test_the_map_answers_to_the_keyboard(visit, site):
+    page = visit(f"{site}/map.html").page
+    number = [path.stem for path in LESSONS.values()][2][:2]
+    page.locator(f".map a.n{number}").focus()
+    page.wait_for_function(f"getComputedStyle(document.querySelector('.map .to{number}')).opacity === '1'")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/lessons/{number}_*.html")
+
+
+def test_the_downloads_are_notebooks(visit, site):
+    page = visit(f"{site}/{list(LESSONS)[1]}.html").page
+    for link in page.locator(".downloads a").all():
+        with page.expect_download() as download:
+            link.click()
+        assert json.loads(download.value.path().read_text(encoding="utf-8"))["nbformat"] == 4
+
+
+def test_a_view_in_a_lesson_draws_without_a_kernel_and_answers_to_the_pointer(visit, site):
+    name = next((n for n, path in LESSONS.items() if "AttentionExplorer(" in path.read_text(encoding="utf-8")), None)
+    if name is None:
+        pytest.skip("no lesson shows attention in a view")
+    page = visit(f"{site}/{name}.html").page
+    view = page.locator(".nbx", has=page.locator(".nbx-tokens")).first
+    chips = view.locator(".nbx-tokens button")
+    status = view.locator(".nbx-status")
+    for i in (2, 1):
+        chips.nth(i).hover()
+        token = chips.nth(i).evaluate("(chip) => chip.firstChild.textContent")
+        status.get_by_text(f"“{token}” looks at").first.wait_for()

@@ -1,0 +1,472 @@
+"""The book's pages are made from the lessons: map, plans, glossary, what can be downloaded, what is folded."""
+
+import ast
+import base64
+import importlib.util
+import inspect
+import json
+import re
+import shutil
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from nextbert_lite import lessons, start
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load(name, path):
+    spec = importlib.util.spec_from_file_location(name, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+book = load("book_tool", "tools/book.py")
+conf = load("book_conf", "book/conf.py")
+FOUND = book.read_lessons()
+FILES = {lesson.number: lesson.path.name for lesson in FOUND}
+EACH = pytest.mark.parametrize("lesson", [pytest.param(lesson, id=lesson.path.stem) for lesson in FOUND])
+
+
+def rows(table):
+    """Return a Markdown table's rows below its head, each a list of texts."""
+    return [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+
+
+@pytest.fixture(scope="module")
+def laid_out(tmp_path_factory):
+    """All that Sphinx would read, without what npm brings."""
+    into = tmp_path_factory.mktemp("book")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(book, "unpack", lambda package, into: None)
+    book.lay_out(into)
+    patch.undo()
+    return into
+
+
+# --- from the lessons' headers ----------------------------------------------------------------------------------------
+
+
+def test_every_lesson_is_read_with_its_part_its_exercises_and_what_it_needs():
+    assert [lesson.path.name for lesson in FOUND] == [path.name for path in lessons.find_lessons()]
+    for lesson in FOUND:
+        tagged = [name for cell in lessons.read_notebook(lesson.path)["cells"] if (name := book.exercise_of(cell))]
+        assert sorted(exercise.id for exercise in lesson.exercises) == sorted(tagged)
+        assert all(1 <= exercise.level <= 3 and exercise.minutes > 0 for exercise in lesson.exercises)
+        assert sum(exercise.minutes for exercise in lesson.exercises) < lesson.minutes
+        assert lesson.uses or lesson is FOUND[0]
+        assert set(lesson.uses) <= set(FILES)
+
+
+def test_parts_begin_where_the_settings_say():
+    parts = [{"name": "early", "from": "00"}, {"name": "late", "from": "02"}]
+    assert [book.read_lesson(lesson.path, parts, {}).part for lesson in FOUND[:4]] == ["early", "early", "late", "late"]
+    with pytest.raises(book.Trouble, match=r"00_start_here.ipynb belongs to no part: book/book.toml needs one from 00"):
+        book.read_lesson(FOUND[0].path, parts[1:], {})
+
+
+def test_a_lesson_without_the_row_of_its_needs_is_named(tmp_path):
+    path = tmp_path / "77_odd.ipynb"
+    notebook = lessons.read_notebook(FOUND[2].path)
+    notebook["cells"] = notebook["cells"][2:]
+    path.write_text(lessons.write_notebook(notebook), encoding="utf-8")
+    with pytest.raises(book.Trouble, match=r"77_odd.ipynb has no title, question, minutes or row 'You need'"):
+        book.read_lesson(path, book.settings()["parts"], {})
+
+
+# --- the map and the tables -------------------------------------------------------------------------------------------
+
+
+def test_the_map_has_every_lesson_and_an_arc_for_each_that_it_uses():
+    svg = ElementTree.fromstring(book.course_map(FOUND))
+    name = "{http://www.w3.org/2000/svg}"
+    links = svg.findall(f"{name}a")
+    assert [a.get("href") for a in links] == [f"lessons/{lesson.path.stem}.html" for lesson in FOUND]
+    assert [a.find(f"{name}text").text for a in links] == [f"{lesson.number} {lesson.title}" for lesson in FOUND]
+    arcs = {path.get("class") for path in svg.find(f"{name}g").findall(f"{name}path")}
+    assert arcs == {f"from{used} to{lesson.number}" for lesson in FOUND for used in lesson.uses}
+    described = {svg.get("aria-labelledby"), svg.get("aria-describedby")}
+    assert described == {svg.find(f"{name}title").get("id"), svg.find(f"{name}desc").get("id")}
+    for lesson in FOUND[1:]:
+        assert f"lesson {lesson.number} uses {lesson.uses[0]}" in svg.find(f"{name}desc").text
+
+
+def test_a_title_with_markup_in_it_is_text_on_the_map():
+    odd = replace(FOUND[0], title="<script> & more", part="a < b")
+    svg = ElementTree.fromstring(book.course_map([odd]))
+    assert "00 <script> & more" in "".join(svg.itertext()) and "a < b" in "".join(svg.itertext())
+
+
+@pytest.mark.parametrize("make", [book.course_table, book.needs_table, book.effort_table])
+def test_the_tables_have_every_lesson_with_its_minutes(make):
+    found = [row for row in rows(make(FOUND)) if row[0] != "all"]
+    assert len(found) == len(FOUND)
+    for row, lesson in zip(found, FOUND, strict=True):
+        assert book.link(lesson) in row and f"{lesson.minutes} min" in row
+
+
+def test_the_efforts_add_up():
+    total = rows(book.effort_table(FOUND))[-1]
+    assert total[1] == f"{sum(lesson.minutes for lesson in FOUND)} min"
+    assert total[2] == f"{sum(exercise.minutes for lesson in FOUND for exercise in lesson.exercises)} min"
+
+
+@pytest.mark.parametrize(
+    ("minutes", "weeks", "wanted"),
+    [
+        ([10, 10, 10], 3, [1, 1, 1]),
+        ([10, 10], 5, [1, 1]),  # fewer lessons than weeks
+        ([10, 10, 50], 2, [2, 1]),
+        ([50, 10, 10, 30], 3, [1, 2, 1]),
+        ([5] * 6, 2, [3, 3]),
+    ],
+)
+def test_lessons_are_spread_evenly_over_the_weeks_in_their_order(minutes, weeks, wanted):
+    assert book.spread(minutes, weeks) == wanted
+
+
+@pytest.mark.parametrize("more", [0, 2, 6])
+def test_a_term_holds_every_lesson_once_whatever_their_number(more):
+    term = book.settings()["term"]
+    later = [replace(FOUND[-1], number=str(20 + i), title=f"later {i}") for i in range(more)]
+    plan = rows(book.term_table([*FOUND, *later], term))
+    assert [name for row in plan for name in re.findall(r"\[(\d\d) ", row[1])] == [
+        lesson.number for lesson in [*FOUND, *later]
+    ]
+    assert plan[-1][0].endswith(str(term["weeks"])) and plan[-1][1] == "Projects"
+    for row in plan[:-1]:
+        assert int(row[2].split()[0]) <= term["class_minutes"]
+
+
+def test_the_workshop_runs_through_without_gaps_and_names_only_what_is_there():
+    workshop = book.settings()["workshop"]
+    plan = rows(book.workshop_table(FOUND, workshop))
+    clock = [60 * int(row[0][:2]) + int(row[0][3:]) for row in plan]
+    assert plan[0][0] == workshop["start"] and clock[-1] <= 18 * 60
+    assert [b - a for a, b in zip(clock, clock[1:], strict=False)] == [b["minutes"] for b in workshop["blocks"]]
+    known = {exercise.id: lesson.number for lesson in FOUND for exercise in lesson.exercises}
+    for block in workshop["blocks"]:
+        for name in re.findall(r"\d\d\.\d", block["what"]):
+            assert known[name] == block["lesson"]
+
+
+# --- the glossary -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("term", [pytest.param(term, id=term["en"]) for term in book.glossary_terms()])
+def test_each_term_of_the_glossary_is_used_by_a_lesson_and_has_its_chinese_word_and_a_sentence(term):
+    texts = {lesson.number: book.prose(lessons.read_notebook(lesson.path)) for lesson in FOUND}
+    assert book.first_use(term, texts) is not None
+    assert re.search(r"[\u4e00-\u9fff]", term["zh"])
+    assert term["says"].endswith((".", "?")) and 4 <= len(term["says"].split()) <= 25
+    assert "|" not in term["en"] + term["zh"] + term["says"]  # it would end the table's cell
+
+
+def test_no_term_stands_twice_and_each_leads_to_its_first_lesson():
+    names = [term["en"].lower() for term in book.glossary_terms()]
+    assert len(set(names)) == len(names) >= 80
+    table = rows(book.glossary_table(FOUND))
+    assert [row[0].strip("*").lower() for row in table] == sorted(names)
+    by_name = {row[0]: row for row in table}
+    assert by_name["**BM25**"][3] == f"[12](lessons/{FILES['12']})"
+    assert "{.language-zh-Hans}" in by_name["**BM25**"][1]  # a screen reader then reads it as Chinese
+
+
+def test_a_term_that_no_lesson_uses_is_refused(monkeypatch):
+    monkeypatch.setattr(book, "glossary_terms", lambda: [{"en": "flux capacitor", "zh": "通量", "says": "None."}])
+    with pytest.raises(book.Trouble, match="no lesson uses the glossary's term 'flux capacitor'"):
+        book.glossary_table(FOUND)
+
+
+# --- a lesson's page --------------------------------------------------------------------------------------------------
+
+
+@EACH
+def test_the_page_shows_each_exercise_blank_and_folds_its_solution_and_what_the_check_says(lesson):
+    notebook = lessons.read_notebook(lesson.path)
+    page = book.page_of(notebook, lesson, FILES)
+    code = [cell for cell in page["cells"] if cell["cell_type"] == "code"]
+    solutions = [i for i, cell in enumerate(code) if "hide-input" in cell["metadata"].get("tags", [])]
+    assert len(solutions) == len(lesson.exercises)
+    for i in solutions:
+        blank, solution, check = code[i - 1 : i + 2]
+        assert lessons.BLANK in book.text_of(blank) and "SOLUTION" not in book.text_of(blank)
+        assert "### BEGIN SOLUTION" in book.text_of(solution) and solution["metadata"]["tags"] == ["hide-input"]
+        assert "check." in book.text_of(check) and check["metadata"]["tags"] == ["hide-output"]
+    hidden = [i for i, cell in enumerate(code) if cell["metadata"].get("tags")]
+    assert hidden == sorted([*solutions, *(i + 1 for i in solutions)])
+    assert len({cell["id"] for cell in page["cells"]}) == len(page["cells"])
+
+
+@EACH
+def test_the_page_keeps_every_output_and_offers_the_downloads_below_the_title(lesson):
+    notebook = lessons.read_notebook(lesson.path)
+    before = json.dumps(notebook)
+    page = book.page_of(notebook, lesson, FILES)
+    assert json.dumps(notebook) == before
+    kept = [output for cell in page["cells"] for output in cell.get("outputs", [])]
+    wanted = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    assert [o for o in kept if "<noscript>" not in str(o)] == [
+        o if book.VIEW not in o.get("data", {}) else o | {"data": {book.VIEW: o["data"][book.VIEW]}} for o in wanted
+    ]
+    title, empty, line = book.text_of(page["cells"][0]).split("\n")[:3]
+    assert title == f"# {lesson.number} · {lesson.title}" and not empty
+    assert re.findall(r'href="\.\./downloads/(\w+)/([\w.]+)"', line) == [
+        (version, lesson.path.name) for version in book.VERSIONS
+    ]
+
+
+def test_a_view_keeps_its_figure_for_a_browser_that_runs_no_scripts():
+    image = base64.b64encode(b"figure").decode()
+    output = {
+        "output_type": "display_data",
+        "data": {book.VIEW: {"model_id": "1"}, "image/png": image, "text/plain": "a"},
+        "metadata": {"image/png": {"alt": 'Two "heads" < four'}},
+    }
+    view, figure = book.with_figure(output)
+    assert view["data"] == {book.VIEW: {"model_id": "1"}}
+    (shown,) = figure["data"].values()
+    assert image in shown and 'alt="Two &quot;heads&quot; &lt; four"' in shown and shown.startswith("<noscript>")
+    assert book.with_figure({"output_type": "stream", "text": "x"}) == [{"output_type": "stream", "text": "x"}]
+
+
+@EACH
+def test_every_figure_is_known_by_the_name_that_sphinx_gives_its_file(lesson, laid_out):
+    notebook = lessons.read_notebook(lesson.path)
+    outputs = [o for cell in notebook["cells"] for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    figures = book.figures_of(notebook)
+    assert sorted(figures.values()) == sorted(o["metadata"]["image/png"]["alt"] for o in outputs)
+    assert all(re.fullmatch(r"[0-9a-f]{64}", name) for name in figures)
+    assert figures.items() <= json.loads((laid_out / "figures.json").read_text(encoding="utf-8")).items()
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("see lesson 02.", "see [lesson 02](two)."),
+        ("Lesson 02 and lesson 03", "[Lesson 02](two) and [lesson 03](three)"),
+        ("lessons 02 and 03; lesson 02", "lessons [02](two) and [03](three); [lesson 02](two)"),
+        ("lesson 01 is this one, lesson 99 is none", "lesson 01 is this one, lesson 99 is none"),
+        ("`lesson 02` and [lesson 02](else) and $lesson 02$", "`lesson 02` and [lesson 02](else) and $lesson 02$"),
+        ("## lesson 02", "## lesson 02"),
+        ("```\nlesson 02\n```\nlesson 02", "```\nlesson 02\n```\n[lesson 02](two)"),
+        ("exercise 02.1 and figure 02", "exercise 02.1 and figure 02"),
+    ],
+)
+def test_a_lesson_that_the_text_names_becomes_a_link(text, wanted):
+    assert book.linked(text, "01", {"01": "one", "02": "two", "03": "three"}) == wanted
+
+
+# --- the downloads ----------------------------------------------------------------------------------------------------
+
+
+@EACH
+def test_the_learners_download_is_what_start_writes_without_a_solution(lesson, laid_out, tmp_path):
+    start.prepare(tmp_path)
+    path = laid_out / "extra" / "downloads" / "learner" / lesson.path.name
+    assert path.read_bytes() == (tmp_path / lesson.path.name).read_bytes()
+    text = path.read_text(encoding="utf-8")
+    assert "BEGIN SOLUTION" not in text and '"outputs": []' in text
+    assert len(lessons.blank_cells(lessons.read_notebook(path))) == len(lesson.exercises)
+
+
+@EACH
+def test_the_instructors_download_is_the_lesson_itself(lesson, laid_out):
+    path = laid_out / "extra" / "downloads" / "instructor" / lesson.path.name
+    assert lessons.read_notebook(path) == lessons.read_notebook(lesson.path)
+
+
+@EACH
+def test_the_copy_for_nbgrader_marks_each_exercise_and_its_check_with_a_point_for_each_dot(lesson, laid_out):
+    notebook = lessons.read_notebook(laid_out / "extra" / "downloads" / "nbgrader" / lesson.path.name)
+    marked = [(cell, cell["metadata"]["nbgrader"]) for cell in notebook["cells"] if "nbgrader" in cell["metadata"]]
+    points = {exercise.id.replace(".", "-"): exercise.level for exercise in lesson.exercises}
+    assert len(marked) == 2 * len(points)
+    for (answer, a), (check, c) in zip(marked[::2], marked[1::2], strict=True):
+        name = a["grade_id"].removeprefix("exercise-")
+        assert (a["solution"], a["grade"], a["locked"]) == (True, False, False) and "points" not in a
+        assert (c["solution"], c["grade"], c["locked"]) == (False, True, True)
+        assert c["grade_id"] == f"check-{name}" and c["points"] == points.pop(name)
+        assert "BEGIN SOLUTION" in book.text_of(answer) and "check." in book.text_of(check)
+    assert not points
+    assert not any(cell.get("outputs") for cell in notebook["cells"])
+
+
+# --- pages, reference, settings ---------------------------------------------------------------------------------------
+
+
+def test_nothing_is_left_to_insert_and_every_page_is_in_the_contents(laid_out):
+    for page in laid_out.glob("*.md"):
+        assert "<!-- insert" not in page.read_text(encoding="utf-8"), page.name
+    contents = (laid_out / "index.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^(?:lessons/|reference/)?[\w-]+$", contents, re.MULTILINE)
+    pages = {path.stem for path in laid_out.glob("*.md")} - {"index"}
+    assert {*pages, "reference/index", *(f"lessons/{lesson.path.stem}" for lesson in FOUND)} <= set(listed)
+
+
+def test_the_front_page_counts_what_is_there(laid_out):
+    text = (laid_out / "index.md").read_text(encoding="utf-8")
+    exercises = sum(len(lesson.exercises) for lesson in FOUND)
+    assert f"There are {len(FOUND)} lessons with {exercises} exercises" in text
+
+
+def test_the_reference_has_a_page_for_each_module_and_its_summary(laid_out):
+    names = book.modules()
+    assert "nextbert_lite.attention" in names and "nextbert_lite.corpora.toy_world" in names
+    assert not [name for name in names if "lesson_" in name or "__" in name]
+    index = (laid_out / "reference" / "index.md").read_text(encoding="utf-8")
+    for name in names:
+        source = (ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
+        bare = name.removeprefix("nextbert_lite.")
+        assert f".. automodule:: {name}\n" in (laid_out / "reference" / f"{bare}.rst").read_text(encoding="utf-8")
+        summary = " ".join(ast.get_docstring(ast.parse(source)).split("\n\n")[0].split())
+        assert summary.replace("|", "\\|") in index
+
+
+@pytest.mark.parametrize(
+    ("docstring", "wanted"),
+    [
+        ("Use `pad(x)` and *args | None, not x_.", r"Use ``pad(x)`` and \*args \| None, not x\_."),
+        ("True means *may be read*, 2 * 3.", r"True means *may be read*, 2 \* 3."),
+        ("Do.\n\nC: width.", "Do.\n\n\n* ``C``: width."),
+        ("`texts`s", r"``texts``\ s"),
+        ("Do.\n\nx: (B, T),\nof tokens.\ny, z: two.", "Do.\n\n\n* ``x``: (B, T),\n  of tokens.\n\n* ``y, z``: two."),
+        ("Do.\n\n    a = 1\n    b = `2`\n\nThen.", "Do.\n\n::\n\n    a = 1\n    b = `2`\n\nThen."),
+        ("from: the summary is never an item", "from: the summary is never an item"),
+    ],
+)
+def test_a_docstring_becomes_restructured_text(docstring, wanted):
+    assert "\n".join(conf.rst(docstring.split("\n"))) == wanted
+
+
+def test_the_packages_docstrings_lose_no_word_on_the_way():
+    from nextbert_lite import attention, encoder
+
+    for thing in (attention.scaled_dot_product_attention, encoder.EncoderConfig, encoder.Encoder):
+        text = inspect.getdoc(thing)
+        words = re.findall(r"\w+", "\n".join(conf.rst(text.split("\n"))))
+        assert words == re.findall(r"\w+", text)
+
+
+def test_a_signature_that_sphinx_cannot_read_back_is_shortened_here():
+    long = (
+        "(right: ~collections.abc.Callable[[~torch._C.Generator], tuple], reads: ~typing.Any = <function E.<lambda>>)"
+    )
+    short = "(right: Callable[[Generator], tuple], reads: Any = ...)"
+    assert conf.on_signature(None, "class", "E", None, None, long, None) == (short, None)
+
+
+# --- no network -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.html", '<script async src="https://cdn.example/x.js"></script>'),
+        ("a.html", "<link rel='stylesheet' href='//fonts.example/css'>"),
+        ("a.html", '<img alt="" src="http://example/x.png">'),
+        ("a.html", "<style>@import 'https://example/x.css';</style>"),
+        ("_static/a.css", 'src: url("https://example/font.woff2")'),
+    ],
+)
+def test_a_page_that_would_fetch_something_from_the_network_is_found(tmp_path, name, text):
+    (tmp_path / "_static").mkdir()
+    (tmp_path / name).write_text(text)
+    (fault,) = book.remote_assets(tmp_path)
+    assert fault.startswith(name) and "example" in fault
+
+
+def test_links_to_read_and_local_files_are_no_fault(tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<a href="https://arxiv.org/abs/1">paper</a><script src="_static/x.js"></script><svg xmlns="http://www.w3.org"/>'
+    )
+    assert book.remote_assets(tmp_path) == []
+
+
+def test_every_npm_package_is_named_with_its_exact_version_and_hash():
+    text = (ROOT / "book" / "book.toml").read_text(encoding="utf-8")
+    for package in tomllib.loads(text)["npm"]:
+        assert re.fullmatch(r"\d+\.\d+\.\d+", package["version"])
+        assert re.fullmatch(r"sha512-[\w+/]{86}==", package["integrity"])
+    assert "http" not in text  # the registry is npm's own setting
+
+
+def test_without_npm_and_without_a_cache_the_book_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(book, "CACHE", tmp_path)
+    monkeypatch.setattr(book.shutil, "which", lambda name: None)
+    with pytest.raises(book.Trouble, match=r"apt install npm.*later builds need neither npm nor the network"):
+        book.npm_package("requirejs")
+
+
+@pytest.mark.parametrize("returncode", [0, 1])
+def test_what_npm_did_not_fetch_or_another_file_of_that_name_is_refused(monkeypatch, tmp_path, returncode):
+    class Done:
+        stdout = b"npm error network\n"
+
+    def run(command, **_):
+        if returncode == 0:
+            (tmp_path / "requirejs-2.3.8.tgz").write_bytes(b"something else")
+        Done.returncode = returncode
+        return Done
+
+    monkeypatch.setattr(book, "CACHE", tmp_path)
+    monkeypatch.setattr(book.shutil, "which", lambda name: name)
+    monkeypatch.setattr(book.subprocess, "run", run)
+    with pytest.raises(book.Trouble, match="its hash differs" if returncode == 0 else "npm error network"):
+        book.npm_package("requirejs")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_views_script_comes_with_anywidget():
+    assert "anywidget" in book.anywidget_script().read_text(encoding="utf-8")
+
+
+# --- what is mended ---------------------------------------------------------------------------------------------------
+
+
+def test_buttons_and_folds_have_the_names_that_they_show():
+    button = (
+        '<button class="btn search-button-field x" title="Search" aria-label="Search" data-x="1"><span>Search</span>'
+    )
+    assert book.mended(button) == button.replace(' aria-label="Search"', "")
+    assert book.mended('<summary aria-label="Toggle hidden content">') == "<summary>"
+    assert book.mended('<summary><span class="toctree-toggle">').startswith('<summary aria-label="The pages below">')
+
+
+def test_a_long_signature_is_no_list_of_terms_and_a_real_one_stays():
+    signature = '(<dl>\n<dd><em class="sig-param">a</em>,</dd>\n<dd><em class="sig-param">b</em>,</dd>\n</dl>)'
+    lines = '<div><em class="sig-param">a</em>,</div>\n<div><em class="sig-param">b</em>,</div>\n'
+    assert book.mended(signature) == f'(<div class="sig-lines">{lines}</div>)'
+    terms = '<dl class="py function">\n<dt>a</dt>\n<dd><p>b</p></dd></dl>'
+    assert book.mended(terms) == terms
+
+
+# --- building and showing ---------------------------------------------------------------------------------------------
+
+
+def test_a_book_from_which_nothing_has_changed_is_not_built_again(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(book, "lay_out", lambda into: pytest.fail("built again"))
+    (tmp_path / "made-from.txt").write_text(book.fingerprint())
+    assert book.main(["build", "--out", str(tmp_path)]) == 0
+    assert "index.html" in capsys.readouterr().out
+
+
+def test_a_changed_page_changes_the_books_fingerprint(monkeypatch, tmp_path):
+    shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("_build"))
+    monkeypatch.setattr(book, "BOOK", tmp_path / "book")
+    before = book.fingerprint()
+    (tmp_path / "book" / "index.md").write_text("# Other")
+    assert book.fingerprint() != before
+
+
+def test_the_server_is_reached_from_this_machine_only_and_a_taken_port_is_told(tmp_path):
+    with book.server(tmp_path, 0) as server:
+        host, port = server.server_address
+        assert host == "127.0.0.1"
+        with pytest.raises(book.Trouble, match=f"port {port} cannot be used.*--port {port + 1}"):
+            book.server(tmp_path, port)
