@@ -22,7 +22,7 @@ function render({ model, el }) {
   if (sentences.length > 1) controls.prepend(h("label", {}, "sentence", pick));
   const columns = h("div", { class: "nbx-columns" });
   const status = h("div", { class: "nbx-status", role: "status" });
-  const hint = h("p", { class: "nbx-note" }, "Choose a head, then point at a token or walk with the arrow keys. Above, ",
+  const hint = h("p", { class: "nbx-note" }, `${L * H > 1 ? "Choose a head (a row of small maps is a layer), then point" : "Point"} at a token or walk with the arrow keys. Above, `,
     h("span", { class: "hi" }, "where it looks"), "; below, dashed, ", h("span", { class: "lo" }, "who looks at it"),
     ". In the maps a row looks from, a column is looked at; darker is more.");
   root.append(controls, hint, columns, status);
@@ -62,7 +62,7 @@ function render({ model, el }) {
         onclick: () => set(model, { token: i }), onfocus: () => { if (model.get("token") !== i) set(model, { token: i }); } },
         visible(token), h("small", { class: "at", "aria-hidden": "true" }), h("small", { class: "by", "aria-hidden": "true" })));
       const fresh = h("div", { class: "nbx-tokens", role: "group", "aria-label": part.line.getAttribute("aria-label") });
-      part.tab = roving(fresh, part.chips, 1, (i) => set(model, { token: i }));
+      part.tab = roving(fresh, part.chips, 1, (i) => { pointed = null; set(model, { token: i }); show(); });
       fresh.append(part.arcs, ...part.chips);
       part.line.replaceWith(fresh);
       part.line = fresh;
@@ -103,6 +103,7 @@ function render({ model, el }) {
       part.chips.forEach((chip, k) => {
         const to = weight(part.m, q, k), from = weight(part.m, k, q);
         chip.setAttribute("aria-pressed", k === q);
+        chip.classList.toggle("key", k === key);
         const [above, below] = chip.querySelectorAll("small");
         above.textContent = to >= Math.max(floor, 0.005) ? to.toFixed(2) : "";
         below.textContent = from >= Math.max(floor, 0.005) ? from.toFixed(2) : "";
@@ -116,9 +117,9 @@ function render({ model, el }) {
     const list = (value) => {
       const best = tokens().map((token, k) => [token, value(k)]).filter(([, w]) => w >= Math.max(model.get("threshold"), 0.005));
       best.sort((a, b) => b[1] - a[1]);
-      return best.slice(0, 4).map(([token, w]) => `${token} ${w.toFixed(2)}`).join(", ") || "nothing above the threshold";
+      return best.slice(0, 4).map(([token, w]) => `${token} ${w.toFixed(2)}`).join(", ") + (best.length > 4 ? ` and ${best.length - 4} more` : "") || "nothing above the threshold";
     };
-    const exact = key == null ? "" : ` From “${tokens()[q]}” to “${tokens()[key]}”: ${weight(part.m, q, key).toFixed(3)}.`;
+    const exact = key == null ? "" : ` From “${tokens()[q]}” (${q + 1}) to “${tokens()[key]}” (${key + 1}): ${weight(part.m, q, key).toFixed(3)}.`;
     return h("div", {}, part.name ? h("strong", {}, `${part.name}: `) : null, h("span", { class: "hi" }, `“${tokens()[q]}” looks at`),
       ` ${list((k) => weight(part.m, q, k))}. `, h("span", { class: "lo" }, "Looked at by"), ` ${list((k) => weight(part.m, k, q))}.`, exact);
   }

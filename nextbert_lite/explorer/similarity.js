@@ -27,8 +27,8 @@ function render({ model, el }) {
   const picture = h("canvas", { class: "nbx-canvas", role: "img", style: "max-width:26rem" });
   const hint = h("p", { class: "nbx-note" }, "● anchor, ▲ its positive, joined by a line. Arrows: where a step against the gradient moves each vector; solid: an anchor, dashed: a positive. The longest is always drawn equally long. ",
     share < 0.9995 ? `The plane shows ${percent(share)} of the vectors' variance.` : "");
-  root.append(h("div", { class: "nbx-row" }, heat, h("label", {}, "numbers", kind), all), status, formula,
-    h("div", { class: "nbx-columns" }, h("div", { class: "nbx-wide", tabindex: 0, role: "group", "aria-label": "the matrix" }, table), h("div", {}, picture, hint)));
+  root.append(h("div", { class: "nbx-row" }, heat, h("label", {}, "numbers", kind), all),
+    h("div", { class: "nbx-columns" }, h("div", { class: "nbx-wide", tabindex: 0, role: "group", "aria-label": "the matrix" }, table), h("div", {}, picture, hint)), status, formula);
 
   const chosen = () => (pointed >= 0 ? pointed : model.get("row"));
   function shares() {

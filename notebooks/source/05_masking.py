@@ -269,7 +269,7 @@ assert (labels[~selected] == IGNORE).all() and torch.equal(labels[selected], ids
 #
 # Now you. *corrupt* makes one draw, *100 times* makes a hundred and counts. And a click on a word masks that word alone: the table
 # says what the model of lesson 06 puts there, and what a perfect predictor would, which knows the grammar (lesson 06 builds both).
-# Which words of the sentence can be told for certain, and at which do even the perfect ones have to guess?
+# Which words of the sentence can be told for certain, and at which does even the perfect predictor have to guess?
 
 # %%
 from nextbert_lite import load

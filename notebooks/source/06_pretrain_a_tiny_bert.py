@@ -762,8 +762,8 @@ assert sure["after training"].mean() > sure["before training"].mean() + 0.05
 # A row must sum to 1, so a head that has found nothing has to look somewhere. In many BERTs that is [CLS] or [SEP] (Clark et al. 2019).
 
 # %% [markdown]
-# Past the ovens, straight to the cook. But a map is not a proof: a head may look at something and make no use of it. So take
-# it away. The heads' outputs lie side by side, D features each, and the output layer mixes them (lesson 03). With the columns
+# Back to the head for the subject: past the ovens, straight to the cook. But a map is not a proof: a head may look at something
+# and make no use of it. So take that head away. The heads' outputs lie side by side, D features each, and the output layer mixes them (lesson 03). With the columns
 # of head h at zero nothing of what it read gets through.
 
 # %% [markdown]
@@ -951,6 +951,7 @@ for v in theirs.argsort(descending=True)[:4].tolist():
 
 # %% [markdown]
 # Or by clicks: choose a sentence, click a word, and look for a gap where the model is off by more than five points in a hundred.
+# (Try nouns and verbs. The table rounds, so count a difference of 5 too.)
 
 # %%
 from nextbert_lite.explorer import MaskingPlayground
@@ -967,7 +968,10 @@ show(
 # %%
 guesses = [playground.guess(" ".join(words)) for words in playground.sentences]
 off = [abs(one.model - one.perfect).max(1) for one in guesses]  # of each gap's five words
-print(f"{sum(int((o > 0.05).sum()) for o in off)} of {sum(map(len, off))} gaps")
+print(f"{sum(int((o > 0.05).sum()) for o in off)} of {sum(map(len, off))} gaps:")
+for one, o in zip(guesses, off, strict=True):
+    for t in (o > 0.05).nonzero()[0].tolist():
+        print(" ".join(f"[{word}]" if i == t else word for i, word in enumerate(one.tokens)))
 
 # %% [markdown]
 # ## 11. When a run is interrupted

@@ -601,7 +601,8 @@ view = AttentionExplorer(tokenizer.tokens(ids[b, :n]), one_text, **start, title=
 show(view, alt="All heads of all layers on one sentence, to be chosen; at first the one that looks back most.")
 
 # %% [markdown]
-# In MiniLM this head looks one place back, whatever stands there:
+# The head that was chosen at first looks one place back in MiniLM, whatever stands there. (The other kinds are counted after the
+# exercise.)
 
 # %%
 print(f"layer {first + 1}, head {head + 1}: {looks_back[first, head]:.3f} over {count:,} pairs of neighbours")
@@ -631,7 +632,7 @@ check.looks_back(look_back)
 # of neighbours),
 # on `[CLS]`, which stands first in each text, and on `[SEP]`, which stands last. If a head looked everywhere alike in a text of T
 # tokens, it would put 1/T on each. How many of the
-# heads put more than half of their weight in one of these four places? And which place draws most? Guess.
+# heads put more than half of their weight in one of these four places? And which place draws most? Does the count agree with what you saw?
 
 
 # %%
