@@ -302,7 +302,22 @@ def test_pointing_at_the_large_map_reads_off_one_weight(draw):
     page, w = draw(attention()), weights(2, 4, T, T)[0, 0]
     box = page.locator(".nbx-map").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 3.5 / T, box["y"] + box["height"] * 5.5 / T)
-    expect(page.locator(".nbx-status")).to_contain_text(f"From “{TOKENS[5]}” to “{TOKENS[3]}”: {w[5, 3]:.3f}")
+    expect(page.locator(".nbx-status")).to_contain_text(f"From “{TOKENS[5]}” (6) to “{TOKENS[3]}” (4): {w[5, 3]:.3f}")
+    assert [chip.inner_text() for chip in page.locator(".nbx-tokens button.key").all()] == [
+        page.locator(".nbx-tokens button").nth(3).inner_text()
+    ]
+
+
+def test_the_arrow_keys_go_on_from_a_clicked_token_though_the_pointer_rests_on_it(draw):
+    page = draw(attention())
+    page.locator(".nbx-tokens button").nth(2).click()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".nbx-status")).to_contain_text(f"“{TOKENS[3]}” looks at")
+
+
+def test_a_list_of_weights_that_is_cut_says_so(draw):
+    page = draw(attention())
+    expect(page.locator(".nbx-status")).to_contain_text("more")
 
 
 def test_the_threshold_hides_weak_weights(draw):
@@ -654,3 +669,10 @@ def test_a_tiny_share_gives_a_large_loss_and_no_infinity(draw):
     view = SimilarityMatrix(circle(0.0, 180.0), circle(180.0, 0.0), ["a", "b"], temperature=0.01)
     page = draw(view)
     expect(page.locator(".nbx-status")).to_contain_text("the loss is 200.000 nats")
+
+
+def test_what_is_said_of_a_row_stands_below_the_matrix_so_that_no_row_moves_under_the_pointer(draw):
+    page = draw(similarity())
+    table = page.locator(".nbx-matrix").bounding_box()
+    for said in (page.locator(".nbx-status"), page.get_by_text("loss = mean")):
+        assert said.bounding_box()["y"] >= table["y"] + table["height"]
