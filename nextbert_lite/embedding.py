@@ -15,7 +15,7 @@ from nextbert_lite import checkpoints
 from nextbert_lite.batching import pad
 from nextbert_lite.contrastive import SentenceEncoder
 from nextbert_lite.device import pick_device
-from nextbert_lite.heads import MaskedLanguageModel
+from nextbert_lite.heads import MaskedLanguageModel, evaluating
 from nextbert_lite.tokenizer import Tokenizer
 from nextbert_lite.validate import check_vectors
 
@@ -63,17 +63,15 @@ def embed(
         owner += [number] * len(found)
 
     order = sorted(range(len(parts)), key=lambda i: len(parts[i]))  # texts of like length together: little padding
-    modes = {module: module.training for module in encoder.modules()}
     vectors = []
-    try:
-        encoder.eval().to(device)
-        for start in range(0, len(order), batch_size):
-            ids, mask = pad([parts[i] for i in order[start : start + batch_size]], tokenizer.pad_id)
-            vectors.append(encoder(ids.to(device), mask.to(device)).float().cpu())
-    finally:
-        encoder.to(home)
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(encoder):
+        try:
+            encoder.to(device)
+            for start in range(0, len(order), batch_size):
+                ids, mask = pad([parts[i] for i in order[start : start + batch_size]], tokenizer.pad_id)
+                vectors.append(encoder(ids.to(device), mask.to(device)).float().cpu())
+        finally:
+            encoder.to(home)
     unit = F.normalize(torch.cat(vectors), dim=-1)
     owners = torch.tensor([owner[i] for i in order])
     total = torch.zeros(len(texts), unit.shape[1]).index_add(0, owners, unit)

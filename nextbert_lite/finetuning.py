@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nextbert_lite import checkpoints
 from nextbert_lite.batching import pad, seeded
 from nextbert_lite.encoder import Encoder, EncoderConfig
-from nextbert_lite.heads import LabelledBatches, TextClassifier
+from nextbert_lite.heads import LabelledBatches, TextClassifier, evaluating
 from nextbert_lite.tokenizer import Tokenizer
 from nextbert_lite.training import fit, write_safetensors
 
@@ -333,16 +333,13 @@ def with_dropout(encoder: Encoder, dropout: float) -> Encoder:
 @torch.no_grad()
 def class_logits(model: nn.Module, sequences: Sequence[Sequence[int]], pad_id: int, batch_size: int = 64) -> Tensor:
     """Return the logits (N, K) of texts given as token ids, on the CPU, in eval mode; texts of like length together."""
-    modes = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     rows = []
-    model.eval()
-    for start in range(0, len(order), batch_size):
-        ids, mask = pad([sequences[i] for i in order[start : start + batch_size]], pad_id)
-        rows.append(model(ids.to(device), mask.to(device)).float().cpu())
-    for module, mode in modes.items():
-        module.training = mode
+    with evaluating(model):
+        for start in range(0, len(order), batch_size):
+            ids, mask = pad([sequences[i] for i in order[start : start + batch_size]], pad_id)
+            rows.append(model(ids.to(device), mask.to(device)).float().cpu())
     return torch.cat(rows)[torch.tensor(order).argsort()]
 
 

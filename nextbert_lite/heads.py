@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +64,18 @@ class MaskedLanguageModel(nn.Module):
         return total / max(1, len(logits))
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode for a while; each of its parts gets its own mode back, also after an error."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 @torch.no_grad()
 def fill_mask(model: MaskedLanguageModel, tokenizer: Tokenizer, text: str, k: int = 5) -> list[list[tuple[str, float]]]:
     """Return, for each [MASK] in the text, the k likeliest tokens with their probabilities.
@@ -74,12 +87,8 @@ def fill_mask(model: MaskedLanguageModel, tokenizer: Tokenizer, text: str, k: in
     if not gaps.any():
         gap = tokenizer.backend.id_to_token(tokenizer.mask_id)
         raise ValueError(f"there is no {gap} in the text {text!r}: write one where a word is to be guessed.")
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         probabilities = model(ids.to(model.head.bias.device))[0, gaps].softmax(-1).cpu()
-    finally:  # also after a text that does not fit
-        model.train(was_training)
     top = probabilities.topk(min(k, probabilities.shape[-1]))
     return [
         list(zip(tokenizer.tokens(ids), values.tolist(), strict=True))

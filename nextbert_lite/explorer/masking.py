@@ -15,7 +15,7 @@ from nextbert_lite import plots
 from nextbert_lite.corpora.bayes import FIRST_WORD, PerfectModel
 from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
 from nextbert_lite.explorer.view import View, integers, packed, script, strings_of
-from nextbert_lite.heads import MaskedLanguageModel
+from nextbert_lite.heads import MaskedLanguageModel, evaluating
 from nextbert_lite.tokenizer import Tokenizer
 
 PREPARED, CHOICES, MAX_TOKENS, RANDOM_WORDS = 20, 5, 32, 100
@@ -185,9 +185,5 @@ class MaskingPlayground(View):
 @torch.no_grad()
 def _probabilities(model: MaskedLanguageModel, ids: Tensor) -> Tensor:
     """Return the softmax at every position, (B, T, V), float64, on the CPU; the model's mode is kept."""
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         return model(ids.to(model.head.bias.device)).double().softmax(-1).cpu()
-    finally:
-        model.train(was_training)
