@@ -61,8 +61,8 @@ from benchmarks.sentences import (
     documentation_pairs,
     make_sentence_arms,
 )
-from nextbert_lite.encoder import EncoderConfig
-from nextbert_lite.masking import IGNORE
+from nextbert_lite.core.encoder import EncoderConfig
+from nextbert_lite.core.masking import IGNORE
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextbert_lite.batching import pad, seeded
+from nextbert_lite.core.encoder import Encoder, EncoderConfig
+from nextbert_lite.core.heads import MaskedLanguageModel, MLMHead
+from nextbert_lite.core.masking import IGNORE, mask_tokens
 from nextbert_lite.corpora.python_docs import load_docs
-from nextbert_lite.encoder import Encoder, EncoderConfig
-from nextbert_lite.heads import MaskedLanguageModel, MLMHead
-from nextbert_lite.masking import IGNORE, MLMBatches, mask_tokens
-from nextbert_lite.tokenizer import Tokenizer, train_bpe
-from nextbert_lite.training import adamw, fit
+from nextbert_lite.training.batches import MLMBatches, pad, seeded
+from nextbert_lite.training.loop import adamw, fit
+from nextbert_lite.training.tokenizer import Tokenizer, train_bpe
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from oracles import huggingface, torch_names

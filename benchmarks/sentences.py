@@ -14,13 +14,13 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 
 from benchmarks.arms import huggingface_model
-from nextbert_lite.batching import pad, seeded
-from nextbert_lite.contrastive import SentenceEncoder
+from nextbert_lite.core.contrastive import SentenceEncoder
+from nextbert_lite.core.encoder import Encoder, EncoderConfig
+from nextbert_lite.core.heads import MaskedLanguageModel
 from nextbert_lite.corpora.python_docs import load_docs
-from nextbert_lite.embedding import embed
-from nextbert_lite.encoder import Encoder, EncoderConfig
-from nextbert_lite.heads import MaskedLanguageModel
-from nextbert_lite.tokenizer import Tokenizer
+from nextbert_lite.training.batches import pad, seeded
+from nextbert_lite.training.tokenizer import Tokenizer
+from nextbert_lite.use.embedding import embed
 
 Pairs = Sequence[tuple[str, str]]  # (anchor, positive)
 OURS, THEIRS = "nextbert_lite", "sentence-transformers"

@@ -2,7 +2,7 @@
 
 import sys
 
-from nextbert_lite.cli import main
+from nextbert_lite.course.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -103,6 +103,31 @@ def check_padding_mask(mask: Tensor, ids: Tensor, pad_id: int) -> Tensor:
     return mask
 
 
+def check_count(name: str, value: int, least: int = 1) -> int:
+    """Return a whole number of at least `least`; else say what it is called, what it is and what was expected."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
+    return value
+
+
+def check_texts(texts: Sequence[str], *, blank: bool = False, least: int = 1) -> list[str]:
+    """Return the texts as a list, each a str, not blank unless that is allowed, and at least so many; else say which.
+
+    Raises TypeError for one text alone and for what is no text, ValueError for a text or a list that is empty.
+    """
+    if isinstance(texts, str):
+        raise TypeError("expected a list of texts; put a single text into a list: [text].")
+    texts = list(texts)
+    if len(texts) < least:
+        raise ValueError("the list of texts is empty: give at least one text.")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"text {number} is {type(text).__name__}; each text must be a str.")
+        if not blank and not text.strip():
+            raise ValueError(f"text {number} is empty: leave it out.")
+    return texts
+
+
 def check_vectors(x: Tensor, name: str = "the embeddings") -> Tensor:
     """Return x if it is (N, C), N >= 1, of floats, and finite; else say what is wrong."""
     if not isinstance(x, Tensor) or x.ndim != 2 or not len(x):

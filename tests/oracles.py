@@ -4,10 +4,10 @@ import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
-from nextbert_lite.attention import MultiHeadAttention
-from nextbert_lite.encoder import Encoder, EncoderConfig
-from nextbert_lite.heads import MaskedLanguageModel
-from nextbert_lite.tokenizer import Tokenizer, word_level
+from nextbert_lite.core.attention import MultiHeadAttention
+from nextbert_lite.core.encoder import Encoder, EncoderConfig
+from nextbert_lite.core.heads import MaskedLanguageModel
+from nextbert_lite.training.tokenizer import Tokenizer, word_level
 
 EXACT = {"atol": 1e-10, "rtol": 1e-10}  # how near two float64 computations of the same formula must be
 FLOAT32 = torch.float32, {}  # torch.testing.assert_close's own tolerances

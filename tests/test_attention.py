@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from oracles import EXACT, FLOAT32, few, perturbed, torch_attention
 from torch.testing import assert_close
 
-from nextbert_lite.attention import MultiHeadAttention, scaled_dot_product_attention
+from nextbert_lite.core.attention import MultiHeadAttention, scaled_dot_product_attention
 
 DTYPES = [(torch.float64, EXACT), FLOAT32]
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import few
 
-from nextbert_lite.batching import length_buckets, pad, seeded
+from nextbert_lite.training.batches import length_buckets, pad, seeded
 
 sequences = st.lists(st.lists(st.integers(1, 1000), min_size=1, max_size=9), min_size=1, max_size=6)
 
@@ -48,11 +48,10 @@ def test_an_empty_sequence_is_named(rows):
 @given(
     lengths=st.lists(st.integers(1, 99), max_size=120),
     batch_size=st.integers(1, 9),
-    pool=st.integers(1, 5),
     seed=st.integers(0, 10**6),
 )
-def test_buckets_hold_each_text_once_in_batches_of_the_size(lengths, batch_size, pool, seed):
-    batches = length_buckets(lengths, batch_size, seeded(seed), pool)
+def test_buckets_hold_each_text_once_in_batches_of_the_size(lengths, batch_size, seed):
+    batches = length_buckets(lengths, batch_size, seeded(seed))
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     assert sorted(map(len, batches), reverse=True)[:-1] == [batch_size] * (len(batches) - 1)
     assert len(batches) == -(-len(lengths) // batch_size)
@@ -84,7 +83,7 @@ def test_the_generator_decides_the_buckets():
 
 @pytest.mark.parametrize("batch_size", [0, -4])
 def test_a_batch_size_below_one_is_refused(batch_size):
-    with pytest.raises(ValueError, match=f"batch_size is {batch_size}; it must be at least 1"):
+    with pytest.raises(ValueError, match=f"batch_size is {batch_size}; it must be a whole number of at least 1"):
         length_buckets([1, 2], batch_size)
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from nextbert_lite import ToyWorld
+from nextbert_lite.core.masking import IGNORE, mask_tokens
 from nextbert_lite.corpora import bayes
 from nextbert_lite.corpora.bayes import KINDS, Gap, PerfectModel, compare, floor, ratio
-from nextbert_lite.masking import IGNORE, mask_tokens
-from nextbert_lite.tokenizer import SPECIALS
+from nextbert_lite.training.tokenizer import SPECIALS
 
 SMALL = """
 [probabilities]

@@ -28,10 +28,10 @@ from benchmarks.arms import (
     trainer_epoch,
     training_step,
 )
-from nextbert_lite.contrastive import SentenceEncoder
-from nextbert_lite.encoder import Encoder
-from nextbert_lite.heads import MaskedLanguageModel
-from nextbert_lite.masking import IGNORE
+from nextbert_lite.core.contrastive import SentenceEncoder
+from nextbert_lite.core.encoder import Encoder
+from nextbert_lite.core.heads import MaskedLanguageModel
+from nextbert_lite.core.masking import IGNORE
 
 TINY = configuration(C=16, layers=2, V=205, T=24)
 

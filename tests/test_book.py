@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from nextbert_lite import lessons, start
+from nextbert_lite.course import workspace as lessons
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -267,7 +267,7 @@ def test_a_lesson_that_the_text_names_becomes_a_link(text, wanted):
 
 @EACH
 def test_the_learners_download_is_what_start_writes_without_a_solution(lesson, laid_out, tmp_path):
-    start.prepare(tmp_path)
+    lessons.prepare(tmp_path)
     path = laid_out / "extra" / "downloads" / "learner" / lesson.path.name
     assert path.read_bytes() == (tmp_path / lesson.path.name).read_bytes()
     text = path.read_text(encoding="utf-8")
@@ -345,7 +345,7 @@ def test_a_docstring_becomes_restructured_text(docstring, wanted):
 
 
 def test_the_packages_docstrings_lose_no_word_on_the_way():
-    from nextbert_lite import attention, encoder
+    from nextbert_lite.core import attention, encoder
 
     for thing in (attention.scaled_dot_product_attention, encoder.EncoderConfig, encoder.Encoder):
         text = inspect.getdoc(thing)

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 
 import nextbert_lite.checks
-from nextbert_lite.batching import seeded
 from nextbert_lite.checks import core
 from nextbert_lite.checks.core import CheckFailed, Exercise, Mistake, Prediction
-from nextbert_lite.contrastive import info_nce_loss, nt_xent_loss
-from nextbert_lite.finetuning import calibration_error, fit_temperature
+from nextbert_lite.core.contrastive import info_nce_loss, nt_xent_loss
+from nextbert_lite.training.batches import seeded
+from nextbert_lite.use.finetuning import calibration_error, fit_temperature
 
 MODULES = [
     importlib.import_module(f"nextbert_lite.checks.{module.name}")

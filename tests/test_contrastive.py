@@ -14,20 +14,19 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nextbert_lite.contrastive import (
+from nextbert_lite.core.contrastive import (
     POOLINGS,
-    PairBatches,
     SentenceEncoder,
     alignment,
     info_nce_loss,
     nt_xent_loss,
     pool,
-    same_texts,
     uniformity,
 )
+from nextbert_lite.core.encoder import Encoder
 from nextbert_lite.corpora.toy_world import ToyWorld
-from nextbert_lite.encoder import Encoder
-from nextbert_lite.training import fit
+from nextbert_lite.training.batches import PairBatches, same_texts
+from nextbert_lite.training.loop import fit
 
 TEMPERATURES = [0.05, 0.5, 1.0]
 DTYPES = [(torch.float64, EXACT), FLOAT32]
@@ -539,7 +538,7 @@ def test_with_dropout_one_cached_chunk_is_the_full_batch():
 
 
 def test_the_comparison_of_gradients_catches_masks_that_are_drawn_anew(monkeypatch):
-    from nextbert_lite import contrastive
+    from nextbert_lite.core import contrastive
 
     original = contrastive.checkpoint
     monkeypatch.setattr(
@@ -602,7 +601,7 @@ def test_with_the_cache_memory_does_not_grow_with_the_batch():
 
 
 def test_without_gradients_nothing_is_kept_for_backward(monkeypatch):
-    from nextbert_lite import contrastive
+    from nextbert_lite.core import contrastive
 
     monkeypatch.setattr(contrastive, "checkpoint", lambda *_, **__: pytest.fail("there is no backward to prepare"))
     with torch.no_grad():

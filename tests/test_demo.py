@@ -5,8 +5,9 @@ import signal
 
 import pytest
 
-from nextbert_lite import demo, training
 from nextbert_lite.corpora.python_docs import load_docs
+from nextbert_lite.course import demo
+from nextbert_lite.training import loop
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def shown(tmp_path_factory):
     import io
 
     out, text, steps = tmp_path_factory.mktemp("demo"), io.StringIO(), []
-    original = training.linear_schedule
+    original = loop.linear_schedule
 
     def schedule(step, total, warmup):
         if total > 6 and step == 5 and not steps:  # not the trial that measures the speed
@@ -25,7 +26,7 @@ def shown(tmp_path_factory):
         return original(step, total, warmup)
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(text):
-        patch.setattr(training, "linear_schedule", schedule)
+        patch.setattr(loop, "linear_schedule", schedule)
         code = demo.run_demo(out, minutes=0.1, seed=0, device="cpu")
     return out, text.getvalue(), code
 

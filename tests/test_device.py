@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nextbert_lite.device import pick_device
+from nextbert_lite.training.device import pick_device
 
 
 @pytest.fixture

@@ -7,12 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nextbert_lite import checkpoints, embed, embedding
-from nextbert_lite.batching import pad
-from nextbert_lite.contrastive import SentenceEncoder, pool
-from nextbert_lite.encoder import Encoder, EncoderConfig
-from nextbert_lite.heads import MaskedLanguageModel
-from nextbert_lite.tokenizer import train_bpe
+from nextbert_lite import embed
+from nextbert_lite.core.contrastive import SentenceEncoder, pool
+from nextbert_lite.core.encoder import Encoder, EncoderConfig
+from nextbert_lite.core.heads import MaskedLanguageModel
+from nextbert_lite.training.batches import pad
+from nextbert_lite.training.tokenizer import train_bpe
+from nextbert_lite.use import checkpoints, embedding
 
 TEXTS = ["sort a list", "a", "the mean of all the numbers", "sort", "read a file", "close the file"]
 LONG = "the mean of all the numbers in the file and then the mean of the list and of all the files"

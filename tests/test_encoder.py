@@ -22,8 +22,8 @@ from oracles import (
 )
 from torch.testing import assert_close
 
-from nextbert_lite.encoder import PRESETS, Encoder, EncoderConfig
-from nextbert_lite.heads import MaskedLanguageModel
+from nextbert_lite.core.encoder import PRESETS, Encoder, EncoderConfig
+from nextbert_lite.core.heads import MaskedLanguageModel
 
 DTYPES = [(torch.float64, EXACT), FLOAT32]
 LENGTHS = [[7, 7], [7, 4, 1], [1], [12, 1, 5, 11]]

@@ -13,17 +13,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nextbert_lite import explorer, load
-from nextbert_lite.contrastive import info_nce_loss
+from nextbert_lite import AttentionExplorer, EmbeddingExplorer, MaskingPlayground, SimilarityMatrix, load, show, views
+from nextbert_lite.core.contrastive import info_nce_loss
+from nextbert_lite.core.encoder import Encoder, EncoderConfig
+from nextbert_lite.core.heads import MaskedLanguageModel
 from nextbert_lite.corpora.bayes import PerfectModel
 from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
-from nextbert_lite.encoder import Encoder, EncoderConfig
-from nextbert_lite.explorer import AttentionExplorer, EmbeddingExplorer, MaskingPlayground, SimilarityMatrix, show
-from nextbert_lite.explorer.embeddings import nearest
-from nextbert_lite.heads import MaskedLanguageModel, fill_mask
+from nextbert_lite.use.filling import fill_mask
+from nextbert_lite.views.embeddings import nearest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = Path(explorer.__file__).parent
+FOLDER = Path(views.__file__).parent
 ALT = "A view of four words that look at each other."
 TOKENS = ["the", "key", "is", "here"]
 

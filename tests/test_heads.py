@@ -8,17 +8,12 @@ from hypothesis import strategies as st
 from oracles import BERT, EXACT, FLOAT32, ROBERTA, batch, config, few, huggingface, huggingface_names, perturbed, words
 from torch.testing import assert_close
 
-from nextbert_lite.encoder import Encoder
-from nextbert_lite.heads import (
-    LabelledBatches,
-    MaskedLanguageModel,
-    TextClassifier,
-    TokenClassifier,
-    fill_mask,
-    join_pair,
-    pair_types,
-)
-from nextbert_lite.training import fit
+from nextbert_lite.core.classify import TextClassifier, TokenClassifier
+from nextbert_lite.core.encoder import Encoder
+from nextbert_lite.core.heads import MaskedLanguageModel
+from nextbert_lite.training.batches import LabelledBatches, join_pair
+from nextbert_lite.training.loop import fit
+from nextbert_lite.use.filling import fill_mask
 
 DTYPES = [(torch.float64, EXACT), FLOAT32]
 
@@ -320,21 +315,6 @@ def test_a_pair_of_texts_without_cls_and_sep_is_refused(a, b):
         join_pair(a, b)
 
 
-def test_token_types_are_those_of_transformers_tokenizers():
-    ids = torch.tensor([[2, 7, 8, 3, 9, 3, 0, 0], [2, 7, 3, 8, 9, 9, 9, 3]])
-    assert pair_types(ids, sep_id=3).tolist() == [[0, 0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1, 1, 1]]
-
-
-def test_token_types_reach_an_encoder_that_has_them_and_are_refused_by_one_that_has_none():
-    model = perturbed(TextClassifier(Encoder(config(token_types=2)), 2))
-    ids = torch.tensor([[2, 7, 8, 3, 9, 3]])
-    types = pair_types(ids, 3)
-    assert (model(ids, token_types=types) - model(ids)).abs().max() > 1e-3
-    assert (model.loss(ids, torch.tensor([1]), token_types=types) - model.loss(ids, torch.tensor([1]))).abs() > 1e-4
-    with pytest.raises(ValueError, match="token_types were given, but this model has none"):
-        classifier()(ids, token_types=types)
-
-
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
@@ -381,7 +361,7 @@ def test_labels_of_tokens_are_padded_with_no_label():
     [
         ([[5]], [0, 1], 4, "there are 1 texts and 2 labels"),
         ([], [], 4, "there are 0 texts and 0 labels; give as many, and at least one"),
-        ([[5], [6]], [0, 1], 0, "batch_size is 0; it must be at least 1"),
+        ([[5], [6]], [0, 1], 0, "batch_size is 0; it must be a whole number of at least 1"),
         ([[5, 6], [7]], [[1, 1], [1, 1]], 2, "text 1 has 1 ids and 2 labels; give one label an id"),
     ],
 )

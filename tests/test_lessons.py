@@ -12,10 +12,11 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from nextbert_lite import attention, contrastive, encoder, explorer, heads, masking
+import nextbert_lite
 from nextbert_lite.checks.core import CheckFailed, Exercise, Prediction, find
-from nextbert_lite.lessons import learner_version, lesson_number
-from nextbert_lite.lessons import read_notebook as read
+from nextbert_lite.core import attention, classify, contrastive, encoder, heads, masking
+from nextbert_lite.course.workspace import learner_version, lesson_number
+from nextbert_lite.course.workspace import read_notebook as read
 
 ROOT = Path(__file__).resolve().parent.parent
 spec = importlib.util.spec_from_file_location("notebooks_tool", ROOT / "tools" / "notebooks.py")
@@ -36,7 +37,12 @@ BUILT = {
     "09": [contrastive.info_nce_loss, contrastive.nt_xent_loss],
     "10": [contrastive.pool, contrastive.SentenceEncoder],
     "11": [contrastive.alignment, contrastive.uniformity],
-    "13": [heads.ClassificationHead, heads.TextClassifier, heads.TokenClassificationHead, heads.TokenClassifier],
+    "13": [
+        classify.ClassificationHead,
+        classify.TextClassifier,
+        classify.TokenClassificationHead,
+        classify.TokenClassifier,
+    ],
 }
 
 
@@ -101,7 +107,7 @@ def test_only_the_courses_views_are_stored_and_with_the_code_of_today(path):
     for widget in states.values():
         state = widget["state"]
         if widget["model_name"] != "LayoutModel":  # no progress bar, no other widget
-            view = getattr(explorer, state["_anywidget_id"].split(".")[-1])
+            view = getattr(nextbert_lite, state["_anywidget_id"].split(".")[-1])
             assert (state["_esm"], state["_css"]) == (str(view._esm), str(view._css)), "run `make notebooks`"
     outputs = [output.get("data", {}) for cell in code_cells(notebook) for output in cell["outputs"]]
     shown = {data[VIEW]["model_id"] for data in outputs if VIEW in data}

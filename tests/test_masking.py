@@ -12,8 +12,9 @@ from scipy import stats
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
-from nextbert_lite.masking import IGNORE, MLMBatches, mask_tokens
-from nextbert_lite.tokenizer import Tokenizer
+from nextbert_lite.core.masking import IGNORE, mask_tokens
+from nextbert_lite.training.batches import MLMBatches
+from nextbert_lite.training.tokenizer import Tokenizer
 
 ALARM = 1e-6
 N = 1_000_000

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from nextbert_lite import plots
+from nextbert_lite.views import plots
 
 TOKENS = ["the", "key", "is", "here"]
 ALT = "A row of numbers that rises from left to right."

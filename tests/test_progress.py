@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from nextbert_lite import cli, lessons, progress, start
+from nextbert_lite.course import cli, progress
+from nextbert_lite.course import workspace as lessons
 
 CHECK = """class CheckFailed(AssertionError):
     pass
@@ -228,7 +229,7 @@ def test_a_folder_without_lessons_is_one_sentence(mine, tmp_path, capsys):
 
 
 def test_in_the_real_lessons_blanks_are_blank_and_solutions_between_them_pass(tmp_path):
-    start.prepare(tmp_path / "ws")
+    lessons.prepare(tmp_path / "ws")
     for path in lessons.find_lessons():  # the instructor's cell in every second exercise
         copy = lessons.read_notebook(tmp_path / "ws" / path.name)
         solved = [c for c in lessons.read_notebook(path)["cells"] if is_exercise(c)][::2]
@@ -247,7 +248,7 @@ def is_exercise(cell):
 
 @pytest.mark.slow
 def test_a_blank_copy_is_all_blank_and_the_instructors_version_passes(tmp_path):
-    start.prepare(tmp_path / "ws")
+    lessons.prepare(tmp_path / "ws")
     for folder, expected in ((tmp_path / "ws", "blank"), (lessons.share_dir("notebooks"), "passes")):
         for row in progress.progress(folder):
             assert row["exercises"] and {one["status"] for one in row["exercises"]} == {expected}, row

@@ -13,19 +13,9 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from nextbert_lite.corpora import python_docs
-from nextbert_lite.corpora.python_docs import (
-    LIBRARIES,
-    MODULES,
-    SPLITS,
-    Document,
-    assign,
-    compare_fingerprint,
-    load_docs,
-    near_duplicates,
-    parse,
-    text_hash,
-)
+from nextbert_lite.corpora import harvest, python_docs
+from nextbert_lite.corpora.harvest import LIBRARIES, MODULES, SPLITS, Document, assign, parse
+from nextbert_lite.corpora.python_docs import load_docs, near_duplicates, text_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -71,7 +61,7 @@ def fresh_python(code, *arguments, **env):
 
 def largest_cosines(texts_a, texts_b, everything):
     """The nearest text of b for each of a, by dense products: another way than the package's sparse blocks."""
-    vectorizer = TfidfVectorizer(**python_docs.TFIDF).fit(everything)
+    vectorizer = TfidfVectorizer(**harvest.TFIDF).fit(everything)
     a, b = vectorizer.transform(texts_a), vectorizer.transform(texts_b)
     return np.concatenate([(b @ a[i : i + 200].T.toarray()).max(axis=0) for i in range(0, a.shape[0], 200)])
 
@@ -276,14 +266,3 @@ def test_hashes_are_short_stable_and_distinct(docs):
     hashes = docs.hashes("train")
     assert hashes[0] == text_hash(docs.train[0]) and len(set(hashes)) == len(docs.train)
     assert not set(hashes) & set(docs.hashes("test"))
-
-
-def test_fingerprints_are_compared_by_the_texts(docs):
-    now = docs.fingerprint
-    assert list(now) == ["python", "torch", "numpy", "matplotlib", "documents", "sha256"]
-    assert compare_fingerprint(now, now) is None
-    assert compare_fingerprint(now | {"python": "3.99.0"}, now) is None  # other versions, yet the same texts
-    line = compare_fingerprint(now | {"sha256": "0", "python": "3.99.0"}, now)
-    assert f"python 3.99.0 → {now['python']}" in line and "numpy" not in line and "\n" not in line
-    assert "same versions, other texts" in compare_fingerprint(now | {"sha256": "0"}, now)
-    assert "python unknown" in compare_fingerprint({}, now)

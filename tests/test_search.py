@@ -12,27 +12,29 @@ from itertools import permutations
 import pytest
 import torch
 
-from nextbert_lite import checkpoints, cli, embed, search
-from nextbert_lite.corpora.python_docs import DocsCorpus, Document, load_docs
-from nextbert_lite.encoder import Encoder, EncoderConfig
-from nextbert_lite.heads import MaskedLanguageModel
-from nextbert_lite.search import (
+from nextbert_lite import embed
+from nextbert_lite.core.encoder import Encoder, EncoderConfig
+from nextbert_lite.core.heads import MaskedLanguageModel
+from nextbert_lite.corpora.harvest import Document
+from nextbert_lite.corpora.python_docs import DocsCorpus, load_docs
+from nextbert_lite.course import cli
+from nextbert_lite.training.tokenizer import train_bpe
+from nextbert_lite.use import checkpoints, search
+from nextbert_lite.use.search import (
     Bm25,
     SearchIndex,
     all_ranks,
     best_weight,
     fuse,
-    hits_html,
     mrr,
     open_index,
     paired_bootstrap,
     ranks,
     recall_at,
     reciprocal_rank_fusion,
-    search_box,
     z_scores,
 )
-from nextbert_lite.tokenizer import train_bpe
+from nextbert_lite.views.search_box import hits_html, search_box
 
 TEXTS = [
     "Sort a list of numbers, in place.",
@@ -103,7 +105,7 @@ def test_bm25_refuses_what_it_cannot_index():
         Bm25("sort a list")
     with pytest.raises(TypeError, match="put a single text into a list"):
         Bm25(TEXTS).scores("sort a list")
-    with pytest.raises(TypeError, match="a list of texts"):
+    with pytest.raises(TypeError, match="text 1 is NoneType; each text must be a str"):
         Bm25(["sort", None])
 
 
@@ -182,7 +184,6 @@ def test_reciprocal_rank_fusion_adds_the_reciprocals_of_rank_plus_60():
     a, b = torch.tensor([[0.9, 0.5, 0.1]]), torch.tensor([[7.0, 9.0, 9.0]])
     right = [1 / 61 + 1 / 63, 1 / 62 + 1 / 61.5, 1 / 63 + 1 / 61.5]
     torch.testing.assert_close(reciprocal_rank_fusion(a, b)[0], torch.tensor(right))
-    torch.testing.assert_close(reciprocal_rank_fusion(a, b, k=1)[0, 0], torch.tensor(1 / 2 + 1 / 4))
 
 
 def test_the_best_weight_trusts_whoever_is_right():
@@ -213,13 +214,10 @@ def test_the_bootstrap_gives_the_difference_of_the_means_inside_its_interval():
     a, b = random_scores(200).abs(), random_scores(200, seed=1).abs()
     difference, low, high = paired_bootstrap(a, b)
     assert difference == pytest.approx((a.double().mean() - b.double().mean()).item()) and low < difference < high
-    assert paired_bootstrap(a, b) == (difference, low, high) != paired_bootstrap(a, b, seed=1)
+    assert paired_bootstrap(a, b) == (difference, low, high)
     assert paired_bootstrap(b, a)[1] == pytest.approx(-high)
-    _, inner_low, inner_high = paired_bootstrap(a, b, level=0.5)
-    assert low < inner_low < inner_high < high
     spread = (a.double() - b.double()).std().item() / math.sqrt(200)  # the interval of a normal distribution is near
     assert (high - low) / spread == pytest.approx(2 * 1.96, rel=0.1)
-    assert (inner_high - inner_low) / spread == pytest.approx(2 * 0.674, rel=0.1)
 
 
 def test_the_interval_is_that_of_the_pairs_and_not_of_two_samples():
@@ -228,12 +226,13 @@ def test_the_interval_is_that_of_the_pairs_and_not_of_two_samples():
     assert low == pytest.approx(difference) == pytest.approx(high)
 
 
-def test_the_interval_of_95_percent_holds_the_true_difference_in_about_95_percent_of_experiments():
+def test_the_interval_of_95_percent_holds_the_true_difference_in_about_95_percent_of_experiments(monkeypatch):
+    monkeypatch.setattr(search, "RESAMPLES", 500)
     held, truth = 0, 0.2
     for seed in range(300):
         b = random_scores(80, seed=2 * seed)
         a = b + truth + random_scores(80, seed=2 * seed + 1)
-        _, low, high = paired_bootstrap(a, b, n=500, seed=seed)
+        _, low, high = paired_bootstrap(a, b)
         held += low <= truth <= high
     # at 80 queries the percentiles hold it in 94 %; P(fewer than 267 or more than 295 of 300) is about 1 in 1,500
     assert 267 <= held <= 295
@@ -245,9 +244,6 @@ def test_the_bootstrap_refuses_what_is_not_paired():
             paired_bootstrap(a, b)
     with pytest.raises(ValueError, match="not finite"):
         paired_bootstrap(torch.tensor([1.0, math.nan]), torch.ones(2))
-    for options in ({"n": 10}, {"level": 95}, {"level": 0}):
-        with pytest.raises(ValueError, match="n must be at least 100 and level between 0 and 1"):
-            paired_bootstrap(torch.ones(3), torch.ones(3), **options)
 
 
 # --- the index --------------------------------------------------------------------------------------------------------

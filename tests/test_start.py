@@ -10,7 +10,8 @@ import types
 
 import pytest
 
-from nextbert_lite import cli, lessons, start
+from nextbert_lite.course import cli
+from nextbert_lite.course import workspace as lessons
 
 
 def code(source, *, tags=(), id="c1"):
@@ -146,51 +147,51 @@ def test_lessons_are_found_in_order_and_by_number(shipped):
 
 def test_the_first_start_fills_the_workspace_and_the_second_does_nothing(shipped, tmp_path):
     workspace = tmp_path / "deep" / "workspace"
-    assert [line.split()[0] for line in start.prepare(workspace)] == ["made", "made"]
+    assert [line.split()[0] for line in lessons.prepare(workspace)] == ["made", "made"]
     assert source(workspace / "02_attention.ipynb") == BLANK
     before = files(workspace)
     assert sorted(before) == ["00_start_here.ipynb", "02_attention.ipynb"]
-    assert start.prepare(workspace) == []
+    assert lessons.prepare(workspace) == []
     assert files(workspace) == before
 
 
 def test_a_learners_file_is_never_overwritten_and_a_new_lesson_is_offered_once(shipped, tmp_path):
     workspace = tmp_path / "workspace"
-    start.prepare(workspace)
+    lessons.prepare(workspace)
     mine = workspace / "02_attention.ipynb"
     mine.write_bytes(mine.read_bytes().replace(b"pass  # your code here", b"return a + b  # mine, unsaved spaces  "))
     before = mine.read_bytes()
-    assert start.prepare(workspace) == []  # the learner's own work is not a change of the lesson
+    assert lessons.prepare(workspace) == []  # the learner's own work is not a change of the lesson
 
     ship(shipped / "02_attention.ipynb", notebook(code(SOLVED), code("a_second_cell = True", id="c2")))
-    (line,) = start.prepare(workspace)
+    (line,) = lessons.prepare(workspace)
     assert line.startswith("offered") and "02_attention.new.ipynb" in line
     assert source(workspace / "02_attention.new.ipynb", 2) == "a_second_cell = True"
-    assert start.prepare(workspace) == []
+    assert lessons.prepare(workspace) == []
 
     offered = (workspace / "02_attention.new.ipynb").read_bytes()
     ship(shipped / "02_attention.ipynb", notebook(code(SOLVED), code("a_third_version = True", id="c2")))
-    (line,) = start.prepare(workspace)
+    (line,) = lessons.prepare(workspace)
     assert "02_attention.new-2.ipynb" in line
-    assert start.prepare(workspace) == []
+    assert lessons.prepare(workspace) == []
     assert mine.read_bytes() == before
     assert (workspace / "02_attention.new.ipynb").read_bytes() == offered
 
 
 def test_a_new_lesson_taken_over_under_the_old_name_is_not_offered_again(shipped, tmp_path):
-    start.prepare(tmp_path / "workspace")
+    lessons.prepare(tmp_path / "workspace")
     ship(shipped / "02_attention.ipynb", notebook(code("version = 2")))
-    start.prepare(tmp_path / "workspace")
+    lessons.prepare(tmp_path / "workspace")
     os.replace(tmp_path / "workspace/02_attention.new.ipynb", tmp_path / "workspace/02_attention.ipynb")
-    assert start.prepare(tmp_path / "workspace") == []
+    assert lessons.prepare(tmp_path / "workspace") == []
 
 
 def test_what_a_learner_cannot_see_is_no_new_version(shipped, tmp_path):
-    start.prepare(tmp_path / "workspace")
+    lessons.prepare(tmp_path / "workspace")
     solved_differently = code(SOLVED.replace("total", "result"), tags=["exercise-02.1"])
     solved_differently["outputs"], solved_differently["execution_count"] = [], 9
     ship(shipped / "02_attention.ipynb", notebook(solved_differently))
-    assert start.prepare(tmp_path / "workspace") == []
+    assert lessons.prepare(tmp_path / "workspace") == []
 
 
 @pytest.mark.parametrize("content", [b"", b'{"cells": [', b"\xff\xfe", b"[]", b'{"cells": [], "metadata": []}'])
@@ -198,9 +199,9 @@ def test_a_broken_file_is_kept_and_the_lesson_laid_beside_it(shipped, tmp_path, 
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     (workspace / "02_attention.ipynb").write_bytes(content)
-    assert [line.split()[0] for line in start.prepare(workspace)] == ["made", "offered"]
+    assert [line.split()[0] for line in lessons.prepare(workspace)] == ["made", "offered"]
     assert (workspace / "02_attention.ipynb").read_bytes() == content
-    assert start.prepare(workspace) == []
+    assert lessons.prepare(workspace) == []
 
 
 def test_a_file_of_another_program_that_has_the_offers_name_is_kept_too(shipped, tmp_path):
@@ -208,7 +209,7 @@ def test_a_file_of_another_program_that_has_the_offers_name_is_kept_too(shipped,
     workspace.mkdir()
     for name in ("02_attention.ipynb", "02_attention.new.ipynb"):
         (workspace / name).write_text("mine")
-    start.prepare(workspace)
+    lessons.prepare(workspace)
     assert {(workspace / name).read_text() for name in ("02_attention.ipynb", "02_attention.new.ipynb")} == {"mine"}
     assert source(workspace / "02_attention.new-2.ipynb") == BLANK
 
@@ -231,7 +232,7 @@ def test_a_start_that_is_killed_while_it_writes_leaves_no_half_lesson(shipped, t
     died = subprocess.run([sys.executable, "-c", KILLED, str(shipped), str(workspace)], check=False)
     assert died.returncode == 9
     assert list(workspace.iterdir()) and not list(workspace.glob("[0-9]*.ipynb"))
-    start.prepare(workspace)
+    lessons.prepare(workspace)
     assert source(workspace / "02_attention.ipynb") == BLANK
 
 
@@ -252,7 +253,7 @@ def test_start_without_opening_prints_a_line_for_each_file_and_then_nothing(ship
 
 def test_start_opens_jupyterlab_on_lesson_00_or_on_the_named_one(shipped, tmp_path, capsys, monkeypatch):
     opened = []
-    monkeypatch.setattr(start, "open_lab", opened.append)
+    monkeypatch.setattr(lessons, "open_lab", opened.append)
     run(capsys, "start", tmp_path / "workspace")
     run(capsys, "start", tmp_path / "workspace", "--lesson", "2", "--port", "9000", "--", "--no-browser")
     assert opened[0][0] == str(tmp_path / "workspace" / "00_start_here.ipynb")
@@ -273,7 +274,7 @@ def test_jupyterlabs_kernel_is_this_python_even_if_the_user_has_another(tmp_path
 
     monkeypatch.setattr(LabApp, "launch_instance", lambda arguments: seen.append(kernel(KernelManager)))
     seen = []
-    start.open_lab(["--allow-root"])
+    lessons.open_lab(["--allow-root"])
     assert seen == [sys.executable]
 
 

@@ -7,7 +7,7 @@ from oracles import few, words
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from nextbert_lite.tokenizer import SPECIALS, Tokenizer, train_bpe, word_level
+from nextbert_lite.training.tokenizer import SPECIALS, Tokenizer, train_bpe, word_level
 
 TEXTS = ["The key to the cabinets is here.", "def encode(text): return [ids]", "the cat sat on the mat"] * 3
 BPE = train_bpe(TEXTS, vocab_size=330)
@@ -183,7 +183,7 @@ def test_encode_takes_one_text(text):
 
 
 def test_encode_batch_takes_a_list():
-    with pytest.raises(TypeError, match="takes a list of texts; for one text use encode"):
+    with pytest.raises(TypeError, match="put a single text into a list"):
         BPE.encode_batch("one text")
 
 

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, MAX_WORDS, ToyWorld
-from nextbert_lite.paths import share_dir
+from nextbert_lite.corpora.grammar import MAX_WORDS
+from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
+from nextbert_lite.files import share_dir
 
 WORLD = ToyWorld()
 SHIPPED = (share_dir("data") / "toy_world.toml").read_text(encoding="utf-8")

@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from nextbert_lite import training
-from nextbert_lite.encoder import Encoder
-from nextbert_lite.heads import MaskedLanguageModel
-from nextbert_lite.masking import MLMBatches
-from nextbert_lite.training import History, adamw, fit, held_out_loss, linear_schedule
+from nextbert_lite.core.encoder import Encoder
+from nextbert_lite.core.heads import MaskedLanguageModel
+from nextbert_lite.training import loop
+from nextbert_lite.training.batches import MLMBatches
+from nextbert_lite.training.loop import History, adamw, fit, held_out_loss, linear_schedule
 
 TOKENIZER = words(35)
 STEPS = 12
@@ -481,11 +481,11 @@ def test_the_comparison_of_resumed_runs_catches_what_is_not_restored(forgotten, 
     path = tmp_path / "run.safetensors"
     train(new_model(), batches=stopping(at=7), checkpoint=path)
     if forgotten == "rng.":
-        monkeypatch.setattr(training, "set_rng_states", lambda states: None)
+        monkeypatch.setattr(loop, "set_rng_states", lambda states: None)
     elif forgotten == "optimizer.":
-        monkeypatch.setattr(training, "load_checkpoint", without_optimizer(training.load_checkpoint))
+        monkeypatch.setattr(loop, "load_checkpoint", without_optimizer(loop.load_checkpoint))
     else:
-        monkeypatch.setattr(training, "load_checkpoint", zeroed(training.load_checkpoint, forgotten.split(".")[1]))
+        monkeypatch.setattr(loop, "load_checkpoint", zeroed(loop.load_checkpoint, forgotten.split(".")[1]))
     model = new_model()
     torch.manual_seed(77)
     train(model, checkpoint=path)
@@ -541,7 +541,7 @@ KILLED = """
 
 def test_a_file_of_weights_can_be_read_by_whom_any_new_file_can(tmp_path):
     (tmp_path / "new").touch()
-    training.write_safetensors(tmp_path / "run.safetensors", {"a": torch.zeros(1)}, {})
+    loop.write_safetensors(tmp_path / "run.safetensors", {"a": torch.zeros(1)}, {})
     modes = [(tmp_path / name).stat().st_mode for name in ("new", "run.safetensors")]
     assert modes[0] == modes[1]
 
@@ -696,10 +696,10 @@ NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
 @pytest.mark.parametrize(
     ("owner", "name", "replacement"),
     [
-        (training, "save_file", half_then(NO_SPACE)),
-        (training, "save_file", half_then(SafetensorError("I/O error: No space left on device"))),
-        (training.os, "replace", raising(NO_SPACE)),
-        (training.os, "fsync", lambda file: raising(NO_SPACE)(file, None)),
+        (loop, "save_file", half_then(NO_SPACE)),
+        (loop, "save_file", half_then(SafetensorError("I/O error: No space left on device"))),
+        (loop.os, "replace", raising(NO_SPACE)),
+        (loop.os, "fsync", lambda file: raising(NO_SPACE)(file, None)),
     ],
     ids=["writing", "writing, in Rust", "replacing", "flushing"],
 )

@@ -33,7 +33,7 @@ CACHE = ROOT / ".cache" / "book"
 TIMES = ROOT / "notebooks" / "times.json"
 sys.path.insert(0, str(ROOT))  # this clone's package, whichever is installed
 
-from nextbert_lite import lessons, start  # noqa: E402
+from nextbert_lite.course import workspace as lessons  # noqa: E402
 
 PORT = 8800
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -130,7 +130,7 @@ def read_lessons() -> list[Lesson]:
 def learner_copy(notebook: dict) -> dict:
     """Return the learner's version as `nextbert-lite start` writes it, with the hash that it knows it by."""
     learner = lessons.learner_version(notebook)
-    learner["metadata"]["nextbert_lite"] = {"made_from": start.fingerprint(learner)}
+    learner["metadata"]["nextbert_lite"] = {"made_from": lessons.fingerprint(learner)}
     return learner
 
 

@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 from oracles import ROBERTA, batch, config, contrastive_losses, huggingface, perturbed  # noqa: E402
 
+from nextbert_lite.core.encoder import Encoder  # noqa: E402
+from nextbert_lite.core.heads import MaskedLanguageModel  # noqa: E402
 from nextbert_lite.corpora.python_docs import load_docs, text_hash  # noqa: E402
-from nextbert_lite.encoder import Encoder  # noqa: E402
-from nextbert_lite.heads import MaskedLanguageModel  # noqa: E402
-from nextbert_lite.pretrained import minilm_folder  # noqa: E402
+from nextbert_lite.use.pretrained import minilm_folder  # noqa: E402
 
 
 def roberta():

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextbert_lite.lessons import solution as solution_code
+from nextbert_lite.course.workspace import solution as solution_code
 
 SEEDS = (0, 1, 2)
 

@@ -4,8 +4,8 @@ from collections import Counter
 
 import torch
 
-from nextbert_lite.batching import pad
 from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solution
+from nextbert_lite.training.batches import pad
 
 __all__ = ["hint", "merge_pair", "most_frequent_pair", "pad_batch", "position_table", "sinusoids", "smile", "solution"]
 

@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from nextbert_lite.attention import scaled_dot_product_attention
 from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solution
+from nextbert_lite.core.attention import scaled_dot_product_attention
 
 __all__ = [
     "attention",

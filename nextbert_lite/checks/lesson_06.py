@@ -3,7 +3,7 @@
 import torch
 
 from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solution
-from nextbert_lite.training import linear_schedule
+from nextbert_lite.training.loop import linear_schedule
 
 __all__ = ["better_side", "fill_gap", "hint", "loss_of_all", "schedule", "solution", "without_head"]
 

@@ -5,8 +5,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from nextbert_lite.batching import seeded
 from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solution
+from nextbert_lite.training.batches import seeded
 
 __all__ = [
     "bits_per_byte",

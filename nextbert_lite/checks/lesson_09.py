@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solution
-from nextbert_lite.contrastive import info_nce_loss, nt_xent_loss
+from nextbert_lite.core.contrastive import info_nce_loss, nt_xent_loss
 
 __all__ = [
     "gradient_in_chunks",

@@ -3,7 +3,7 @@
 import torch
 
 from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solution
-from nextbert_lite.search import best_weight, fuse, mrr, ranks
+from nextbert_lite.use.search import best_weight, fuse, mrr, ranks
 
 __all__ = ["fused_mrr", "hint", "hits_at", "random_mrr", "reciprocal_ranks", "solution", "word_scores"]
 

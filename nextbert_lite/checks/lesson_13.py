@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solution
-from nextbert_lite.finetuning import calibration_error as package_error
-from nextbert_lite.finetuning import fit_temperature
+from nextbert_lite.use.finetuning import calibration_error as package_error
+from nextbert_lite.use.finetuning import fit_temperature
 
 __all__ = ["calibrated", "hint", "mean_gap", "solution", "start_training", "temperature_of_two", "token_loss"]
 

@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from nextbert_lite.batching import seeded
+from nextbert_lite.core.masking import IGNORE, mask_tokens
 from nextbert_lite.corpora.toy_world import NO_WORD, ToyWorld
-from nextbert_lite.masking import IGNORE, mask_tokens
-from nextbert_lite.tokenizer import CLS, MASK, PAD, SEP, SPECIALS
+from nextbert_lite.training.batches import seeded
+from nextbert_lite.training.loop import evaluating
+from nextbert_lite.training.tokenizer import CLS, MASK, PAD, SEP, SPECIALS
 
 MASKED, RANDOM, KEPT = 0.8, 0.1, 0.1  # what `mask_tokens` does to a selected token
 KINDS = ("masked", "kept", "replaced")
@@ -179,21 +181,17 @@ def compare(
     """
     perfect = PerfectModel(world, rate) if perfect is None else perfect
     device = next(model.parameters()).device if isinstance(model, nn.Module) else torch.device("cpu")
-    was_training = isinstance(model, nn.Module) and model.training
-    if isinstance(model, nn.Module):
-        model.eval()
     ours, theirs, rows, kinds = [], [], [], []
-    for corrupted, labels, mask, first in _corrupted(world, n, rate, seed):
-        selected = labels != IGNORE
-        logits = model(corrupted.to(device), mask.to(device))[selected.to(device)].double().cpu()
-        right = labels[selected]
-        ours.append(nn.functional.cross_entropy(logits, right, reduction="none"))
-        theirs.append(perfect.losses(corrupted, labels))
-        rows.append(selected.nonzero()[:, 0] + first)
-        seen = corrupted[selected]
-        kinds.append(torch.where(seen == SPECIALS.index(MASK), 0, torch.where(seen == right, 1, 2)))
-    if was_training:
-        model.train()
+    with evaluating(model) if isinstance(model, nn.Module) else nullcontext():
+        for corrupted, labels, mask, first in _corrupted(world, n, rate, seed):
+            selected = labels != IGNORE
+            logits = model(corrupted.to(device), mask.to(device))[selected.to(device)].double().cpu()
+            right = labels[selected]
+            ours.append(nn.functional.cross_entropy(logits, right, reduction="none"))
+            theirs.append(perfect.losses(corrupted, labels))
+            rows.append(selected.nonzero()[:, 0] + first)
+            seen = corrupted[selected]
+            kinds.append(torch.where(seen == SPECIALS.index(MASK), 0, torch.where(seen == right, 1, 2)))
     ours, theirs, rows, kinds = map(torch.cat, (ours, theirs, rows, kinds))
     by_kind = {
         name: ((kinds == k).double().mean().item(), ours[kinds == k].mean().item(), theirs[kinds == k].mean().item())

@@ -34,10 +34,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nextbert_lite import plots
+from nextbert_lite import COURSE_SENTENCE, ToyWorld, pick_device, plots
 from nextbert_lite.checks import lesson_00 as check
-from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
-from nextbert_lite.device import pick_device
 
 parts = {
     "I  Build an encoder": ["01 text to tensors", "02 attention", "03 many heads", "04 the encoder"],

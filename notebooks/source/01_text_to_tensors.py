@@ -35,11 +35,8 @@ from collections import Counter
 import torch
 from torch import nn
 
-from nextbert_lite import plots
+from nextbert_lite import COURSE_SENTENCE, ToyWorld, load_docs, plots, train_bpe
 from nextbert_lite.checks import lesson_01 as check
-from nextbert_lite.corpora.python_docs import load_docs
-from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
-from nextbert_lite.tokenizer import train_bpe
 
 docs = load_docs()
 texts = [document.text for document in docs.train]
@@ -342,7 +339,7 @@ def pad_batch(sequences, pad_id):
 check.pad_batch(pad_batch)
 
 # %%
-from nextbert_lite.batching import length_buckets, pad
+from nextbert_lite import length_buckets, pad
 
 ids, mask = pad(sequences, words.pad_id)
 print(ids)
@@ -474,7 +471,7 @@ assert noise.diagonal(1).max() - noise.diagonal(1).min() > 1
 # lesson 04) says what to do:
 
 # %%
-from nextbert_lite.encoder import Encoder, EncoderConfig
+from nextbert_lite import Encoder, EncoderConfig
 
 encoder = Encoder(EncoderConfig(vocab_size=V, width=8, heads=2, max_len=10))
 try:

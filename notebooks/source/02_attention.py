@@ -36,9 +36,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nextbert_lite import plots
+from nextbert_lite import COURSE_SENTENCE, ToyWorld, plots
 from nextbert_lite.checks import lesson_02 as check
-from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
 
 torch.manual_seed(0)
 words = COURSE_SENTENCE.split()
@@ -215,7 +214,7 @@ plots.show(fig, alt=f"One thick arc from praises to cook, {weight_matrix[verb, s
 # over the words with the pointer or the arrow keys. Each row sums to 1; do the columns? Which word is looked at most?
 
 # %%
-from nextbert_lite.explorer import AttentionExplorer, show
+from nextbert_lite import AttentionExplorer, show
 
 view = AttentionExplorer(words, weight_matrix, token=verb, title="Which word is looked at most?")
 show(view, alt="The map of the eleven words, to be pointed at. At first praises is chosen, with a thick arc to cook.")
@@ -597,7 +596,7 @@ for question in world.agreement_test(3, seed=5):
     print(f"{text:80} {question.right} or {question.wrong}?")
 
 # %%
-from nextbert_lite.batching import pad
+from nextbert_lite import pad
 
 
 def make_task(n, seed):
@@ -650,7 +649,7 @@ class VerbNumber(nn.Module):
 # after batch. Guess: how often will each of the two be right?
 
 # %%
-from nextbert_lite.training import fit
+from nextbert_lite import fit
 
 
 def batches(step):

@@ -36,11 +36,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nextbert_lite import plots
-from nextbert_lite.attention import scaled_dot_product_attention
+from nextbert_lite import COURSE_SENTENCE, plots, scaled_dot_product_attention, stored_table
 from nextbert_lite.checks import lesson_03 as check
-from nextbert_lite.corpora.toy_world import COURSE_SENTENCE
-from nextbert_lite.results import stored_table
 
 seed = int(os.environ.get("NEXTBERT_SEED", 0))
 words = COURSE_SENTENCE.split()
@@ -352,11 +349,11 @@ def answers(ids):
 # right, or one right and the other not at all?
 
 # %%
-from nextbert_lite.training import fit
+from nextbert_lite import fit
 
 
 def random_texts(n, *seeds):
-    from nextbert_lite.batching import seeded
+    from nextbert_lite import seeded
 
     return torch.randint(16, (n, 16), generator=seeded(*seeds))
 
@@ -458,7 +455,7 @@ assert min(one) > 0.3 and max(max(on_neighbours(w)) for w in maps[1:]) > 0.75
 # at letters in the middle. Does one head do nothing, or do several share a neighbour?
 
 # %%
-from nextbert_lite.explorer import AttentionExplorer, show
+from nextbert_lite import AttentionExplorer, show
 
 with torch.no_grad():
     _, four = trained[4](torch.tensor([example]))  # (1, H, T, T)

@@ -35,12 +35,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nextbert_lite import plots
-from nextbert_lite.attention import MultiHeadAttention
-from nextbert_lite.batching import seeded
+from nextbert_lite import MultiHeadAttention, ToyWorld, plots, seeded, stored_table
 from nextbert_lite.checks import lesson_04 as check
-from nextbert_lite.corpora.toy_world import ToyWorld
-from nextbert_lite.results import stored_table
 
 seed = int(os.environ.get("NEXTBERT_SEED", 0))
 every_row = "NEXTBERT_ALL" in os.environ  # tools/results.py sets it to make the stored tables
@@ -253,7 +249,8 @@ check.post_norm_layer(post_norm_layer)
 # so, and lesson 06 shows when it matters.
 
 # %%
-from nextbert_lite.encoder import ACTIVATIONS, EncoderConfig, Inside
+from nextbert_lite import EncoderConfig, Inside
+from nextbert_lite.core.encoder import ACTIVATIONS
 from nextbert_lite.validate import check_ids, check_padding_mask
 
 
@@ -397,7 +394,7 @@ for norm in ("post", "pre"):
 # %%
 from safetensors import safe_open
 
-from nextbert_lite.paths import share_dir
+from nextbert_lite.files import share_dir
 
 with safe_open(share_dir("data") / "oracles" / "roberta.safetensors", "pt") as file:
     oracle = {name: file.get_tensor(name) for name in file.keys()}
@@ -449,9 +446,7 @@ assert (
 # missing piece hurts most? Is there one that you could do without?
 
 # %%
-from nextbert_lite.heads import MaskedLanguageModel
-from nextbert_lite.masking import mask_tokens
-from nextbert_lite.training import fit
+from nextbert_lite import MaskedLanguageModel, fit, mask_tokens
 
 world = ToyWorld()
 tokenizer = world.tokenizer()
@@ -725,8 +720,7 @@ check.stack(stack)
 # like?
 
 # %%
-from nextbert_lite.corpora.python_docs import load_docs
-from nextbert_lite.tokenizer import train_bpe
+from nextbert_lite import load_docs, train_bpe
 
 docs = load_docs()
 bpe = train_bpe((document.text for document in docs.train[::10]), vocab_size=2048)
@@ -764,7 +758,7 @@ assert by_layer[-1] > by_layer[0] + 0.3
 # does it still matter *which* token looks?
 
 # %%
-from nextbert_lite.explorer import AttentionExplorer, show
+from nextbert_lite import AttentionExplorer, show
 
 view = AttentionExplorer(
     pieces, torch.cat(inside.weights), token=3, title="Does it still matter in layer 4 which token looks?"

@@ -37,11 +37,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nextbert_lite import plots
-from nextbert_lite.batching import seeded
+from nextbert_lite import COURSE_SENTENCE, Encoder, EncoderConfig, ToyWorld, plots, seeded
 from nextbert_lite.checks import lesson_05 as check
-from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
-from nextbert_lite.encoder import ACTIVATIONS, Encoder, EncoderConfig
+from nextbert_lite.core.encoder import ACTIVATIONS
 
 seed = int(os.environ.get("NEXTBERT_SEED", 0))
 world = ToyWorld()
@@ -272,8 +270,7 @@ assert (labels[~selected] == IGNORE).all() and torch.equal(labels[selected], ids
 # Which words of the sentence can be told for certain, and at which does even the perfect predictor have to guess?
 
 # %%
-from nextbert_lite import load
-from nextbert_lite.explorer import MaskingPlayground, show
+from nextbert_lite import MaskingPlayground, load, show
 
 playground = MaskingPlayground(*load("toy-small"), world, title="Which word can be told for certain?")
 show(
@@ -808,7 +805,7 @@ check.selected_loss(selected_loss)
 # | BERT's, loss everywhere | 80 % | 10 % | 10 % | all real tokens |
 
 # %%
-from nextbert_lite.training import fit
+from nextbert_lite import fit
 
 arms = {  # shares of hidden and replaced, the rest is kept; whether the loss is over all tokens
     "only hidden": (1.0, 0.0, False),
@@ -980,8 +977,7 @@ check.exact_count(exact_count)
 # NumPy's documentation, masked piece by piece at 30 %:
 
 # %%
-from nextbert_lite.corpora.python_docs import load_docs
-from nextbert_lite.tokenizer import train_bpe
+from nextbert_lite import load_docs, train_bpe
 
 docs = load_docs()
 bpe = train_bpe((document.text for document in docs.train[::10]), vocab_size=2048)

@@ -35,17 +35,26 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from nextbert_lite import plots
-from nextbert_lite.batching import pad, seeded
+from nextbert_lite import (
+    COURSE_SENTENCE,
+    Encoder,
+    EncoderConfig,
+    MaskedLanguageModel,
+    PerfectModel,
+    ToyWorld,
+    fit,
+    fresh_batches,
+    held_out_loss,
+    linear_schedule,
+    mask_tokens,
+    pad,
+    pick_device,
+    plots,
+    seeded,
+    stored_table,
+)
 from nextbert_lite.checks import lesson_06 as check
-from nextbert_lite.corpora.bayes import PerfectModel, compare, floor
-from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
-from nextbert_lite.device import pick_device
-from nextbert_lite.encoder import Encoder, EncoderConfig
-from nextbert_lite.heads import MaskedLanguageModel
-from nextbert_lite.masking import fresh_batches, mask_tokens
-from nextbert_lite.results import stored_table
-from nextbert_lite.training import fit, held_out_loss, linear_schedule
+from nextbert_lite.corpora.bayes import compare, floor
 
 seed = int(os.environ.get("NEXTBERT_SEED", 0))
 every_row = "NEXTBERT_ALL" in os.environ  # tools/results.py sets it to make the stored tables
@@ -735,7 +744,7 @@ assert tokens[int(weights.argmax())] == "cook"
 # gap. Before training a head spreads its weight; after it? And which token that says nothing do some heads look at all the same?
 
 # %%
-from nextbert_lite.explorer import AttentionExplorer, show
+from nextbert_lite import AttentionExplorer, show
 
 torch.manual_seed(seed)
 untrained = Encoder(model.encoder.config).eval()
@@ -954,7 +963,7 @@ for v in theirs.argsort(descending=True)[:4].tolist():
 # (Try nouns and verbs. The table rounds, so count a difference of 5 too.)
 
 # %%
-from nextbert_lite.explorer import MaskingPlayground
+from nextbert_lite import MaskingPlayground
 
 playground = MaskingPlayground(model, tokenizer, world, title="Where is the model off by more than five points?")
 show(

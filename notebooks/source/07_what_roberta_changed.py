@@ -41,17 +41,27 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nextbert_lite import plots
-from nextbert_lite.batching import pad, seeded
+from nextbert_lite import (
+    IGNORE,
+    Encoder,
+    EncoderConfig,
+    MaskedLanguageModel,
+    MLMBatches,
+    MLMHead,
+    ToyWorld,
+    fit,
+    fresh_batches,
+    held_out_loss,
+    load_docs,
+    mask_tokens,
+    pad,
+    plots,
+    seeded,
+    stored_table,
+    train_bpe,
+    word_level,
+)
 from nextbert_lite.checks import lesson_07 as check
-from nextbert_lite.corpora.python_docs import load_docs
-from nextbert_lite.corpora.toy_world import ToyWorld
-from nextbert_lite.encoder import Encoder, EncoderConfig
-from nextbert_lite.heads import MaskedLanguageModel, MLMHead
-from nextbert_lite.masking import IGNORE, MLMBatches, fresh_batches, mask_tokens
-from nextbert_lite.results import stored_table
-from nextbert_lite.tokenizer import train_bpe, word_level
-from nextbert_lite.training import fit, held_out_loss
 
 seed = int(os.environ.get("NEXTBERT_SEED", 0))
 every_row = "NEXTBERT_ALL" in os.environ  # tools/results.py sets it to make the stored tables

@@ -37,10 +37,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from nextbert_lite import (
+    IGNORE,
     Encoder,
     EncoderConfig,
     MaskedLanguageModel,
     MLMBatches,
+    PerfectModel,
     ToyWorld,
     fill_mask,
     fit,
@@ -48,16 +50,17 @@ from nextbert_lite import (
     held_out_loss,
     load,
     load_docs,
+    mask_tokens,
     pick_device,
     plots,
+    read_card,
+    seeded,
+    stored_table,
 )
-from nextbert_lite.batching import seeded
-from nextbert_lite.checkpoints import read_card, unseen
 from nextbert_lite.checks import lesson_08 as check
-from nextbert_lite.corpora.bayes import PerfectModel, compare, ratio
-from nextbert_lite.masking import IGNORE, mask_tokens
-from nextbert_lite.pretraining import pieces
-from nextbert_lite.results import stored_table
+from nextbert_lite.corpora.bayes import compare, ratio
+from nextbert_lite.training.batches import pieces
+from nextbert_lite.use.checkpoints import unseen
 
 seed = int(os.environ.get("NEXTBERT_SEED", 0))
 every_row = "NEXTBERT_ALL" in os.environ  # tools/results.py sets it to make the stored tables
@@ -717,7 +720,7 @@ print(f"right at once: {sum(firsts)} of {len(firsts)}")
 # for certain, the small words or those that carry the meaning? Look for a wrong guess that would have been as good.
 
 # %%
-from nextbert_lite.explorer import MaskingPlayground, show
+from nextbert_lite import MaskingPlayground, show
 
 playground = MaskingPlayground(model, bpe, title="Which gaps can the model fill for certain?")
 show(playground, alt="A sentence of documentation with one token masked, and the model's five likeliest tokens for it.")

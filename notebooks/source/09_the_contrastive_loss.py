@@ -42,13 +42,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nextbert_lite import load, plots
-from nextbert_lite.batching import pad, seeded
+from nextbert_lite import (
+    COURSE_SENTENCE,
+    Encoder,
+    EncoderConfig,
+    SentenceEncoder,
+    ToyWorld,
+    alignment,
+    fit,
+    load,
+    pad,
+    plots,
+    same_texts,
+    seeded,
+)
 from nextbert_lite.checks import lesson_09 as check
-from nextbert_lite.contrastive import SentenceEncoder, alignment, same_texts
-from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
-from nextbert_lite.encoder import Encoder, EncoderConfig
-from nextbert_lite.training import fit
 
 seed = int(os.environ.get("NEXTBERT_SEED", 0))
 world = ToyWorld()
@@ -331,7 +339,7 @@ assert nt_xent > both and abs(google - 2 * nt_xent) < 1e-5
 # %%
 from safetensors import safe_open
 
-from nextbert_lite.paths import share_dir
+from nextbert_lite.files import share_dir
 
 with safe_open(share_dir("data") / "oracles" / "contrastive.safetensors", "pt") as file:
     oracle = {name: file.get_tensor(name) for name in file.keys()}
@@ -361,7 +369,7 @@ for name, loss_at in ours.items():
 # From here on we use the package's two functions. They are the code that you have just read.
 
 # %%
-from nextbert_lite.contrastive import info_nce_loss, nt_xent_loss
+from nextbert_lite import info_nce_loss, nt_xent_loss
 
 # %% [markdown]
 # ## 6. The loss at the start, and what the temperature does to it
@@ -580,7 +588,7 @@ plots.show(
 # τ gets very small?
 
 # %%
-from nextbert_lite.explorer import SimilarityMatrix, show
+from nextbert_lite import SimilarityMatrix, show
 
 view = SimilarityMatrix(
     anchors, positives, (list("ABCD"), list("abcd")), title="At which temperature does b get half of the push?"

@@ -39,11 +39,24 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from nextbert_lite import Encoder, EncoderConfig, fit, load, load_docs, pick_device, plots
-from nextbert_lite.batching import pad, seeded
+from nextbert_lite import (
+    Encoder,
+    EncoderConfig,
+    PairBatches,
+    alignment,
+    fit,
+    info_nce_loss,
+    load,
+    load_docs,
+    pad,
+    pick_device,
+    plots,
+    seeded,
+    stored_table,
+    uniformity,
+)
 from nextbert_lite.checks import lesson_10 as check
-from nextbert_lite.contrastive import POOLINGS, PairBatches, alignment, info_nce_loss, uniformity
-from nextbert_lite.results import stored_table
+from nextbert_lite.core.contrastive import POOLINGS
 from nextbert_lite.validate import check_mask, check_temperature
 
 seed = int(os.environ.get("NEXTBERT_SEED", 0))

@@ -38,13 +38,22 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_samples, silhouette_score
 from sklearn.neighbors import NearestNeighbors
 
-from nextbert_lite import fit, load, load_docs, pad, pick_device, plots
-from nextbert_lite.batching import seeded
+from nextbert_lite import (
+    COURSE_SENTENCE,
+    Encoder,
+    EncoderConfig,
+    SentenceEncoder,
+    ToyWorld,
+    fit,
+    load,
+    load_docs,
+    pad,
+    pick_device,
+    plots,
+    seeded,
+    stored_table,
+)
 from nextbert_lite.checks import lesson_11 as check
-from nextbert_lite.contrastive import SentenceEncoder
-from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
-from nextbert_lite.encoder import Encoder, EncoderConfig
-from nextbert_lite.results import stored_table
 from nextbert_lite.validate import check_vectors
 
 seed = int(os.environ.get("NEXTBERT_SEED", 0))
@@ -1040,7 +1049,7 @@ plots.show(
 # its neighbours in the vectors? Then move the slider. Do the neighbours get better?
 
 # %%
-from nextbert_lite.explorer import EmbeddingExplorer, show
+from nextbert_lite import EmbeddingExplorer, show
 
 before_and_after, shares_of = ("masked", "contrastive"), {}
 view = EmbeddingExplorer(

@@ -38,27 +38,38 @@ import torch.nn.functional as F
 from bm25s.stopwords import STOPWORDS_EN
 from torch import nn
 
-from nextbert_lite import Encoder, SentenceEncoder, embed, fit, info_nce_loss, load, load_docs, pad, pick_device, plots
-from nextbert_lite.batching import seeded
-from nextbert_lite.checks import lesson_12 as check
-from nextbert_lite.contrastive import PairBatches
-from nextbert_lite.corpora.python_docs import near_duplicates
-from nextbert_lite.results import stored_table
-from nextbert_lite.search import (
-    Bm25,
+from nextbert_lite import (
+    Encoder,
+    PairBatches,
     SearchIndex,
+    SentenceEncoder,
+    embed,
+    fit,
+    info_nce_loss,
+    load,
+    load_docs,
+    pad,
+    pick_device,
+    plots,
+    search_box,
+    seeded,
+    stored_table,
+)
+from nextbert_lite.checks import lesson_12 as check
+from nextbert_lite.corpora.python_docs import near_duplicates
+from nextbert_lite.use.search import (
+    Bm25,
     best_weight,
     fuse,
-    hits_html,
     hits_text,
     mrr,
     paired_bootstrap,
     ranks,
     recall_at,
     reciprocal_rank_fusion,
-    search_box,
     z_scores,
 )
+from nextbert_lite.views.search_box import hits_html
 
 seed = int(os.environ.get("NEXTBERT_SEED", 0))
 every_row = "NEXTBERT_ALL" in os.environ  # tools/results.py sets it to make the stored table

@@ -30,23 +30,34 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from nextbert_lite import Encoder, fit, load, load_docs, pad, pick_device, plots, pool
-from nextbert_lite.batching import seeded
-from nextbert_lite.checks import lesson_13 as check
-from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
-from nextbert_lite.finetuning import (
+from nextbert_lite import (
+    COURSE_SENTENCE,
+    IGNORE,
     Classifier,
+    Encoder,
+    LabelledBatches,
+    ToyWorld,
+    fine_tune,
+    fit,
+    load,
+    load_docs,
+    pad,
+    pick_device,
+    plots,
+    pool,
+    read_csv,
+    seeded,
+    stored_table,
+)
+from nextbert_lite.checks import lesson_13 as check
+from nextbert_lite.training.batches import join_pair
+from nextbert_lite.use.finetuning import (
     calibration_bins,
     calibration_error,
     class_logits,
-    fine_tune,
     fit_temperature,
-    read_csv,
     with_dropout,
 )
-from nextbert_lite.heads import LabelledBatches, join_pair
-from nextbert_lite.masking import IGNORE
-from nextbert_lite.results import stored_table
 from nextbert_lite.validate import check_classes, check_labels
 
 seed = int(os.environ.get("NEXTBERT_SEED", 0))

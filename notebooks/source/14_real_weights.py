@@ -58,19 +58,21 @@ from nextbert_lite import (
     info_nce_loss,
     load,
     load_docs,
+    load_pretrained,
+    minilm_folder,
     pad,
     pick_device,
     plots,
     pool,
+    same_texts,
+    seeded,
+    stored_table,
 )
-from nextbert_lite.batching import seeded
 from nextbert_lite.checks import lesson_14 as check
-from nextbert_lite.contrastive import same_texts
 from nextbert_lite.corpora.python_docs import text_hash
-from nextbert_lite.paths import share_dir
-from nextbert_lite.pretrained import BERT, load_pretrained, minilm_folder, their_names
-from nextbert_lite.results import stored_table
-from nextbert_lite.search import Bm25, best_weight, fuse, mrr, paired_bootstrap, ranks, recall_at
+from nextbert_lite.files import share_dir
+from nextbert_lite.use.pretrained import BERT, their_names
+from nextbert_lite.use.search import Bm25, best_weight, fuse, mrr, paired_bootstrap, ranks, recall_at
 
 seed = int(os.environ.get("NEXTBERT_SEED", 0))
 docs = load_docs()
@@ -206,7 +208,7 @@ assert torch.equal(by_hand, tensors["embeddings.LayerNorm.weight"])
 # %%
 from hashlib import sha256
 
-from nextbert_lite.pretrained import MINILM_SHA256
+from nextbert_lite.use.pretrained import MINILM_SHA256
 
 digest = sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 print(f"this file: {digest[:16]}…   all-MiniLM-L6-v2: {MINILM_SHA256[:16]}…")
@@ -593,7 +595,7 @@ plots.show(fig, alt="An attention map whose large weights stand one place left o
 # ahead, and one in which nearly everybody looks at `[CLS]`. In which layers are they? Which kind is the most frequent?
 
 # %%
-from nextbert_lite.explorer import AttentionExplorer, show
+from nextbert_lite import AttentionExplorer, show
 
 one_text = weights[:, b, :, :n, :n]  # (L, H, n, n)
 start = {"layer": first, "head": head, "token": 2}

@@ -11,8 +11,8 @@ import nbformat
 import pytest
 from visits import ROOT
 
-from nextbert_lite import lessons
 from nextbert_lite.checks import lesson_00
+from nextbert_lite.course import workspace as lessons
 
 SETTINGS = '{"windowingMode": "none"}'  # all cells are in the page, also those out of sight
 RIGHT = lessons.solution("00.1")

@@ -8,7 +8,7 @@ from urllib.parse import urljoin
 import pytest
 from visits import ROOT, Visit, tool
 
-from nextbert_lite import lessons
+from nextbert_lite.course import workspace as lessons
 
 LESSONS = {f"lessons/{path.stem}": path for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
 REFERENCE = [f"reference/{name.removeprefix('nextbert_lite.')}" for name in tool.modules()]

@@ -11,9 +11,8 @@ import pytest
 import torch
 from visits import HOW
 
-from nextbert_lite import load
+from nextbert_lite import AttentionExplorer, EmbeddingExplorer, MaskingPlayground, SimilarityMatrix, load
 from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
-from nextbert_lite.explorer import AttentionExplorer, EmbeddingExplorer, MaskingPlayground, SimilarityMatrix
 
 sync_api = pytest.importorskip("playwright.sync_api", reason=HOW)
 expect = sync_api.expect

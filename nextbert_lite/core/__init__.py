@@ -1,0 +1,1 @@
+"""What the lessons build: each file is the code of its lesson."""

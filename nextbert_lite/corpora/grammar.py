@@ -1,0 +1,143 @@
+"""The grammar file of a toy world, read and checked: a wrong edit is a sentence that names the key and the fault."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+MAX_WORDS = 14
+NUMBERS = ("singular", "plural")
+GROUPS = ("group_a", "group_b")
+WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")  # letters of any alphabet, with inner hyphens and apostrophes
+
+
+def read_grammar(path: str | Path) -> dict[str, Any]:
+    """Read a grammar file and check all of it; a pattern comes back as a list of its words and slots, like "{who}".
+
+    Raises FileNotFoundError, or ValueError with the file, the key, what is wrong and what was expected.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no grammar file {path}; ToyWorld() without a path takes the shipped one.")
+    try:
+        return _check_grammar(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}.") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error}.") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _check_grammar(grammar: dict[str, Any]) -> dict[str, Any]:
+    _table(grammar, "", ("probabilities", "templates", "pieces", "words", "topics"))
+    shares = _table(grammar["probabilities"], "probabilities", ("number", "attractor", "ending"))
+    for key, names in (("number", NUMBERS), ("attractor", ("none", *NUMBERS)), ("ending", ("place", "pronoun"))):
+        table = _table(shares[key], f"probabilities.{key}", names)
+        _probabilities({f"probabilities.{key}.{name}": p for name, p in table.items()})
+
+    taken: dict[str, str] = {}  # word -> the key that has it: a word has one use
+    words = _table(grammar["words"], "words", ("be", "pronoun", "reasons"))
+    _forms(words["be"], "words.be", NUMBERS, taken)
+    for i, word in enumerate(_list(words["reasons"], "words.reasons")):
+        _word(word, f"words.reasons[{i}]", taken)
+    _forms(words["pronoun"], "words.pronoun", NUMBERS, taken)
+    topics = _table(grammar["topics"], "topics")
+    if len(topics) < 2:
+        raise ValueError(
+            f"`topics` has {len(topics)} topic; there must be at least 2, or no word depends on the topic."
+        )
+    for name, topic in topics.items():
+        _table(topic, f"topics.{name}", (*GROUPS, "things", "verbs", "places"))
+        for part in (*GROUPS, "things", "verbs"):
+            for i, entry in enumerate(_list(topic[part], f"topics.{name}.{part}")):
+                forms = (*NUMBERS, "participle") if part == "verbs" else NUMBERS
+                _forms(entry, f"topics.{name}.{part}[{i}]", forms, taken)
+        for i, word in enumerate(_list(topic["places"], f"topics.{name}.places")):
+            _word(word, f"topics.{name}.places[{i}]", taken)
+    for form in words["be"].values():
+        del taken[form]  # a template may spell it out: "it is the cook that praises"
+
+    pieces = _table(grammar["pieces"], "pieces", ("near", "place", "pronoun"))
+    pieces["near"] = _pattern(pieces["near"], "pieces.near", taken, "{attractor}")
+    pieces["place"] = _pattern(pieces["place"], "pieces.place", taken, "{place}")
+    pieces["pronoun"] = _pattern(pieces["pronoun"], "pieces.pronoun", taken, "{pronoun} {reason}")
+    end = max(len(pieces["place"]), len(pieces["pronoun"]))
+    templates = _table(grammar["templates"], "templates")
+    for name, template in templates.items():
+        key = f"templates.{name}.text"
+        _table(template, f"templates.{name}", ("probability", "text"))
+        kinds = "{who} {near} {verb} {whom} {end}", "{whom} {near} {be} {participle} {who} {end}"
+        text = template["text"] = _pattern(template["text"], key, taken, *kinds)
+        template["subject"] = "who" if "{verb}" in text else "whom"
+        subject = f"{{{template['subject']}}}"
+        if text[text.index("{near}") - 1] != subject or text[-1] != "{end}":
+            raise ValueError(f"`{key}` must have {{near}} right behind its subject, {subject}, and {{end}} last.")
+        longest = len(text) - 2 + len(pieces["near"]) + end
+        if longest > MAX_WORDS:
+            raise ValueError(f"`{key}` gives sentences of up to {longest} words; expected: at most {MAX_WORDS}.")
+    _probabilities({f"templates.{name}.probability": template["probability"] for name, template in templates.items()})
+    return grammar
+
+
+def _table(value: Any, key: str, names: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Check that the value is a table with exactly these keys; without names, with any keys but at least one."""
+    if not isinstance(value, dict) or not (value or names):
+        raise ValueError(f"`{key}` must be a table with {', '.join(names) or 'at least one entry'}, not {value!r}.")
+    start = f"{key}." if key else ""
+    for name in names:
+        if name not in value:
+            raise ValueError(f"`{start}{name}` is missing; expected: {', '.join(names)}.")
+    for name in value:
+        if names and name not in names:
+            raise ValueError(f"`{start}{name}` is not a key of a grammar; expected: {', '.join(names)}.")
+    return value
+
+
+def _list(value: Any, key: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"`{key}` must be a list with at least one entry, not {value!r}.")
+    return value
+
+
+def _probabilities(values: dict[str, Any]) -> None:
+    for key, p in values.items():
+        if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
+            raise ValueError(f"`{key}` must be a probability, a number from 0 to 1, not {p!r}.")
+    total = math.fsum(values.values())
+    if abs(total - 1) > 1e-9:
+        keys = ", ".join(f"`{key}`" for key in values)
+        raise ValueError(f"{keys} must sum to 1; their sum is {total:.6g}.")
+
+
+def _forms(value: Any, key: str, names: tuple[str, ...], taken: dict[str, str]) -> None:
+    for name, word in _table(value, key, names).items():
+        _word(word, f"{key}.{name}", taken)
+
+
+def _word(word: Any, key: str, taken: dict[str, str]) -> None:
+    if not isinstance(word, str) or not WORD.fullmatch(word) or word != word.lower():
+        raise ValueError(f"`{key}` has {word!r}; expected: a word, letters in lower case without a space.")
+    if word in taken:
+        raise ValueError(
+            f"`{key}` has '{word}', which `{taken[word]}` has already; expected: a word with this one use in the whole "
+            "file, or agreement and topic have no single right answer."
+        )
+    taken[word] = key
+
+
+def _pattern(text: Any, key: str, taken: dict[str, str], *kinds: str) -> list[str]:
+    """Split a pattern at its spaces. It must have the slots of one of the kinds, each once, in any order."""
+    parts = text.split() if isinstance(text, str) else []
+    slots = [part for part in parts if part[0] == "{" and part[-1] == "}"]
+    for slot in slots:
+        if slot not in " ".join(kinds).split():
+            raise ValueError(f"`{key}` has the unknown slot {slot}; expected: {' or '.join(kinds)}.")
+    if sorted(slots) not in [sorted(kind.split()) for kind in kinds]:
+        raise ValueError(f"`{key}` must be a text with each of these slots once: {' or '.join(kinds)}; not {text!r}.")
+    for part in parts:
+        if part not in slots:
+            _word(part, key, dict(taken))  # a copy: patterns may share their own words
+    return parts

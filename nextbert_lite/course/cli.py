@@ -1,0 +1,363 @@
+"""The command `nextbert-lite`, also `python -m nextbert_lite`."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from nextbert_lite import __version__
+
+EXAMPLES = """examples:
+  nextbert-lite start workspace               fill the folder with the lessons and open JupyterLab on lesson 00
+  nextbert-lite start workspace --lesson 02   open lesson 02
+  nextbert-lite start workspace --no-open     fill the folder only (on a hub, in Colab)
+  nextbert-lite progress workspace            show which of your exercises pass
+  nextbert-lite demo                          pretrain a small encoder on real text, in about 2 minutes
+  nextbert-lite pretrain --corpus docs --minutes 20 --out my-model    train a model of your own to keep
+  nextbert-lite pairs --data mine.csv --minutes 5 --out my-encoder    a sentence encoder from pairs of your own
+  nextbert-lite search "invert a matrix"      search the documentation of your installed packages
+"""
+START_EXAMPLES = """A file that is there is never overwritten.
+A lesson that has changed is laid beside it, as NAME.new.ipynb.
+What follows -- goes to JupyterLab:
+  nextbert-lite start workspace -- --no-browser --ip=127.0.0.1
+"""
+PRETRAIN_EXAMPLES = """examples:
+  nextbert-lite pretrain --corpus toy --steps 3000 --out my-toy           the toy world, near its floor in a minute
+  nextbert-lite pretrain --corpus docs --minutes 10 --out my-docs         the documentation on this machine
+  nextbert-lite pretrain --corpus notes/ --minutes 20 --out my-notes      your own .txt files
+  nextbert-lite pretrain --corpus docs --preset small --steps 18000 --bf16 --out docs-small    as docs-small was made
+The folder gets model.safetensors, tokenizer.json and card.json; in Python:
+  model, tokenizer = nextbert_lite.load("my-docs")
+Ctrl-C, a full disk, a power cut: the same command goes on from the last checkpoint.
+"""
+PAIRS_EXAMPLES = """examples:
+  nextbert-lite pairs --data questions.csv --minutes 5 --out my-encoder             a file with two columns
+  nextbert-lite pairs --data faq.csv --columns question answer --steps 300 --out my-encoder
+  nextbert-lite pairs --data docs --steps 1550 --batch 160 --bf16 --out mine        as docs-contrastive was made
+One row is two texts that belong together: a question and its answer, a title and its text, two ways to say the same.
+Two in ten pairs are held out, to measure by. In Python, and for search:
+  vectors = nextbert_lite.embed(texts, "my-encoder")
+  classifier = nextbert_lite.fine_tune(texts, labels, start="my-encoder")
+  nextbert-lite search "invert a matrix" --model my-encoder
+Ctrl-C, a full disk, a power cut: the same command goes on from the last checkpoint.
+"""
+SEARCH_EXAMPLES = """examples:
+  nextbert-lite search "invert a matrix"
+  nextbert-lite search "draw a histogram" -k 10 --library matplotlib
+The first search makes the index, which takes minutes; the later ones find it ready.
+score: the share of BM25 (words in common, rare ones count most) and of the cosine (nearness of the texts' vectors),
+each in standard deviations above the mean document. words: what each word of the query added to BM25.
+"""
+ADVICE = {
+    errno.ENOSPC: "the disk is full: make room and repeat the command",
+    errno.EDQUOT: "your disk quota is used up: make room and repeat the command",
+    errno.EACCES: "this may not be written by you: name another folder",
+    errno.EPERM: "this may not be written by you: name another folder",
+    errno.EROFS: "this is a read-only disk: name a folder elsewhere",
+    errno.ENOTDIR: "a part of this path is a file, not a folder: name another folder",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 1 for trouble with files, 2 for a wrong argument, 130 for Ctrl-C.
+
+    Expected trouble is one line on stderr. NEXTBERT_DEBUG=1 shows the whole traceback instead.
+    """
+    own, extra = split(sys.argv[1:] if arguments is None else list(arguments))
+    options = parser().parse_args(own)
+    if extra and options.run is not start:
+        parser().error("only `start` takes arguments after --; those go to JupyterLab")
+    options.extra = extra
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        return 130
+    except (OSError, ValueError, FloatingPointError) as error:
+        if os.environ.get("NEXTBERT_DEBUG"):
+            raise
+        print(f"nextbert-lite: {sentence(error)}", file=sys.stderr)
+        return 1 if isinstance(error, OSError) else 2
+
+
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return what stands before and after the first `--`."""
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:place], arguments[place + 1 :]
+
+
+def sentence(error: Exception) -> str:
+    """Return an error as one line: for the system's own errors, what to do."""
+    if isinstance(error, OSError) and error.errno is not None:
+        what = ADVICE.get(error.errno, error.strerror or type(error).__name__)
+        where = error.filename2 or error.filename
+        return f"'{where}': {what}" if where else what
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(
+        prog="nextbert-lite",
+        description="Build BERT's next generation from scratch: the course's lessons and what they train.",
+        epilog=EXAMPLES,
+        formatter_class=raw,
+    )
+    top.add_argument("--version", action="version", version=f"nextbert-lite {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    command = commands.add_parser(
+        "start",
+        help="fill a folder with the lessons and open JupyterLab",
+        description="Fill a folder with your copies of the lessons and open JupyterLab.",
+        epilog=START_EXAMPLES,
+        formatter_class=raw,
+    )
+    command.add_argument("folder", metavar="DIR", type=Path, help="your folder; made when it is not there")
+    command.add_argument("--no-open", action="store_true", help="only fill the folder")
+    command.add_argument("--port", type=whole, help="JupyterLab's port (default: the first free one from 8888)")
+    command.add_argument("--lesson", help="the lesson to open, such as 02 (default: the first, 00)")
+    command.set_defaults(run=start)
+
+    command = commands.add_parser(
+        "progress",
+        help="show which exercises of your lessons pass",
+        description="Run the exercises of the lessons in a folder and show which pass. Your files are only read.",
+    )
+    command.add_argument(
+        "folder",
+        metavar="DIR",
+        type=Path,
+        nargs="?",
+        default=Path("workspace"),
+        help="your folder (default: workspace)",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON, with whole messages, for a teacher's script")
+    command.set_defaults(run=progress)
+
+    command = commands.add_parser(
+        "demo",
+        help="pretrain a small encoder on real text and look at what it learned",
+        description="Pretrain a small encoder on the documentation in your installed packages and look at what it "
+        "learned. Ctrl-C keeps what was trained and still shows it.",
+    )
+    command.add_argument("--out", type=Path, default=Path("demo"), help="folder for the pictures (default: demo)")
+    command.add_argument("--minutes", type=minutes, default=2.0, help="training time (default: 2)")
+    command.add_argument("--seed", type=whole, default=0, help="seed of all that is random (default: 0)")
+    command.add_argument("--device", help="cpu, cuda or mps (default: the fastest there is)")
+    command.set_defaults(run=demo)
+
+    command = commands.add_parser(
+        "pretrain",
+        help="pretrain a masked language model and keep it",
+        description="Pretrain a masked language model and write it, with a card that says how it was made.",
+        epilog=PRETRAIN_EXAMPLES,
+        formatter_class=raw,
+    )
+    command.add_argument(
+        "--corpus",
+        required=True,
+        help="toy, docs (the documentation of your installed packages), or a path of .txt files",
+    )
+    command.add_argument("--preset", default="tiny", help="size of the model: tiny (default), small or base")
+    run_options(command, batch=32, lr="by the preset")
+    command.add_argument(
+        "--rate",
+        type=number(0, 1, "a share of the tokens; 0.15 and 0.3 are"),
+        default=0.3,
+        help="share of tokens that are selected (default: 0.3)",
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        type=config_field,
+        default=[],
+        metavar="FIELD=VALUE",
+        dest="changes",
+        help="change a field of the preset's EncoderConfig: --set max_len=64 --set norm=pre",
+    )
+    command.add_argument(
+        "--vocab",
+        type=positive,
+        default=4096,
+        dest="vocab_size",
+        metavar="VOCAB",
+        help="tokens of the BPE vocabulary (default: 4096)",
+    )
+    command.set_defaults(run=pretrain)
+
+    command = commands.add_parser(
+        "pairs",
+        help="train a sentence encoder on pairs of texts and keep it",
+        description="Train a sentence encoder on pairs of texts that belong together and write it, with a card that "
+        "says how it was made and how well it finds what belongs together, before and after.",
+        epilog=PAIRS_EXAMPLES,
+        formatter_class=raw,
+    )
+    command.add_argument("--data", required=True, help="a CSV file of two columns, or docs", dest="pairs")
+    command.add_argument("--columns", nargs=2, default=(), metavar=("A", "B"), help="the columns, if there are more")
+    command.add_argument("--start", default="docs-small", help="the checkpoint to begin with (default: docs-small)")
+    run_options(command, batch=64, lr="6e-4")
+    command.add_argument("--temperature", type=number(0, math.inf, "a temperature; 0.05 is"), default=0.05)
+    command.add_argument("--pooling", default="mean", choices=("mean", "cls", "first-last"), help="(default: mean)")
+    command.add_argument("--max-len", type=positive, help="tokens of a text in training (default: all that it reads)")
+    command.set_defaults(run=pairs)
+
+    command = commands.add_parser(
+        "search",
+        help="search the documentation of your installed packages",
+        description="Search the documentation of Python, PyTorch, NumPy and Matplotlib on this machine, by words and "
+        "by the vectors of a model.",
+        epilog=SEARCH_EXAMPLES,
+        formatter_class=raw,
+    )
+    command.add_argument("query", metavar="QUERY", nargs="+", help="what you look for")
+    command.add_argument("-k", type=positive, default=5, help="how many hits (default: 5)")
+    command.add_argument("--library", help="only python, torch, numpy or matplotlib (default: all)")
+    command.add_argument("--model", default="docs-contrastive", help="a checkpoint (default: docs-contrastive)")
+    command.add_argument("--rebuild", action="store_true", help="make the index anew")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=search)
+    return top
+
+
+def whole(text: str) -> int:
+    """Read a whole number from 0 on."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 on")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1 on."""
+    if whole(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 on")
+    return int(text)
+
+
+def number(low: float, high: float, words: str) -> Callable[[str], float]:
+    """Return a reader of numbers above `low` and up to `high`; words: what it says of anything else."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (low < value <= high and value < math.inf):
+            raise argparse.ArgumentTypeError(f"'{text}' is not {words}")
+        return value
+
+    return read
+
+
+minutes = number(0, math.inf, "a time in minutes; 2 and 0.5 are")
+
+
+def run_options(command: argparse.ArgumentParser, batch: int, lr: str) -> None:
+    """Add what `pretrain` and `pairs` have in common."""
+    command.add_argument("--out", type=Path, required=True, help="folder for the model; made when it is not there")
+    length = command.add_mutually_exclusive_group(required=True)
+    length.add_argument("--minutes", type=minutes, help="training time; turned into steps by a short trial")
+    length.add_argument("--steps", type=positive, help="training steps")
+    command.add_argument("--batch", type=positive, default=batch, help=f"texts in a batch (default: {batch})")
+    rate = number(0, math.inf, "a learning rate; 0.001 and 3e-4 are")
+    command.add_argument("--lr", type=rate, help=f"highest learning rate (default: {lr})", default=argparse.SUPPRESS)
+    command.add_argument("--seed", type=whole, default=0, help="seed of all that is random (default: 0)")
+    command.add_argument("--device", help="cpu, cuda or mps (default: the fastest there is)")
+    command.add_argument(
+        "--bf16",
+        action="store_true",
+        default=None,
+        help="products in bfloat16 on the CPU too: faster where the processor has them (a GPU does it anyway)",
+    )
+    command.add_argument("--replace", action="store_true", help="when finished, take the place of the model in --out")
+
+
+def config_field(text: str) -> tuple[str, int | float | str]:
+    """Read FIELD=VALUE; a value that looks like a number is one."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"'{text}' is not FIELD=VALUE; norm=pre and max_len=64 are")
+    if value.isdigit():
+        return name, int(value)
+    try:
+        return name, float(value)
+    except ValueError:
+        return name, value
+
+
+def start(options: argparse.Namespace) -> int:
+    """Fill the folder; open JupyterLab unless told not to."""
+    from nextbert_lite.course.workspace import lab_arguments, lesson_in, open_lab, prepare
+
+    for line in prepare(options.folder):
+        print(line)
+    notebook = lesson_in(options.folder, options.lesson)
+    if not options.no_open:
+        print(f"Opening JupyterLab on {notebook}. To stop it: Ctrl-C here, twice.", flush=True)
+        open_lab(lab_arguments(notebook, options.port, options.extra))
+    return 0
+
+
+def progress(options: argparse.Namespace) -> int:
+    """Show the table of exercises, lesson by lesson, or all of it as JSON."""
+    from nextbert_lite.course.progress import show
+
+    return show(options.folder, as_json=options.json)
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Pretrain the small encoder of the demonstration."""
+    from nextbert_lite.course.demo import run_demo
+
+    return run_demo(**arguments_of(options))
+
+
+def pretrain(options: argparse.Namespace) -> int:
+    """Pretrain and write a checkpoint; 130 when it was interrupted."""
+    from nextbert_lite.course.pretraining import pretrain as run
+
+    options.changes = dict(options.changes)
+    return 130 if run(**arguments_of(options)) is None else 0
+
+
+def pairs(options: argparse.Namespace) -> int:
+    """Train a sentence encoder and write it; 130 when it was interrupted."""
+    from nextbert_lite.course.pairs import train_pairs
+
+    return 130 if train_pairs(**arguments_of(options)) is None else 0
+
+
+def arguments_of(options: argparse.Namespace) -> dict:
+    """Return a command's options as the arguments of its function, which have the same names."""
+    return {name: value for name, value in vars(options).items() if name not in ("run", "extra")}
+
+
+def search(options: argparse.Namespace) -> int:
+    """Search and print the hits; what is told on the way goes to stderr, so that --json stays JSON."""
+    from nextbert_lite.use.search import check_query, hits_text, open_index
+
+    query = " ".join(options.query)
+    check_query(query, options.k, options.library)
+    with redirect_stdout(sys.stderr):
+        index = open_index(options.model, options.rebuild, report=partial(print, flush=True))
+        hits = index.search(query, options.k, options.library)
+    if options.json:
+        found = [asdict(hit.document) | hit._asdict() for hit in hits]
+        for row in found:
+            del row["document"], row["body"]
+        print(json.dumps({"query": query, "hits": found}, indent=1))
+    else:
+        coding = sys.stdout.encoding or "utf-8"
+        print(hits_text(hits).encode(coding, "replace").decode(coding))  # a console may lack a character
+    return 0

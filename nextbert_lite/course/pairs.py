@@ -1,0 +1,320 @@
+"""`nextbert-lite pairs`: from texts that belong together to a sentence encoder. Lessons 09 to 12 show the inside.
+
+The pairs are a CSV file of two columns, such as a question and its answer, or "docs": the documentation on this
+machine, whose summaries and bodies belong together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nextbert_lite.core.contrastive import SentenceEncoder
+from nextbert_lite.corpora.python_docs import DocsCorpus, load_docs, text_hash
+from nextbert_lite.course import runs
+from nextbert_lite.training.batches import PairBatches, pair_batch, seeded
+from nextbert_lite.training.device import pick_device
+from nextbert_lite.training.loop import MakeBatch, fit, steps_in
+from nextbert_lite.training.tokenizer import Tokenizer, cut
+from nextbert_lite.use import checkpoints
+from nextbert_lite.use.embedding import embed
+from nextbert_lite.use.finetuning import read_columns, with_dropout
+from nextbert_lite.use.search import Bm25, mrr
+from nextbert_lite.validate import check_texts
+
+Pair = tuple[str, str]
+LEAST = 20  # pairs: some to learn from, some held out
+SAMPLE = 100  # pairs of the quick figure that a test computes again
+CHECKPOINT_EVERY = 100  # steps
+CHUNK = 16  # texts that are encoded at a time, texts of like length together
+CUTS, NAMES = 0.3, 0.1  # of the pairs in a batch of "docs": a span and what surrounds it; a name and its text
+
+
+@dataclass
+class PairCorpus:
+    """What is trained on and what is held out."""
+
+    name: str
+    about: str  # one line for people
+    fingerprint: dict
+    train: int  # pairs
+    batches: Callable[[int, int, int], MakeBatch]  # (batch size, tokens of a text, seed) -> batches
+    validation: list[Pair]  # for the curve
+    test: list[Pair]  # for the card's figures, read once
+    train_hashes: list[str]
+
+
+# --- pairs of one's own -----------------------------------------------------------------------------------------------
+
+
+def read_pairs(path: str | Path, columns: Sequence[str] = ()) -> list[Pair]:
+    """Return the pairs of a CSV file with a header line: the two columns of that name, or the only two that it has.
+
+    Raises FileNotFoundError, or ValueError with the line for an empty side, a missing value written as "nan", a row
+    with too many or too few fields, and for a file without two columns.
+    """
+    columns, pairs = read_columns(path, columns, wanted=2)
+    for number, pair in enumerate(pairs):
+        for name, text in zip(columns, pair, strict=True):
+            if text.strip().lower() == "nan":
+                raise ValueError(
+                    f"{path}: the {name} of pair {number} is {text.strip()!r}, which programs write for a missing "
+                    "value. Fill it in, or delete the row."
+                )
+    return [(a, b) for a, b in pairs]
+
+
+def own_pairs(pairs: Sequence[Pair], tokenizer: Tokenizer) -> PairCorpus:
+    """Return pairs as a corpus: by their hashes one in ten is for validation, one for test; equal texts stay together.
+
+    Raises TypeError or ValueError for what is no list of pairs of texts, and for too few different ones.
+    """
+    if isinstance(pairs, str) or any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
+        raise ValueError("the pairs must be a list of (text, text): each a pair of texts that belong together.")
+    sides = [check_texts(side) for side in zip(*pairs, strict=True)] if len(pairs) else []
+    pairs = list(dict.fromkeys(zip(*sides, strict=True)))
+    groups: dict[str, list[Pair]] = {}
+    for pair, group in zip(pairs, groups_of(pairs), strict=True):
+        groups.setdefault(group, []).append(pair)
+    validation, test, train = parts = [], [], []
+    for group in sorted(groups, key=text_hash):
+        part = next((held for held in (validation, test) if len(held) < max(2, len(pairs) // 10)), train)
+        part += groups[group]
+    if len(pairs) < LEAST or min(map(len, parts)) < 2:
+        raise ValueError(
+            f"there are {len(pairs)} different pairs, of which {len(train)} would be trained on, {len(validation)} "
+            f"and {len(test)} held out (pairs that share a text stay together). At least {LEAST} pairs and two in each "
+            "part are needed; some hundreds are a start."
+        )
+    ids = dict(zip(texts := [t for pair in train for t in pair], tokenizer.encode_batch(texts), strict=True))
+
+    def batches(batch_size: int, max_len: int, seed: int) -> MakeBatch:
+        encoded = [(cut(ids[a], max_len), cut(ids[b], max_len)) for a, b in train]
+        return PairBatches(encoded, tokenizer, min(batch_size, len(train)), seed)
+
+    hashes = sorted(text_hash(f"{a}\n{b}") for a, b in pairs)
+    return PairCorpus(
+        name="pairs",
+        about=f"{len(train):,} pairs, and {len(test):,} as test",
+        fingerprint={"sha256": sha256("".join(hashes).encode()).hexdigest()},
+        train=len(train),
+        batches=batches,
+        validation=validation,
+        test=test,
+        train_hashes=sorted({text_hash(text) for text in ids}),
+    )
+
+
+def groups_of(pairs: Sequence[Pair]) -> list[str]:
+    """Return for each pair a text that stands for its group: pairs that share a text, by a chain too, share it."""
+    first: dict[str, str] = {}
+
+    def root(text: str) -> str:
+        while first.setdefault(text, text) != text:
+            text = first[text]
+        return text
+
+    for a, b in pairs:
+        one, other = sorted((root(a), root(b)))
+        first[other] = one
+    return [root(a) for a, _ in pairs]
+
+
+# --- the documentation ------------------------------------------------------------------------------------------------
+
+
+def docs_pairs(docs: DocsCorpus, tokenizer: Tokenizer) -> PairCorpus:
+    """Return the documentation's pairs as a corpus."""
+    return PairCorpus(
+        name="docs",
+        about=f"{len(docs.train):,} texts of documentation",
+        fingerprint=docs.fingerprint,
+        train=len(docs.pairs("train")),
+        batches=lambda batch_size, max_len, seed: DocsPairs(docs, tokenizer, batch_size, max_len, seed),
+        validation=docs.pairs("validation"),
+        test=docs.pairs("test"),
+        train_hashes=docs.hashes("train"),
+    )
+
+
+class DocsPairs:
+    """The batches of "docs": three kinds of pairs, drawn from the training split only.
+
+    A summary and a part of its body; a few words cut out of a text and what surrounds them; the words of a name and its
+    text. A batch depends on the seed and the step alone.
+    """
+
+    def __init__(self, docs: DocsCorpus, tokenizer: Tokenizer, batch_size: int, max_len: int, seed: int):
+        self.tokenizer, self.max_len, self.seed = tokenizer, max_len, seed
+        summaries, bodies = zip(*docs.pairs("train"), strict=True)
+        self.pairs = list(zip(self.words(summaries), self.words(bodies), strict=True))
+        texts = self.words([d.text for d in docs.train])
+        self.names = list(zip(self.words([spoken(d.name) for d in docs.train]), texts, strict=True))
+        self.long = [text for text in texts if len(text) >= 24]
+        self.cuts, self.named = round(batch_size * CUTS), round(batch_size * NAMES)
+        self.rest = batch_size - self.cuts - self.named
+
+    def words(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text without [CLS] and [SEP]."""
+        return [ids[1:-1] for ids in self.tokenizer.encode_batch(texts)]
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        """Return what `pair_batch` makes of the step's pairs."""
+        generator = seeded(self.seed, step)
+        found = []
+        for source, n in ((self.pairs, self.rest), (self.names, self.named)):
+            for row in torch.randperm(len(source), generator=generator)[:n].tolist():
+                found.append((source[row][0], self.part(source[row][1], generator)))
+        for row in torch.randperm(len(self.long), generator=generator)[: self.cuts].tolist():
+            found.append(self.cut_out(self.long[row], generator))
+        return pair_batch([(self.closed(a), self.closed(b)) for a, b in found], self.tokenizer.pad_id)
+
+    def closed(self, words: list[int]) -> tuple[int, ...]:
+        """Return a text's words as one input: cut to the length, between [CLS] and [SEP]."""
+        return (self.tokenizer.cls_id, *words[: self.max_len - 2], self.tokenizer.sep_id)
+
+    def part(self, words: list[int], generator: torch.Generator) -> list[int]:
+        """Return the beginning of a text, or, every third time, a later part of a long one."""
+        room = len(words) - (self.max_len - 2)
+        if room <= 0 or torch.rand(1, generator=generator) > 1 / 3:
+            return words
+        return words[int(torch.randint(room + 1, (1,), generator=generator)) :]
+
+    def cut_out(self, words: list[int], generator: torch.Generator) -> tuple[list[int], list[int]]:
+        """Return a span of 6 to 23 tokens and what surrounds it; one time in three the span stays in its place."""
+        n = int(torch.randint(6, 24, (1,), generator=generator))
+        start = int(torch.randint(len(words) - n + 1, (1,), generator=generator))
+        stays = torch.rand(1, generator=generator) < 1 / 3
+        around = words if stays else [*words[:start], *words[start + n :]]
+        left = max(0, start - int(torch.randint(self.max_len - 2, (1,), generator=generator)))
+        return words[start : start + n], around[min(left, max(0, len(around) - self.max_len + 2)) :]
+
+
+def spoken(name: str) -> str:
+    """Return a name as words: torch.nn.Linear becomes "torch nn Linear"."""
+    return re.sub(r"[._]", " ", name).strip()
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def train_pairs(
+    pairs: str | Path | Sequence[Pair],
+    out: str | Path,
+    *,
+    columns: Sequence[str] = (),
+    start: str | Path = "docs-small",
+    minutes: float | None = None,
+    steps: int | None = None,
+    batch: int = 64,
+    lr: float = 6e-4,
+    temperature: float = 0.05,
+    pooling: str = "mean",
+    max_len: int | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    bf16: bool | None = None,
+    replace: bool = False,
+) -> dict | None:
+    """Train a sentence encoder on pairs of texts, write it into `out`, and return its card, or None if interrupted.
+
+    pairs: the path of a CSV file of two columns (see `read_pairs`), "docs", or a list of (text, text). start: the
+    checkpoint to begin with, masked model or sentence encoder. Give minutes, which are turned into steps by a trial, or
+    steps. max_len: tokens of a text in training, by default what the encoder reads. The card has the mean reciprocal
+    rank on test pairs before and after training, and that of BM25. The same call goes on from an unfinished run.
+    Raises as `pretrain` does.
+    """
+    out = Path(out)
+    if (minutes is None) == (steps is None):
+        raise ValueError("give either minutes or steps.")
+    named = str(pairs) if isinstance(pairs, str | Path) else f"{len(pairs)} pairs"
+    options = dict(data=named, columns=list(columns), start=str(start), minutes=minutes, batch=batch, lr=lr)
+    options |= dict(temperature=temperature, pooling=pooling, max_len=max_len, seed=seed, bf16=bf16)
+    chosen = pick_device(device)
+    run = runs.unfinished(out, options | ({} if steps is None else {"steps": steps}), replace)
+    origin, tokenizer = checkpoints.load(start)
+    longest = origin.encoder.config.max_len
+    if max_len is not None and not 3 <= max_len <= longest:
+        raise ValueError(f"max_len is {max_len}; it must be from 3 to {longest}, what {start} reads.")
+
+    print(f"Reading the pairs of {named} …", flush=True)
+    if pairs == "docs":
+        source = docs_pairs(load_docs(), tokenizer)
+    else:
+        source = own_pairs(read_pairs(pairs, columns) if isinstance(pairs, str | Path) else pairs, tokenizer)
+    print(f"  {source.about}")
+    if run:
+        runs.check_corpus(out, run, source.fingerprint)
+
+    torch.manual_seed(seed)
+    encoder = with_dropout(origin.encoder, 0.1)
+    model = SentenceEncoder(encoder, pooling, temperature, symmetric=True, chunk=CHUNK).to(chosen)
+    batches = source.batches(batch, max_len or longest, seed)
+    if run:
+        steps = run["steps"]
+        print(f"Going on with the unfinished run in {out}.")
+    else:
+        steps = steps_in(model, batches, 60 * minutes) if steps is None else steps
+        runs.begin(out, dict(options=options, steps=steps, fingerprint=source.fingerprint))
+    before = SentenceEncoder(origin.encoder, pooling)
+    figures = {"pairs": len(source.test), "mrr_before": round(reciprocal(before, tokenizer, source.test), 4)}
+    print(
+        f"Test MRR among {len(source.test)} texts before training {figures['mrr_before']:.3f}. Training on {chosen}, "
+        f"{steps:,} steps. Ctrl-C stops; the same command goes on."
+    )
+    history = fit(
+        model,
+        batches,
+        steps,
+        lr=lr,
+        warmup=min(50, steps // 10),
+        seed=seed,
+        device=chosen,
+        mixed_precision=bf16,
+        evaluate=lambda: {"validation_mrr": round(reciprocal(model, tokenizer, source.validation), 4)},
+        evaluate_every=max(1, steps // 6),
+        checkpoint=out / runs.TRAINING,
+        checkpoint_every=CHECKPOINT_EVERY,
+    )
+    if history.interrupted:
+        print(f"Stopped at step {history.steps:,} of {steps:,}. The same command goes on from there.")
+        return None
+
+    encoder.config = origin.encoder.config  # trained; nothing is dropped now
+    model = checkpoints.rounded(model)
+    figures |= {
+        "mrr": round(reciprocal(model, tokenizer, source.test), 4),
+        "bm25_mrr": round(lexical(source.test), 4),
+        "sample_mrr": round(reciprocal(model, tokenizer, source.test[:SAMPLE]), 4),
+        "sample_pairs": min(SAMPLE, len(source.test)),
+    }
+    corpus = dict(name=source.name, about=source.about, fingerprint=source.fingerprint)
+    corpus["train_hashes"] = source.train_hashes
+    told = {key: value for key, value in options.items() if key not in ("minutes", "columns")}
+    card = runs.finish(out, model, tokenizer, corpus, told, history, figures)
+    print(
+        f"Test MRR {figures['mrr_before']:.3f} -> {figures['mrr']:.3f} (BM25 {figures['bm25_mrr']:.3f}) among "
+        f"{figures['pairs']} texts. Wrote {out}."
+    )
+    return card
+
+
+def reciprocal(model: SentenceEncoder, tokenizer: Tokenizer, pairs: Sequence[Pair]) -> float:
+    """Return the mean reciprocal rank of each pair's second text among all second texts, by cosine."""
+    queries, texts = (embed(list(side), (model, tokenizer), long="windows") for side in zip(*pairs, strict=True))
+    return mrr(queries @ texts.T)
+
+
+def lexical(pairs: Sequence[Pair]) -> float:
+    """Return the same by BM25; 0.0 where the texts hold no word that it could compare."""
+    queries, texts = zip(*pairs, strict=True)
+    try:
+        return mrr(Bm25(texts).scores(queries))
+    except ValueError:
+        return 0.0

@@ -1,0 +1,240 @@
+"""`nextbert-lite pretrain`: from a corpus to a checkpoint with its card. Lesson 06 shows what happens inside."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+
+from nextbert_lite.core.encoder import PRESETS, Encoder, EncoderConfig
+from nextbert_lite.core.heads import MaskedLanguageModel
+from nextbert_lite.corpora.bayes import compare
+from nextbert_lite.corpora.harvest import SPLITS
+from nextbert_lite.corpora.python_docs import load_docs, text_hash
+from nextbert_lite.corpora.toy_world import ToyWorld
+from nextbert_lite.course import runs
+from nextbert_lite.files import file_hash
+from nextbert_lite.training.batches import LEAST, MLMBatches, fresh_batches, pieces
+from nextbert_lite.training.device import pick_device
+from nextbert_lite.training.loop import MakeBatch, fit, held_out_loss, steps_in
+from nextbert_lite.training.tokenizer import SPECIALS, Tokenizer, train_bpe
+from nextbert_lite.use import checkpoints
+
+HELD_OUT_RATE, HELD_OUT_SEED = 0.15, 1_000_003
+SAMPLE = 8  # batches of the quick figure that a test computes again
+LEARNING_RATES = {"tiny": 3e-3, "small": 1e-3, "base": 3e-4}
+
+
+@dataclass
+class Corpus:
+    """What is trained on and what is held out, as batches. Steps beyond `test_batches` repeat."""
+
+    name: str
+    tokenizer: Tokenizer
+    fingerprint: dict
+    training: Callable[[int, float, int], MakeBatch]  # (batch size, masking rate, seed) -> batches
+    validation: MakeBatch  # for the curve
+    test: MakeBatch  # for the card's figures, read once
+    test_batches: int
+    about: str  # one line for people
+    train_hashes: list[str] = field(default_factory=list)
+
+
+def toy_corpus(max_len: int) -> Corpus:
+    """Return the toy world: fresh sentences at every step, and 10,000 of another seed as test."""
+    world = ToyWorld()
+    longest = int(world.lengths.max()) + 2
+    if max_len < longest:
+        raise ValueError(f"max_len is {max_len}; the toy world's sentences have up to {longest} tokens.")
+    tokenizer = world.tokenizer()
+    return Corpus(
+        name="toy",
+        tokenizer=tokenizer,
+        fingerprint={"sha256": file_hash(world.path)},
+        training=lambda batch, rate, seed: fresh_batches(world.sample_ids, tokenizer, batch, rate, seed),
+        validation=fresh_batches(world.sample_ids, tokenizer, 250, HELD_OUT_RATE, HELD_OUT_SEED + 1),
+        test=fresh_batches(world.sample_ids, tokenizer, 250, HELD_OUT_RATE, HELD_OUT_SEED),
+        test_batches=40,
+        about=f"the toy world: {len(world.frames)} frames, {len(world.words)} words, a new sentence every time",
+    )
+
+
+def docs_corpus(max_len: int, vocab_size: int, tokenizer: Tokenizer | None = None) -> Corpus:
+    """Return the documentation of the installed packages, in its own splits."""
+    docs = load_docs()
+    tokenizer = tokenizer or train_bpe((d.text for d in docs.train), vocab_size)
+    corpus = text_corpus(*([d.text for d in docs.split(name)] for name in SPLITS), max_len, tokenizer)
+    corpus.name, corpus.fingerprint, corpus.train_hashes = "docs", docs.fingerprint, docs.hashes("train")
+    return corpus
+
+
+def file_corpus(path: Path, max_len: int, vocab_size: int, tokenizer: Tokenizer | None = None) -> Corpus:
+    """Return the paragraphs of a text file, or of all .txt files of a folder; by a hash two in ten are held out."""
+    if not path.exists():
+        raise FileNotFoundError(
+            f"there is no corpus {str(path)!r}: give toy, docs, a text file, or a folder of .txt files."
+        )
+    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    if not files:
+        raise ValueError(f"{path} has no .txt file.")
+    texts: dict[str, None] = {}  # an ordered set: a repeated paragraph must not be in both parts
+    for file in files:
+        try:
+            texts |= dict.fromkeys(p.strip() for p in file.read_text(encoding="utf-8").split("\n\n") if p.strip())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} is not text in UTF-8 ({error}); convert it first.") from None
+    hashes = {text: text_hash(text) for text in texts}
+    validation, test = ([text for text in texts if int(hashes[text], 16) % 10 == k] for k in (0, 1))
+    train = [text for text in texts if int(hashes[text], 16) % 10 > 1]
+    if len(train) < 20 or not validation or not test:
+        raise ValueError(
+            f"{path} has {len(texts)} different paragraphs (blank lines part them); a corpus needs some hundreds."
+        )
+    corpus = text_corpus(train, validation, test, max_len, tokenizer or train_bpe(train, vocab_size))
+    corpus.name, corpus.train_hashes = "file", [hashes[text] for text in train]
+    corpus.fingerprint = {"sha256": sha256("".join(sorted(hashes.values())).encode()).hexdigest()}
+    return corpus
+
+
+def text_corpus(train: list[str], validation: list[str], test: list[str], max_len: int, tokenizer: Tokenizer) -> Corpus:
+    """Return texts, cut into pieces, as a corpus."""
+    parts = [pieces(texts, tokenizer, max_len) for texts in (train, validation, test)]
+    if not all(parts):
+        raise ValueError(f"the texts are too short to train on: pieces of at least {LEAST} tokens are needed.")
+    validation_batches, test_batches = (
+        MLMBatches(part, tokenizer, 64, HELD_OUT_RATE, HELD_OUT_SEED, copies=1) for part in parts[1:]
+    )
+    return Corpus(
+        name="",
+        tokenizer=tokenizer,
+        fingerprint={},
+        training=lambda batch, rate, seed: MLMBatches(parts[0], tokenizer, batch, rate, seed),
+        validation=validation_batches,
+        test=test_batches,
+        test_batches=len(test_batches),
+        about=f"{len(train):,} texts, {sum(map(len, parts[0])):,} tokens, and {len(test):,} texts as test",
+    )
+
+
+def pretrain(
+    corpus: str,
+    out: str | Path,
+    *,
+    preset: str = "tiny",
+    changes: dict | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    batch: int = 32,
+    lr: float | None = None,
+    rate: float = 0.3,
+    vocab_size: int = 4096,
+    seed: int = 0,
+    device: str | None = None,
+    bf16: bool | None = None,
+    replace: bool = False,
+    checkpoint_every: int = 500,
+) -> dict | None:
+    """Pretrain a masked language model and write it into the folder `out`; return its card, or None if interrupted.
+
+    corpus: "toy", "docs", or the path of a text file or of a folder of .txt files. Give minutes, which are turned into
+    steps by a trial, or steps. The same call goes on from an unfinished run, bit for bit.
+    changes: fields of EncoderConfig that differ from the preset's. bf16: see `fit`'s mixed_precision.
+    Raises FileExistsError for a folder that has a model already (unless `replace`) or other files; ValueError for wrong
+    arguments, and for an unfinished run with others; OSError for what cannot be read or written.
+    """
+    out = Path(out)
+    if preset not in PRESETS:
+        raise ValueError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}.")
+    if (minutes is None) == (steps is None):
+        raise ValueError("give either minutes or steps.")
+    changes = dict(changes or {})
+    unknown = [name for name in changes if name == "vocab_size" or name not in EncoderConfig.__dataclass_fields__]
+    if unknown:
+        raise ValueError(f"{unknown[0]} is no field of EncoderConfig that can be set here.")
+    config = EncoderConfig.preset(preset, len(SPECIALS) + 1, **changes)  # refuses impossible ones before any work
+    max_len = config.max_len
+    if max_len < LEAST + 2:
+        raise ValueError(f"max_len is {max_len}; it must be at least {LEAST + 2}.")
+    lr = LEARNING_RATES[preset] if lr is None else lr
+    options = dict(corpus=str(corpus), preset=preset, changes=changes, minutes=minutes, batch=batch, lr=lr, rate=rate)
+    options |= dict(vocab_size=None if corpus == "toy" else vocab_size, seed=seed, bf16=bf16)
+    chosen = pick_device(device)
+    run = runs.unfinished(out, options | ({} if steps is None else {"steps": steps}), replace)
+    tokenizer = Tokenizer.from_json(run["tokenizer"]) if run else None
+
+    print(f"Reading the corpus {corpus} …", flush=True)
+    if corpus == "toy":
+        source = toy_corpus(max_len)
+    elif corpus == "docs":
+        source = docs_corpus(max_len, vocab_size, tokenizer)
+    else:
+        source = file_corpus(Path(corpus), max_len, vocab_size, tokenizer)
+    print(f"  {source.about}; {source.tokenizer.vocab_size:,} different tokens")
+    if run:
+        runs.check_corpus(out, run, source.fingerprint)
+
+    torch.manual_seed(seed)
+    config = dataclasses.replace(config, vocab_size=source.tokenizer.vocab_size)
+    model = MaskedLanguageModel(Encoder(config)).to(chosen)
+    batches = source.training(batch, rate, seed)
+    if run:
+        steps = run["steps"]
+        print(f"Going on with the unfinished run in {out}.")
+    else:
+        steps = steps_in(model, batches, 60 * minutes) if steps is None else steps
+        plan = dict(options=options, steps=steps, fingerprint=source.fingerprint, tokenizer=source.tokenizer.to_json())
+        runs.begin(out, plan)
+    parameters = sum(p.numel() for p in model.parameters())
+    print(
+        f"Pretraining {parameters:,} parameters on {chosen}, {steps:,} steps. Ctrl-C stops; the same command goes on."
+    )
+
+    history = fit(
+        model,
+        batches,
+        steps,
+        lr=lr,
+        warmup=min(200, max(1, steps // 10)),
+        seed=seed,
+        device=chosen,
+        mixed_precision=bf16,
+        evaluate=lambda: {"validation_loss": round(held_out_loss(model, source.validation, SAMPLE), 4)},
+        evaluate_every=max(1, steps // 20),
+        checkpoint=out / runs.TRAINING,
+        checkpoint_every=checkpoint_every,
+    )
+    if history.interrupted:
+        print(f"Stopped at step {history.steps:,} of {steps:,}. The same command goes on from there.")
+        return None
+
+    corpus = dict(name=source.name, about=source.about, fingerprint=source.fingerprint)
+    corpus["train_hashes"] = source.train_hashes
+    told = {key: value for key, value in options.items() if key not in ("corpus", "minutes")}
+    figures = held_out(checkpoints.rounded(model), source)
+    card = runs.finish(out, model, source.tokenizer, corpus, told, history, figures)
+    print(f"Held-out loss {figures['loss']:.3f} nats per selected token. Wrote {out / checkpoints.CARD} and its model.")
+    return card
+
+
+def held_out(model: MaskedLanguageModel, source: Corpus) -> dict:
+    """Return the figures of a card: MLM loss in nats per selected token; for the toy world also the gap to the floor.
+
+    sample_loss is the loss of the first batches alone, quick to compute again.
+    """
+    result = {
+        "loss": round(held_out_loss(model, source.test, source.test_batches), 4),
+        "batches": source.test_batches,
+        "sample_loss": round(held_out_loss(model, source.test, SAMPLE), 4),
+        "sample_batches": SAMPLE,
+        "masking_rate": HELD_OUT_RATE,
+        "ln_V": round(math.log(source.tokenizer.vocab_size), 4),
+    }
+    if source.name == "toy":
+        gap = compare(model, ToyWorld(), rate=HELD_OUT_RATE, seed=HELD_OUT_SEED)
+        result |= {"gap_to_floor": round(gap.gap, 4), "gap_standard_error": round(gap.standard_error, 4)}
+    return result

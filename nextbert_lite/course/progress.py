@@ -1,0 +1,215 @@
+"""Which exercises of a learner's workspace pass: each lesson's exercise cells, run with the shipped lesson's checks.
+
+The learner's code runs in a process of its own, on the learner's machine as in Jupyter: imports, functions and, in
+order, the exercises; no other cell. Nothing in the workspace is written.
+"""
+
+from __future__ import annotations
+
+import ast
+import faulthandler
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from nextbert_lite.course import workspace
+
+LIMIT = 30  # seconds for one exercise
+SYMBOLS = {"passes": "✓", "blank": "○", "fails": "✗", "missing": "✗"}
+NOTE = "NameError: only imports, functions and exercises were run here. A value that one needs belongs into its cell."
+START = "import json, sys; job = json.load(sys.stdin); sys.path[:] = job['path']; "
+WORK = "from nextbert_lite.course.progress import work; work(job)"
+QUIET = {"NEXTBERT_GRADE": "1", "MPLBACKEND": "Agg", "TQDM_DISABLE": "1", "PYTHONIOENCODING": "utf-8"}
+
+
+def show(folder: Path, as_json: bool = False) -> int:
+    """Print the table, lesson by lesson, or the same as JSON, and return the exit status: 0."""
+    encoding, width = sys.stdout.encoding or "ascii", shutil.get_terminal_size((120, 24)).columns
+    symbols = all(mark.encode(encoding, "ignore") for mark in SYMBOLS.values())
+    rows = []
+    for row in progress(folder):
+        rows.append(row)
+        for line in [] if as_json else table(row, width, symbols):
+            print(line.encode(encoding, "replace").decode(encoding), flush=True)
+    every = [one for row in rows for one in row["exercises"]]
+    passed = sum(one["status"] == "passes" for one in every)
+    if as_json:
+        print(json.dumps({"passed": passed, "exercises": len(every), "lessons": rows}, indent=1))
+        return 0
+    if any("NameError" in one["message"] for one in every):
+        print(NOTE)
+    print(f"{passed} of {len(every)} exercises pass")
+    return 0
+
+
+def table(row: dict, width: int, symbols: bool) -> list[str]:
+    """Return a lesson's lines; without symbols the words stand in their place."""
+    if row["trouble"]:
+        return [textwrap.shorten(f"{row['lesson']}: {row['trouble']}", width, placeholder=" ...")]
+    lines = [row["lesson"] + ("" if row["file"] == row["lesson"] else f" (your {row['file']})")]
+    for one in row["exercises"]:
+        start = f"  {SYMBOLS[one['status']] if symbols else one['status'].ljust(7)} {one['id']}  "
+        said = one["message"] or (one["status"] if symbols else "")
+        lines.append((start + textwrap.shorten(said, max(width - len(start), 24), placeholder=" ...")).rstrip())
+    return lines
+
+
+def progress(folder: Path, limit: float = LIMIT) -> Iterator[dict]:
+    """Yield for each shipped lesson its name, its file in the folder, trouble with that, and its exercises' statuses.
+
+    A status is passes, blank, fails, missing or unreadable. Raises FileNotFoundError when the folder has no lesson.
+    """
+    shipped = {path.name: code_cells(path) for path in workspace.find_lessons()}
+    files = {name: copy_of(name, exercises(cells), folder, shipped) for name, cells in shipped.items()}
+    if not any(files.values()):
+        raise FileNotFoundError(f"'{folder}' holds no lessons; name your folder, or fill one: nextbert-lite start DIR")
+    for name, file in files.items():
+        trouble, found = None if file else "not in this folder", []
+        try:
+            found = results(shipped[name], code_cells(file), folder, limit) if file else []
+        except ValueError as error:
+            trouble = " ".join(str(error).split()).removeprefix(f"{file} ")
+            found = [{"id": i, "status": "unreadable", "message": ""} for i in exercises(shipped[name])]
+        yield {"lesson": name, "file": file and file.name, "trouble": trouble, "exercises": found}
+
+
+def code_cells(path: Path) -> list[tuple[str, str | None, list[str]]]:
+    """Return the text, id and tags of a notebook's code cells; ValueError, which names the file, when it is broken."""
+    try:
+        code = [cell for cell in workspace.read_notebook(path)["cells"] if cell["cell_type"] == "code"]
+        return [
+            ("\n".join(workspace.lines_of(c)), c.get("id"), list(c.get("metadata", {}).get("tags", []))) for c in code
+        ]
+    except (OSError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read, or one of its cells is damaged: {error!r}") from None
+
+
+def exercises(cells: list[tuple]) -> dict[str, tuple[str | None, str]]:
+    """Return a shipped lesson's exercises: name -> (id of its cell, text of the check's cell behind it)."""
+    pairs = [(tag, cell, check[0]) for cell, check in zip(cells, cells[1:], strict=False) for tag in cell[2]]
+    return {
+        tag.removeprefix("exercise-"): (cell[1], check) for tag, cell, check in pairs if tag.startswith("exercise-")
+    }
+
+
+def learners(cells: list[tuple], wanted: dict) -> dict[str, list[tuple]]:
+    """Return for each exercise the cells with its tag (several when copied or split), else the one with its id."""
+    tagged = {name: [cell for cell in cells if f"exercise-{name}" in cell[2]] for name in wanted}
+    return {name: tagged[name] or [c for c in cells if c[1] and c[1] == wanted[name][0]] for name in wanted}
+
+
+def copy_of(name: str, wanted: dict, folder: Path, names: dict) -> Path | None:
+    """Return the learner's file of a lesson: of the same name, else the first that holds one of its exercises."""
+    if (folder / name).exists():
+        return folder / name
+    for file in sorted(folder.glob("*.ipynb")):
+        if file.name not in names and not re.search(r"\.new(-\d+)?\.ipynb$", file.name):  # no other lesson, no offer
+            try:
+                if any(learners(code_cells(file), wanted).values()):
+                    return file
+            except ValueError:
+                continue
+    return None
+
+
+def results(shipped: list[tuple], cells: list[tuple], folder: Path, limit: float) -> list[dict]:
+    """Run a lesson's exercises. A process that hangs or dies costs one exercise; the next one runs the others."""
+    wanted = exercises(shipped)
+    own = learners(cells, wanted)
+    sources = {name: "\n\n".join(cell[0] for cell in parts) for name, parts in own.items() if parts}
+    done = {i: {"id": i, "status": "missing", "message": "not found in your copy"} for i in wanted if i not in sources}
+    others = [cell[0] for cell in cells if not any(cell in parts for parts in own.values())]
+    job = {"path": [*map(os.path.abspath, sys.path), str(folder.resolve())], "limit": limit, "context": others}
+    job["imports"] = [cell[0] for cell in shipped]
+    while todo := [i for i in wanted if i not in done]:
+        job["run"] = [(i, source, wanted[i][1], i in done) for i, source in sources.items()]
+        with tempfile.TemporaryDirectory(
+            ignore_cleanup_errors=True
+        ) as away:  # what the learner's code writes goes here
+            ended = subprocess.run(
+                [sys.executable, "-B", "-c", START + WORK],
+                input=json.dumps(job).encode(),
+                capture_output=True,
+                env=os.environ | QUIET,
+                cwd=away,
+            )
+        lines = ended.stdout.decode(errors="replace").splitlines()
+        done |= {one["id"]: one for one in (json.loads(line) for line in lines if line.startswith("{"))}
+        if lost := next((i for i in todo if i not in done), None):
+            late = any(line.startswith("Timeout (") for line in lines)  # faulthandler's first words
+            why = f"took longer than {limit:g} s" if late else f"Python itself ended (status {ended.returncode})"
+            done[lost] = {"id": lost, "status": "fails", "message": why}
+            del sources[lost]
+    return [done[i] for i in wanted]
+
+
+def work(job: dict) -> None:
+    """Run one lesson's exercises in this process, and print a line of JSON for each and nothing else."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    imports: dict = {"__name__": "__main__"}
+    broken = define(job["imports"], (ast.Import, ast.ImportFrom), imports)  # torch may load slowly: no limit yet
+    faulthandler.dump_traceback_later(job["limit"], exit=True, file=out)  # ends the process even inside C code
+    names = dict(imports)
+    define(job["context"], (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef), names)
+    for name, source, check, known in job["run"]:
+        faulthandler.dump_traceback_later(job["limit"], exit=True, file=out)
+        status, message = "passes", ""
+        try:
+            call = compile(check, "<check>", "exec", dont_inherit=True)
+            names = {key: value for key, value in names.items() if key not in call.co_names} | imports
+            tree = parsed(source)
+            exec(compile(tree, "<exercise>", "exec", dont_inherit=True), names)
+            status = "passes" if tree.body else "blank"
+            if tree.body and not known:
+                exec(call, names)
+        except BaseException as error:  # noqa: BLE001 - the learner's code may raise anything, SystemExit too
+            message = f"the lesson's imports fail: {broken}" if broken else told(error).removeprefix(f"{name}: ")
+            status, message = ("blank", "") if message == f"{name} is blank." else ("fails", message)
+        if not known:
+            print(json.dumps({"id": name, "status": status, "message": message}), file=out, flush=True)
+    os._exit(0)  # also when the learner's code has left threads running
+
+
+def define(sources: list[str], kinds: tuple, names: dict) -> str:
+    """Run the statements of these kinds, each by itself, and return what the first that failed raised."""
+    trouble = ""
+    for source in sources:
+        try:
+            nodes = [node for node in parsed(source).body if isinstance(node, kinds)]
+        except (SyntaxError, ValueError):  # half-edited
+            continue
+        for node in nodes:
+            try:
+                exec(compile(ast.Module([node], []), "<lesson>", "exec", dont_inherit=True), names)
+            except Exception as error:  # noqa: BLE001 - it needs what another cell makes, or is not installed
+                trouble = trouble or told(error)
+    return trouble
+
+
+def parsed(source: str) -> ast.Module:
+    """Parse a cell; where it is not Python, without its lines for Jupyter, such as `%%time` and `!pip`."""
+    try:
+        return ast.parse(source)
+    except SyntaxError:
+        plain = re.sub(r"^([ \t]*)[%!].*$", r"\1pass", source, flags=re.MULTILINE)
+        if plain == source:
+            raise
+        return ast.parse(plain)
+
+
+def told(error: BaseException) -> str:
+    """Return an error as one line."""
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__} in line {error.lineno}: {error.msg}"
+    words = " ".join(str(error).split())
+    checked = type(error).__name__ == "CheckFailed"  # by its name: its module imports torch
+    return words if checked else f"{type(error).__name__}: {words}".removesuffix(": ")

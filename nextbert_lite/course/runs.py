@@ -1,0 +1,89 @@
+"""What `pretrain` and `pairs` share: a run that goes on where it was stopped, and the card at its end."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+
+from torch import nn
+
+from nextbert_lite.files import write_text
+from nextbert_lite.training.loop import History
+from nextbert_lite.training.tokenizer import Tokenizer
+from nextbert_lite.use import checkpoints
+from nextbert_lite.use.checkpoints import CARD, TOKENIZER, WEIGHTS
+
+RUN, TRAINING = "run.json", "training.safetensors"  # what an unfinished run needs to go on
+
+
+def unfinished(out: Path, options: dict, replace: bool) -> dict | None:
+    """Return the plan of the unfinished run in the folder, or None for a folder that is free.
+
+    Raises ValueError for a run with other options, FileExistsError for a folder with a model (unless it may be
+    replaced) or with other files.
+    """
+    if (out / RUN).is_file():
+        try:
+            run = json.loads((out / RUN).read_text(encoding="utf-8"))
+            stored = run["options"] | {"steps": run["steps"]}
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{out / RUN} is damaged; delete it to start anew.") from None
+        changed = [f"{k} was {stored.get(k)}, is now {v}" for k, v in options.items() if stored.get(k) != v]
+        if changed:
+            raise ValueError(
+                f"{out} has an unfinished run with other settings: {', '.join(changed)}. Repeat its command to go on, "
+                f"delete {out / RUN} and {out / TRAINING} to start anew, or name another folder."
+            )
+        return run
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file; name a folder for the checkpoint.")
+    if (out / CARD).exists() and not replace:
+        raise FileExistsError(f"{out} has a model already. Name another folder, or say --replace.")
+    known = {CARD, WEIGHTS, TOKENIZER}
+    others = sorted(p.name for p in out.iterdir() if p.name not in known) if out.is_dir() else []
+    if others:
+        raise FileExistsError(f"{out} has other files ({', '.join(others[:3])}); name a folder of its own.")
+    return None
+
+
+def begin(out: Path, plan: dict) -> None:
+    """Write down what the run in the folder is: its options, steps, and the fingerprint of its corpus."""
+    write_text(out / RUN, json.dumps(plan))
+
+
+def check_corpus(out: Path, run: dict, fingerprint: dict) -> None:
+    """Raise ValueError when an unfinished run began with another corpus."""
+    if run["fingerprint"] != fingerprint:
+        raise ValueError(f"the corpus has changed since the run in {out} began; delete {out / RUN} to start anew.")
+
+
+def finish(
+    out: Path, model: nn.Module, tokenizer: Tokenizer, corpus: dict, options: dict, history: History, held_out: dict
+) -> dict:
+    """Write the checkpoint with its card in the place of the unfinished run, and return the card.
+
+    corpus: name, about, fingerprint, and train_hashes, which come last because they are many.
+    """
+    hashes = corpus.pop("train_hashes", [])
+    card = {
+        "name": out.resolve().name,
+        "made": date.today().isoformat(),
+        "versions": checkpoints.versions(),
+        "corpus": corpus,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "training": {
+            **options,
+            "steps": history.steps,
+            "tokens_seen": sum(history.tokens),
+            "seconds": round(history.seconds),
+            "device": next(model.parameters()).device.type,
+            "curve": history.evaluations,
+        },
+        "held_out": held_out,
+    }
+    corpus["train_hashes"] = hashes
+    card = checkpoints.save(out, model, tokenizer, card)
+    for name in (RUN, TRAINING):
+        (out / name).unlink(missing_ok=True)
+    return card

@@ -1,0 +1,313 @@
+"""One training loop for all of the course: `fit`. Lesson 00 shows its ten-line core."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from nextbert_lite.core.encoder import EncoderConfig
+from nextbert_lite.core.masking import IGNORE
+from nextbert_lite.files import write_safetensors
+from nextbert_lite.training.device import pick_device
+
+MakeBatch = Callable[[int], dict[str, Tensor]]  # a step -> its batch, such as `Batches`
+BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.98), 0.01, 1.0  # RoBERTa's betas; BERT's decay and clipping
+
+
+@dataclass
+class History:
+    """What happened in training: one entry a step, and the evaluations."""
+
+    loss: list[float] = field(default_factory=list)  # nats
+    lr: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)  # real ones, without padding
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    interrupted: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Steps done so far."""
+        return len(self.loss)
+
+
+def fit(
+    model: nn.Module,
+    batches: MakeBatch,
+    steps: int,
+    *,
+    lr: float = 1e-3,
+    warmup: int = 100,
+    seed: int | None = 0,
+    device: str | torch.device | None = None,
+    mixed_precision: bool | None = None,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    evaluate_every: int = 100,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 500,
+    stop_after: float = math.inf,
+    progress: bool = True,
+) -> History:
+    """Train the model in place: step s minimises `model.loss(**batches(s))`. Return the history.
+
+    AdamW with linear warm-up and decay; no weight decay on biases and norms; gradients clipped at norm 1.
+    mixed_precision: run the products in bfloat16. None does so on an NVIDIA GPU; True on the CPU too, which pays where
+    the processor has such products (AVX-512 BF16, AMX).
+    seed: of the dropout masks; None leaves torch's generator alone.
+    evaluate: called every `evaluate_every` steps and at the end, in eval mode; its numbers go into the history.
+    checkpoint: a file, written every `checkpoint_every` steps and at the end. If it is there, training goes on from
+    it, bit for bit as if it had never stopped (on the same device); other settings than its own are a ValueError.
+    stop_after: seconds after which training stops as if it had been interrupted.
+    Ctrl-C (or Jupyter's stop button) ends after the running step: the model keeps its weights, the history says
+    `interrupted`. A second one stops at once.
+    A loss or gradient that is not finite raises FloatingPointError and leaves the weights of the last good step.
+    """
+    if steps < 1 or warmup < 0:
+        raise ValueError(f"steps is {steps} and warmup {warmup}; steps must be at least 1 and warmup at least 0.")
+    device = pick_device(device)
+    model.to(device).train()
+    optimizer = adamw(model, lr)
+    optimizer.zero_grad()  # gradients that an earlier run left behind must not count
+    history = History()
+    settings = dict(steps=steps, lr=lr, warmup=warmup)
+    bfloat16 = device.type == "cuda" if mixed_precision is None else mixed_precision
+    settings |= dict(seed=seed, mixed_precision=bfloat16)
+    config = getattr(getattr(model, "encoder", model), "config", None)
+    if isinstance(config, EncoderConfig):  # another number of heads, say, has weights of the same shapes
+        settings |= config.to_dict()
+    if checkpoint is not None and Path(checkpoint).exists():
+        history = load_checkpoint(checkpoint, model, optimizer, settings)
+    elif seed is not None:
+        torch.manual_seed(seed)
+
+    start, before, saved = time.perf_counter(), history.seconds, history.steps
+    history.interrupted = False
+    quiet = not progress or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")  # tqdm's notebook bar ignores it
+    bar = tqdm(total=steps, initial=history.steps, unit="step", disable=quiet)
+    with bar, hold_interrupt() as interrupted:
+        while history.steps < steps and not history.interrupted:
+            step = history.steps
+            batch = batches(step)
+            masks = [tensor for name, tensor in batch.items() if name == "mask" or name.endswith("_mask")]
+            real_tokens = sum(int(m.sum()) for m in masks) if masks else next(iter(batch.values())).numel()
+            batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+            rate = lr * linear_schedule(step, steps, warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                loss = model.loss(**batch)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            loss_value, norm_value = torch.stack([loss.detach().float(), norm.float()]).tolist()
+            if not math.isfinite(loss_value + norm_value):
+                raise FloatingPointError(explain_non_finite(model, step, rate, loss_value, norm_value))
+            optimizer.step()
+            optimizer.zero_grad()
+
+            history.loss.append(loss_value)
+            history.lr.append(rate)
+            history.tokens.append(real_tokens)
+            history.seconds = before + time.perf_counter() - start
+            history.interrupted = interrupted() or (history.seconds - before >= stop_after and history.steps < steps)
+            done = history.steps == steps or history.interrupted
+            if evaluate is not None and (done or history.steps % evaluate_every == 0):
+                random_state = rng_states(device)  # an evaluation must not change the training that follows
+                with evaluating(model), torch.no_grad():
+                    history.evaluations.append({"step": history.steps, **evaluate()})
+                set_rng_states(random_state)
+            if checkpoint is not None and (done or history.steps - saved >= checkpoint_every):
+                save_checkpoint(checkpoint, model, optimizer, settings, history)
+                saved = history.steps
+            speed = sum(history.tokens[-50:]) / len(history.tokens[-50:]) * history.steps / max(history.seconds, 1e-9)
+            bar.set_postfix_str(f"loss {loss_value:.3f}, {speed:,.0f} tokens/s", refresh=False)
+            bar.update()
+    model.eval()
+    return history
+
+
+def adamw(model: nn.Module, lr: float) -> torch.optim.AdamW:
+    """Return a fused AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) that decays matrices only.
+
+    Biases and layer norms, the parameters with one dimension, are not decayed, as in BERT.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=BETAS, fused=True)
+
+
+def linear_schedule(step: int, steps: int, warmup: int) -> float:
+    """Return the share of the learning rate at a step: up from 1/warmup to 1, then down to 0 after the last step."""
+    return min((step + 1) / max(1, warmup), (steps - step) / max(1, steps - warmup), 1.0)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode for a while; each of its parts gets its own mode back, also after an error."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@torch.no_grad()
+def held_out_loss(model: nn.Module, batches: MakeBatch, n: int) -> float:
+    """Return the mean MLM loss in nats over all selected tokens of the first n batches, in eval mode."""
+    device = next(model.parameters()).device
+    total, count = 0.0, 0
+    with evaluating(model):
+        for step in range(n):
+            batch = {name: tensor.to(device) for name, tensor in batches(step).items()}
+            selected = int((batch["labels"] != IGNORE).sum())
+            total, count = total + float(model.loss(**batch)) * selected, count + selected
+    if count == 0:
+        raise ValueError("no token was selected in these batches, so there is no loss: take more batches.")
+    return total / count
+
+
+def steps_in(model: nn.Module, batches: MakeBatch, seconds: float) -> int:
+    """Return how many training steps fit into the time, measured on a copy of the model."""
+    trial = copy.deepcopy(model)
+    device = next(model.parameters()).device
+    fit(trial, batches, 2, device=device, seed=None, progress=False)  # the first steps pay for start-up
+    start = time.perf_counter()
+    fit(trial, batches, 6, device=device, seed=None, progress=False)
+    return max(10, int(seconds / ((time.perf_counter() - start) / 6)))
+
+
+@contextlib.contextmanager
+def hold_interrupt() -> Iterator[Callable[[], bool]]:
+    """Let the running step finish after the first Ctrl-C; the value says whether there was one."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set  # only the main thread receives signals
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def remember(signum, frame):
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def explain_non_finite(model: nn.Module, step: int, rate: float, loss: float, norm: float) -> str:
+    """Return the sentence for a loss or a gradient that is not finite."""
+    broken = [name for name, p in model.named_parameters() if not p.isfinite().all()]
+    if broken:
+        causes = f"the weights were not finite before this step (first: {broken[0]}); start again from good ones"
+    else:
+        causes = (
+            "a learning rate that is too high (try a third of it), no warm-up, inputs that are not finite, or a log or "
+            "a division of zero in the loss"
+        )
+    return (
+        f"training stopped at step {step}: the loss is {loss:.4g} and the gradient's norm {norm:.4g}, at learning rate "
+        f"{rate:.2g}. Likely causes: {causes}. The model keeps the weights it had before this step."
+    )
+
+
+# --- checkpoints: one safetensors file, no pickle -------------------------------------------------------------------
+
+
+def rng_states(device: torch.device) -> dict[str, Tensor]:
+    states = {"rng.cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["rng.cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["rng.mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_rng_states(states: dict[str, Tensor]) -> None:
+    torch.set_rng_state(states["rng.cpu"])
+    if "rng.cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["rng.cuda"])
+    if "rng.mps" in states and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["rng.mps"])
+
+
+def save_checkpoint(
+    path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict, history: History
+) -> None:
+    """Write weights, optimizer, random state and history as one file. A write that fails leaves the old file whole."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        for key, tensor in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{key}.{name}"] = tensor
+    tensors |= rng_states(next(model.parameters()).device)
+    metadata = {"settings": json.dumps(settings), "history": json.dumps(asdict(history))}
+    write_safetensors(path, tensors, metadata)
+
+
+def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict) -> History:
+    """Put a checkpoint's weights, optimizer and random state in place; return its history.
+
+    Raises ValueError for a file that is no checkpoint, for another model, and for other settings; the model is then
+    as it was.
+    """
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; a checkpoint is a file. Give a name in it, such as run.safetensors.")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}). Give another name, or delete it, to start anew."
+        ) from error
+    if "history" not in metadata:
+        raise ValueError(f"{path} is no checkpoint of `fit`. Give another file name, or delete it.")
+    stored = json.loads(metadata["settings"])
+    changed = {key: (stored.get(key), value) for key, value in settings.items() if stored.get(key) != value}
+    if changed:
+        list_ = ", ".join(f"{key} was {old}, is now {new}" for key, (old, new) in changed.items())
+        raise ValueError(
+            f"{path} belongs to a run with other settings: {list_}. Train with the old ones to continue it, or give "
+            "another checkpoint file to start anew."
+        )
+    weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    theirs, ours = ({n: tuple(t.shape) for n, t in state.items()} for state in (weights, model.state_dict()))
+    differing = [name for name in theirs | ours if theirs.get(name) != ours.get(name)]
+    if differing:  # looked for before loading: torch would fill the parameters that fit, and then complain
+        name = differing[0]
+        raise ValueError(
+            f"{path} holds another model: {len(differing)} parameters differ, first {name} (there "
+            f"{theirs.get(name, 'missing')}, here {ours.get(name, 'missing')}). Give another checkpoint file."
+        )
+    model.load_state_dict(weights)
+    for name, parameter in model.named_parameters():
+        state = {
+            key: tensors[f"optimizer.{key}.{name}"].to(parameter.device)
+            for key in ("step", "exp_avg", "exp_avg_sq")
+            if f"optimizer.{key}.{name}" in tensors
+        }
+        if state:
+            optimizer.state[parameter] = state
+    set_rng_states(tensors)
+    return History(**json.loads(metadata["history"]))

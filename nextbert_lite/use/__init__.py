@@ -1,0 +1,1 @@
+"""What people do with a model: keep it, load a published one, embed, search, classify."""

@@ -1,0 +1,394 @@
+"""Your own labelled texts: read a CSV file, fine-tune a shipped encoder on it, predict, save. Lesson 13 uses it."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextbert_lite.core.classify import TextClassifier
+from nextbert_lite.core.encoder import Encoder, EncoderConfig
+from nextbert_lite.training.batches import LabelledBatches, by_length, seeded
+from nextbert_lite.training.loop import evaluating, fit
+from nextbert_lite.training.tokenizer import Tokenizer, cut
+from nextbert_lite.use import checkpoints
+from nextbert_lite.validate import check_texts
+
+OLD_CARD = "classifier.json"  # what the card was called in format 1
+DROPOUT, PATIENCE = 0.1, 3  # in fine-tuning; epochs without a better held-out loss
+LEAST = 4  # texts that each label needs: some to learn from, at least one held out
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_csv(
+    path: str | Path, text: str = "text", label: str = "label", encoding: str = "utf-8"
+) -> tuple[list[str], list[str]]:
+    """Return the texts and the labels of a CSV file with a header line; other columns are left out.
+
+    text, label: the names of the two columns. Raises FileNotFoundError, or ValueError with the line for a column that
+    is missing, an empty text or label, a row with too many or too few fields, and bytes that are not in the encoding.
+    """
+    _, rows = read_columns(path, (text, label), encoding=encoding)
+    return [row[0] for row in rows], [row[1].strip() for row in rows]
+
+
+def read_columns(
+    path: str | Path, names: Sequence[str], wanted: int = 0, encoding: str = "utf-8"
+) -> tuple[list[str], list[list[str]]]:
+    """Return the names of columns of a CSV file and, for each row, what stands there. Raises as `read_csv`.
+
+    names: the columns; none: all of them, if the file has as many as are wanted.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}. Its folder {path.parent.resolve()} is where I looked.")
+    content = _decoded(path, encoding)
+    if not content.strip():
+        example = ",".join(names) or "question,answer"
+        raise ValueError(f"{path} is empty; expected a first line such as {example} and one line a text.")
+    reader = csv.reader(io.StringIO(content, newline=""), strict=True)
+    rows = []
+    try:
+        header = [name.strip() for name in next(reader)]
+        if not names and len(header) != wanted:
+            raise ValueError(
+                f"{path} has {len(header)} columns ({', '.join(header)}); expected {wanted}, or say which to take."
+                f"{_separator_hint(header)}"
+            )
+        names = list(names) or header
+        columns = [_column(path, header, name) for name in names]
+        start = reader.line_num + 1
+        for row in reader:
+            place, start = f"{path}, line {start}", reader.line_num + 1
+            if not row:
+                continue  # a blank line
+            if len(row) != len(header):
+                raise ValueError(
+                    f"{place}: {len(row)} fields, but the first line has {len(header)}. A text with a comma or a line "
+                    'break in it must stand in "double quotes".'
+                )
+            for name, column in zip(names, columns, strict=True):
+                if not row[column].strip():
+                    raise ValueError(f"{place}: the {name} is empty. Fill it in, or delete the row.")
+            rows.append([row[column] for column in columns])
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}. Is a double quote left open?") from None
+    if not rows:
+        raise ValueError(f"{path} has a first line and no texts below it.")
+    return names, rows
+
+
+def _decoded(path: Path, encoding: str) -> str:
+    """Return the file's text, without a byte order mark; ValueError that names the first byte that does not fit."""
+    content = path.read_bytes()
+    if content.startswith(UTF_16) and encoding == "utf-8":
+        raise ValueError(f'{path} is written in UTF-16. Save it as UTF-8, or read it with encoding="utf-16".')
+    try:
+        return content.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+    except LookupError:
+        raise ValueError(f"there is no encoding {encoding!r}; usual ones are utf-8, cp1252 and utf-16.") from None
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{path} is not {encoding}: byte 0x{content[error.start]:02x} in line {line} (number {error.start} of the "
+            "file, from 0). Save the file as UTF-8 (in a spreadsheet: CSV UTF-8), or name its encoding, such as "
+            'read_csv(path, encoding="cp1252"), and look whether the letters are right.'
+        ) from None
+
+
+def _separator_hint(header: list[str]) -> str:
+    return " Its fields are not separated by commas." if len(header) == 1 and {";", "\t"} & set(header[0]) else ""
+
+
+def _column(path: Path, header: list[str], name: str) -> int:
+    if header.count(name) != 1:
+        found = ", ".join(header) or "none"
+        what = "no column" if name not in header else "more than one column"
+        raise ValueError(
+            f"{path} has {what} {name!r}. Columns found: {found}.{_separator_hint(header)} Rename one in the first "
+            "line, or name yours: read_csv(path, text=..., label=...)."
+        )
+    return header.index(name)
+
+
+# --- calibration ------------------------------------------------------------------------------------------------------
+
+
+def calibration_bins(probabilities: Tensor, labels: Tensor, bins: int = 10) -> Tensor:
+    """Return for each bin of confidence the share of texts, their mean confidence and their accuracy, (bins, 3).
+
+    probabilities: (N, K), labels: (N,). Confidence is the largest probability; a bin holds (i/bins, (i + 1)/bins].
+    """
+    if len(probabilities) != len(labels) or len(labels) == 0:
+        raise ValueError(f"there are {len(probabilities)} rows and {len(labels)} labels; give as many, at least one.")
+    confidence, guess = probabilities.max(-1)
+    right = (guess == labels).to(confidence.dtype)
+    number = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    count, sure, correct = (
+        torch.zeros(bins, dtype=confidence.dtype).index_add(0, number, x)
+        for x in (torch.ones_like(right), confidence, right)
+    )
+    return torch.stack([count / len(labels), sure / count.clamp(min=1), correct / count.clamp(min=1)], 1)
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 10) -> float:
+    """Return the expected calibration error: the mean distance of confidence and accuracy, bin by bin, 0 is best.
+
+    Guo et al. 2017 (arXiv:1706.04599, equation 3).
+    """
+    share, confidence, accuracy = calibration_bins(probabilities, labels, bins).T
+    return (share * (confidence - accuracy).abs()).sum().item()
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Return the T from 0.05 to 20 for which softmax(logits / T) has the least cross-entropy with the labels.
+
+    logits: (N, K), of texts that the model was not trained on, and that no result is reported on. Guo et al. 2017,
+    section 4.2. With b = 1/T the loss is convex: its slope, the mean of (expected - right) logits, is bisected.
+    """
+    if len(logits) != len(labels) or len(labels) == 0:
+        raise ValueError(f"there are {len(logits)} rows and {len(labels)} labels; give as many, at least one.")
+    z = logits.double()
+    right = z.gather(1, labels[:, None])[:, 0]
+    least, most = 1 / 20, 1 / 0.05
+    for _ in range(60):
+        b = (least + most) / 2
+        slope = (((b * z).softmax(-1) * z).sum(-1) - right).mean()
+        least, most = (b, most) if slope <= 0 else (least, b)  # 0: so sure that rounding hides the slope
+    return 2 / (least + most)
+
+
+# --- fine-tuning ------------------------------------------------------------------------------------------------------
+
+
+class _Enough(Exception):
+    """The held-out loss has not improved for some epochs."""
+
+
+class Classifier:
+    """A fine-tuned model with its tokenizer and the names of its labels. `fine_tune` makes one.
+
+    model, tokenizer, labels: in the order of the logits; temperature: what the logits are divided by; max_len: where a
+    text is cut; history: one entry an epoch, loss and accuracy on the held-out texts.
+    """
+
+    def __init__(
+        self,
+        model: TextClassifier,
+        tokenizer: Tokenizer,
+        labels: Sequence[str],
+        temperature: float = 1.0,
+        max_len: int | None = None,
+        history: Sequence[dict[str, float]] = (),
+    ):
+        self.model, self.tokenizer, self.labels = model.eval(), tokenizer, tuple(labels)
+        self.temperature, self.history = temperature, list(history)
+        self.max_len = model.encoder.config.max_len if max_len is None else max_len
+
+    def probabilities(self, texts: Sequence[str], report: Callable[[str], object] | None = print) -> Tensor:
+        """Return one row a text with the probability of each label, (N, K), in the order of `labels`."""
+        sequences = _encoded(texts, self.tokenizer, self.max_len, report)
+        return (class_logits(self.model, sequences, self.tokenizer.pad_id) / self.temperature).softmax(-1)
+
+    def predict(self, texts: Sequence[str], report: Callable[[str], object] | None = print) -> list[tuple[str, float]]:
+        """Return for each text the likeliest label and its probability.
+
+        report: gets a line when texts are cut; None for silence. Raises as `embed` for what is no list of texts.
+        """
+        best = self.probabilities(texts, report).max(-1)
+        return [(self.labels[k], p) for k, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+
+    def save(self, folder: str | Path) -> None:
+        """Write a checkpoint of three files into a folder, weights in float32; OSError when that fails."""
+        card = {
+            "name": Path(folder).resolve().name,
+            "labels": list(self.labels),
+            "temperature": self.temperature,
+            "max_len": self.max_len,
+            "pooling": self.model.head.pooling,
+            "history": self.history,
+            "versions": checkpoints.versions(),
+        }
+        checkpoints.save(folder, self.model, self.tokenizer, card, half=False)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Classifier:
+        """Read what `save` wrote. Raises FileNotFoundError, or ValueError for files that are damaged or of no use."""
+        file = next((name for name in (checkpoints.CARD, OLD_CARD) if (Path(folder) / name).is_file()), None)
+        if file is None:
+            raise FileNotFoundError(
+                f"there is no classifier in {folder}: {checkpoints.CARD} is missing. `Classifier.save` writes one."
+            )
+        card, weights, tokenizer = checkpoints.read(Path(folder), file)
+        if "labels" not in card:
+            raise ValueError(f"{folder} holds no classifier but a model without labels: `load` reads it.")
+        with checkpoints.fitting(folder):
+            model = TextClassifier(Encoder(EncoderConfig(**card["config"])), len(card["labels"]), card["pooling"])
+            model.load_state_dict(weights)
+            return cls(model, tokenizer, card["labels"], card["temperature"], card["max_len"], card["history"])
+
+
+def fine_tune(
+    texts: Sequence[str],
+    labels: Sequence[str],
+    start: str | Path | tuple[nn.Module, Tokenizer] = "docs-contrastive",
+    *,
+    epochs: int = 20,
+    lr: float = 5e-4,
+    batch_size: int = 16,
+    held_out: float = 0.2,
+    max_len: int | None = None,
+    frozen: bool = False,
+    seed: int = 0,
+    report: Callable[[str], object] | None = print,
+) -> Classifier:
+    """Train a classifier of texts and return it with the weights of its best epoch.
+
+    start: a checkpoint's name or folder, or (model, tokenizer); it stays as it is. A share `held_out` of the texts of
+    each label is kept apart (equal texts on the same side): training stops when the loss there has not improved for
+    three epochs. The temperature is chosen on the held-out texts as well, but at least 1: a few texts that are all
+    right are no reason to be surer. max_len: cut texts there, by default at the model's own. frozen: train the head
+    only. report: gets a line now and then; None for silence.
+    Raises ValueError for lists that do not fit, empty texts or labels, one label only, too few texts of a label.
+    """
+    say = report or (lambda line: None)
+    if epochs < 1 or not 0 < held_out < 1:
+        raise ValueError(f"epochs is {epochs}, held_out {held_out}; expected at least 1, and a number between 0 and 1.")
+    texts, labels = check_texts(texts), [str(label) for label in labels]
+    names = _check_rows(texts, labels)
+    source, tokenizer = checkpoints.load(start) if isinstance(start, str | Path) else start
+    original = getattr(source, "encoder", source)
+    longest = original.config.max_len
+    if max_len is not None and not 3 <= max_len <= longest:
+        raise ValueError(f"max_len is {max_len}; it must be from 3 to {longest}, what this model reads.")
+    if torn := _torn(texts, labels):
+        say(
+            f"{len(torn)} of the texts stand there with different labels, such as {torn[0][:60]!r}: no model can get "
+            "all of them right."
+        )
+    sequences = _encoded(texts, tokenizer, max_len or longest, report)
+    y = torch.tensor([names.index(label) for label in labels])
+    train, test = _split(texts, labels, held_out, seed)
+
+    torch.manual_seed(seed)
+    pooling = "cls" if getattr(source, "pooling", "mean") == "cls" else "mean"
+    model = TextClassifier(with_dropout(original, DROPOUT), len(names), pooling, DROPOUT, frozen)
+    batches = LabelledBatches([sequences[i] for i in train], y[train].tolist(), tokenizer, batch_size, seed)
+    best, history = {}, []
+
+    def evaluate() -> dict[str, float]:
+        logits = class_logits(model, [sequences[i] for i in test], tokenizer.pad_id)
+        loss = F.cross_entropy(logits, y[test]).item()
+        accuracy = (logits.argmax(-1) == y[test]).float().mean().item()
+        history.append({"epoch": len(history) + 1, "loss": loss, "accuracy": accuracy})
+        if loss <= min(entry["loss"] for entry in history):
+            best.update(epoch=len(history), logits=logits)
+            best["weights"] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        if len(history) - best["epoch"] >= PATIENCE:
+            raise _Enough
+        return {}
+
+    steps = epochs * len(batches)
+    try:
+        fit(
+            model, batches, steps, lr=lr, warmup=len(batches), seed=seed, evaluate=evaluate, evaluate_every=len(batches)
+        )
+    except _Enough:
+        pass
+    model.load_state_dict(best["weights"])
+    temperature = max(1.0, fit_temperature(best["logits"], y[test]))
+    common = max(names, key=labels.count)
+    always = sum(labels[i] == common for i in test) / len(test)
+    accuracy = history[best["epoch"] - 1]["accuracy"]
+    say(
+        f"{len(texts)} texts, {len(names)} labels: {len(train)} to train, {len(test)} held out. Best of {len(history)} "
+        f"epochs: {best['epoch']}, accuracy {accuracy:.2f} on the held-out texts (always {common!r}: {always:.2f}). "
+        "The epoch was chosen on them, so new texts may do a little worse."
+    )
+    return Classifier(model.cpu(), tokenizer, names, temperature, max_len, history)
+
+
+def with_dropout(encoder: Encoder, dropout: float) -> Encoder:
+    """Return a copy of an encoder that has this dropout in training. The shipped encoders have none."""
+    copy = Encoder(dataclasses.replace(encoder.config, dropout=dropout))
+    copy.load_state_dict(encoder.state_dict())
+    return copy
+
+
+@torch.no_grad()
+def class_logits(model: nn.Module, sequences: Sequence[Sequence[int]], pad_id: int) -> Tensor:
+    """Return the logits (N, K) of texts given as token ids, on the CPU, in eval mode; texts of like length together."""
+    device = next(model.parameters()).device
+    with evaluating(model):
+        return by_length(sequences, pad_id, lambda *batch: model(*(x.to(device) for x in batch)).float().cpu())
+
+
+def _check_rows(texts: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """Return the names of the labels in order; ValueError for texts and labels that nothing can be learned from."""
+    if len(texts) != len(labels):
+        raise ValueError(f"there are {len(texts)} texts and {len(labels)} labels; each text needs its own.")
+    for number, label in enumerate(labels):
+        if not label.strip():
+            raise ValueError(f"the label of text {number} is empty: fill it in, or leave the text out.")
+    counts = Counter(labels)
+    if len(counts) < 2:
+        raise ValueError(
+            f"all {len(labels)} texts have the label {labels[0]!r}: with one label there is nothing to learn."
+        )
+    different: dict[str, set[str]] = {}
+    for text, label in zip(texts, labels, strict=True):
+        different.setdefault(label, set()).add(text.strip())
+    few = [f"{label!r} has {len(found)}" for label, found in sorted(different.items()) if len(found) < LEAST]
+    if few:
+        raise ValueError(
+            f"each label needs at least {LEAST} different texts: {', '.join(few)}. Add texts, or merge or drop labels."
+        )
+    return sorted(counts)
+
+
+def _torn(texts: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """Return the texts that occur with more than one label."""
+    found: dict[str, set[str]] = {}
+    for text, label in zip(texts, labels, strict=True):
+        found.setdefault(text.strip(), set()).add(label)
+    return [text for text, given in found.items() if len(given) > 1]
+
+
+def _encoded(
+    texts: Sequence[str], tokenizer: Tokenizer, max_len: int, report: Callable[[str], object] | None
+) -> list[list[int]]:
+    """Return the ids of each text, and report how many texts were cut."""
+    whole = tokenizer.encode_batch(check_texts(texts))
+    shorter = sum(len(ids) > max_len for ids in whole)
+    if shorter and report is not None:
+        report(f"{shorter} of {len(whole)} texts are longer than {max_len} tokens: only their beginning is read.")
+    return [cut(ids, max_len) for ids in whole]
+
+
+def _split(texts: Sequence[str], labels: Sequence[str], held_out: float, seed: int) -> tuple[list[int], list[int]]:
+    """Return the numbers of the texts to train on and to hold out: the share of each label, equal texts together."""
+    groups: dict[str, list[int]] = {}
+    for number, text in enumerate(texts):
+        groups.setdefault(text.strip(), []).append(number)
+    firsts: dict[str, list[int]] = {}  # label -> one text of each group
+    for group in groups.values():
+        firsts.setdefault(labels[group[0]], []).append(group[0])
+    test: list[int] = []
+    for label in sorted(firsts):
+        numbers = firsts[label]
+        order = torch.randperm(len(numbers), generator=seeded(seed, len(test))).tolist()
+        count = min(max(1, math.floor(held_out * len(numbers) + 0.5)), len(numbers) - 1)
+        test += [n for i in order[:count] for n in groups[texts[numbers[i]].strip()]]
+    kept = set(test)
+    return [n for n in range(len(texts)) if n not in kept], sorted(test)

@@ -1,0 +1,296 @@
+"""Search: BM25, vectors and their fusion, what to measure them by, and an index of the documentation. See lesson 12."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from textwrap import shorten
+from typing import NamedTuple
+
+import bm25s
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from scipy.stats import bootstrap, rankdata
+from torch import Tensor
+
+from nextbert_lite.corpora.harvest import LIBRARIES, Document
+from nextbert_lite.corpora.python_docs import load_docs
+from nextbert_lite.files import cache_dir, file_hash, write_safetensors
+from nextbert_lite.use import checkpoints
+from nextbert_lite.use.embedding import Model, embed
+from nextbert_lite.validate import check_texts, check_vectors
+
+FORMAT = 1  # of the stored index: a change of what is stored, or of how the vectors are made, is a new number
+WEIGHT = 0.35  # BM25's share in the fused score, chosen on validation (lesson 12)
+NO_WORDS = "none in common"
+RESAMPLES = 10_000  # of the bootstrap
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG, and would write into other programs' logs
+
+
+class Bm25:
+    """BM25 over a list of texts, by the library bm25s: Lucene's variant, k1 = 1.5, b = 0.75, English stop words.
+
+    A word is two or more letters or digits, in lower case. Robertson and Zaragoza 2009; the variants are compared by
+    Kamphuis et al. 2020.
+    """
+
+    def __init__(self, texts: Sequence[str]):
+        tokens = _words(texts)
+        if not any(tokens):
+            raise ValueError("the texts hold no word but stop words, so there is nothing to search for.")
+        self._scorer = bm25s.BM25(k1=1.5, b=0.75, method="lucene", backend="numpy")
+        self._scorer.index(tokens, create_empty_token=False, show_progress=False)
+
+    def scores(self, queries: Sequence[str]) -> Tensor:
+        """Return each text's score for each query, (Q, N); 0 where they share no word that counts."""
+        ids = [self._scorer.get_tokens_ids(tokens) for tokens in _words(queries)]
+        return torch.stack([torch.from_numpy(self._scorer.get_scores_from_ids(row)) for row in ids])
+
+    def words(self, query: str, i: int) -> dict[str, float]:
+        """Return what each word of the query adds to text i's score, the largest first; the sum is the score."""
+        counts = Counter(_words([query])[0])
+        parts = {}
+        for word, count in counts.items():
+            parts[word] = count * float(self._scorer.get_scores_from_ids(self._scorer.get_tokens_ids([word]))[i])
+        return {word: part for word, part in sorted(parts.items(), key=lambda pair: -pair[1]) if part > 0}
+
+
+def _words(texts: Sequence[str]) -> list[list[str]]:
+    return bm25s.tokenize(check_texts(texts, blank=True), stopwords="en", return_ids=False, show_progress=False)
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+def ranks(scores: Tensor, right: Tensor | None = None) -> Tensor:
+    """Return the rank of each query's right text, (Q,) float, from 1; among ties it is the middle one.
+
+    scores: (Q, N), higher is better. right: (Q,), the number of the right text; None: text i answers query i.
+    The middle is the rank to expect when ties are ordered by chance: a constant score then gains nothing.
+    """
+    check_vectors(scores, "the scores")
+    Q, N = scores.shape
+    if right is None:
+        if Q != N:
+            raise ValueError(
+                f"the scores have the shape {(Q, N)}: with `right` left out, text i answers query i, so "
+                "there must be as many texts as queries. Give `right`, the number of each right text."
+            )
+        right = torch.arange(N)
+    right = torch.as_tensor(right).to(scores.device)
+    if right.shape != (Q,) or right.min() < 0 or right.max() >= N:
+        raise ValueError(f"`right` must be {Q} numbers of texts, 0 to {N - 1}, one a query.")
+    own = scores.gather(1, right[:, None])
+    return 1 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
+
+
+def mrr(scores: Tensor, right: Tensor | None = None) -> float:
+    """Return the mean reciprocal rank of the right texts: 1 is perfect. Arguments as in `ranks`."""
+    return (1 / ranks(scores, right)).mean().item()
+
+
+def recall_at(scores: Tensor, k: int, right: Tensor | None = None) -> float:
+    """Return the share of queries whose right text is among the first k. Arguments as in `ranks`."""
+    return (ranks(scores, right) <= k).float().mean().item()
+
+
+def paired_bootstrap(a: Tensor, b: Tensor) -> tuple[float, float, float]:
+    """Return the mean of a - b and the interval around it that holds the true one with probability 0.95.
+
+    a, b: (Q,), what two systems get for the same queries, such as 1 / ranks. Queries are drawn anew 10,000 times, each
+    with both its values; the interval is that of the percentiles (Efron and Tibshirani 1993, chapter 13), by scipy.
+    """
+    a, b = torch.as_tensor(a).double(), torch.as_tensor(b).double()
+    if a.ndim != 1 or a.shape != b.shape or len(a) < 2:
+        raise ValueError(
+            f"a and b have the shapes {tuple(a.shape)} and {tuple(b.shape)}; expected (Q,) for both, one "
+            "value a query, the same queries in the same order, and at least two."
+        )
+    if not (a.isfinite().all() and b.isfinite().all()):
+        raise ValueError("a value is not finite: look at that query's scores.")
+    difference = (a - b).numpy()
+    drawn = bootstrap((difference,), np.mean, n_resamples=RESAMPLES, batch=500, method="percentile", rng=0)
+    low, high = drawn.confidence_interval
+    return float(difference.mean()), float(low), float(high)
+
+
+# --- fusing -----------------------------------------------------------------------------------------------------------
+
+
+def z_scores(scores: Tensor) -> Tensor:
+    """Return the scores (Q, N) with mean 0 and standard deviation 1 for each query; a constant row becomes zeros."""
+    check_vectors(scores, "the scores")
+    centred = scores - scores.mean(1, keepdim=True)
+    flat = (scores == scores[:, :1]).all(1, keepdim=True)
+    return (centred / scores.std(1, keepdim=True, correction=0)).masked_fill(flat, 0.0)
+
+
+def fuse(a: Tensor, b: Tensor, weight: float) -> Tensor:
+    """Return weight · z(a) + (1 - weight) · z(b), (Q, N). weight: between 0 and 1, chosen on validation queries."""
+    _check_two(a, b)
+    if not 0 <= weight <= 1:
+        raise ValueError(f"weight is {weight}; it must be between 0 (only b) and 1 (only a).")
+    return weight * z_scores(a) + (1 - weight) * z_scores(b)
+
+
+def reciprocal_rank_fusion(a: Tensor, b: Tensor) -> Tensor:
+    """Return 1 / (60 + rank by a) + 1 / (60 + rank by b), (Q, N): Cormack, Clarke and Buettcher 2009."""
+    _check_two(a, b)
+    return 1 / (60 + all_ranks(a)) + 1 / (60 + all_ranks(b))
+
+
+def all_ranks(scores: Tensor) -> Tensor:
+    """Return every text's rank for each query, (Q, N) float, from 1; ties share their middle rank."""
+    check_vectors(scores, "the scores")
+    return torch.from_numpy(rankdata(-scores.detach().cpu().numpy(), axis=1)).to(scores)
+
+
+def best_weight(a: Tensor, b: Tensor, right: Tensor | None = None) -> tuple[float, float]:
+    """Return the weight of `fuse` with the best MRR, among 0, 0.05, … 1, and that MRR; of equals the smallest.
+
+    Choose it on validation queries: on the queries that you report it flatters the fusion.
+    """
+    found = {i / 20: mrr(fuse(a, b, i / 20), right) for i in range(21)}
+    return max(found.items(), key=lambda pair: pair[1])
+
+
+def _check_two(a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape:
+        raise ValueError(
+            f"a has the shape {tuple(a.shape)}, b {tuple(b.shape)}; both must be (Q, N), for the same "
+            "queries and texts."
+        )
+
+
+# --- the index --------------------------------------------------------------------------------------------------------
+
+
+class Hit(NamedTuple):
+    """One document that a search found: the fused score, its two parts, and what each word added to BM25."""
+
+    document: Document
+    score: float
+    bm25: float
+    cosine: float
+    words: dict[str, float]
+
+
+class SearchIndex:
+    """Documents that can be searched, by their words and by their vectors.
+
+    BM25 reads a document's name too, so that "argsort" finds it. model: as in `embed`. weight: BM25's share in the
+    score, see `fuse`. vectors: (N, C), if they are known already.
+    """
+
+    def __init__(
+        self,
+        documents: Sequence[Document],
+        model: Model = "docs-contrastive",
+        weight: float = WEIGHT,
+        vectors: Tensor | None = None,
+    ):
+        self.documents, self.model, self.weight = tuple(documents), model, weight
+        texts = [d.text for d in self.documents]
+        self.bm25 = Bm25([f"{d.name}\n{d.text}" for d in self.documents])
+        self.vectors = embed(texts, model, long="windows") if vectors is None else check_vectors(vectors)
+        if len(self.vectors) != len(texts):
+            raise ValueError(f"there are {len(texts)} documents and {len(self.vectors)} vectors; each needs its own.")
+
+    def search(self, query: str, k: int = 5, library: str | None = None) -> list[Hit]:
+        """Return the k best documents, of one library if asked, the best first.
+
+        Raises ValueError for an empty query, k below 1, and a library that there is not.
+        """
+        check_query(query, k, library)
+        bm25 = self.bm25.scores([query])
+        cosine = embed([query], self.model, long="windows", device="cpu") @ self.vectors.T
+        score = fuse(bm25, cosine, self.weight)[0]
+        order = score.argsort(descending=True, stable=True).tolist()
+        found = [i for i in order if library in (None, self.documents[i].library)][:k]
+        return [
+            Hit(self.documents[i], score[i].item(), bm25[0, i].item(), cosine[0, i].item(), self.bm25.words(query, i))
+            for i in found
+        ]
+
+
+def check_query(query: str, k: int = 5, library: str | None = None) -> None:
+    """Raise ValueError unless a search can be made of these."""
+    if not query.strip():
+        raise ValueError('the query is empty: write what you look for, such as "invert a matrix".')
+    if k < 1:
+        raise ValueError(f"k is {k}; ask for at least one hit.")
+    if library is not None and library not in LIBRARIES:
+        raise ValueError(f"there is no library {library!r}; choose one of {', '.join(LIBRARIES)}.")
+
+
+def open_index(
+    model: str | Path = "docs-contrastive", rebuild: bool = False, report: Callable[[str], object] | None = None
+) -> SearchIndex:
+    """Return the index over all the documentation on this machine, by the model of a checkpoint.
+
+    Making it takes a minute or two. It is kept in the folder that `load_docs` uses, and made again when the corpus, the
+    checkpoint or the format changed, the file is damaged, or `rebuild` is true. report: gets a line now and then.
+    Raises FileNotFoundError or ValueError for a checkpoint that cannot be loaded.
+    """
+    folder, report = checkpoints.find(model).resolve(), report or (lambda line: None)
+    kept = None if rebuild else _stored(folder)
+    if kept is None:
+        report("Reading the documentation of Python, PyTorch, NumPy and Matplotlib on this machine …")
+    docs = load_docs()
+    checkpoint = file_hash(folder / checkpoints.CARD)
+    made_of = {"format": str(FORMAT), "corpus": docs.fingerprint["sha256"], "checkpoint": checkpoint}
+    if kept and kept[1] == made_of:
+        return SearchIndex(docs.documents, folder, vectors=kept[0])
+    vectors = _embed_all(docs.documents, folder, report)
+    with suppress(OSError, RuntimeError):  # a folder that cannot be written costs the time again, nothing else
+        write_safetensors(_place(folder), {"vectors": vectors}, made_of | {"sha256": _digest(vectors)})
+    return SearchIndex(docs.documents, folder, vectors=vectors)
+
+
+def _embed_all(documents: Sequence[Document], model: Path, report: Callable[[str], object]) -> Tensor:
+    report(f"Making the index of {len(documents):,} documents, once; it is kept for the next search.")
+    vectors = []
+    for start in range(0, len(documents), 1000):
+        part = documents[start : start + 1000]
+        vectors.append(embed([d.text for d in part], model, long="windows"))
+        report(f"  {start + len(part):,} of {len(documents):,} documents")
+    return torch.cat(vectors)
+
+
+def _stored(folder: Path) -> tuple[Tensor, dict[str, str]] | None:
+    """Return the stored vectors and what they were made of; None when there are none or the file is damaged."""
+    try:
+        with safe_open(_place(folder), "pt") as file:
+            made_of, vectors = file.metadata() or {}, file.get_tensor("vectors").clone()
+    except (OSError, RuntimeError, SafetensorError):
+        return None
+    return (vectors, made_of) if made_of.pop("sha256", None) == _digest(vectors) else None
+
+
+def _place(folder: Path) -> Path:
+    return cache_dir() / f"index-{sha256(str(folder).encode()).hexdigest()[:16]}.safetensors"
+
+
+def _digest(vectors: Tensor) -> str:
+    return sha256(vectors.numpy().tobytes()).hexdigest()
+
+
+# --- showing the hits -------------------------------------------------------------------------------------------------
+
+
+def hits_text(hits: Sequence[Hit]) -> str:
+    """Return the hits as plain lines: name, library, scores, summary, words."""
+    blocks = []
+    for number, hit in enumerate(hits, 1):
+        words = ", ".join(f"{word} {part:.1f}" for word, part in hit.words.items())
+        blocks.append(
+            f"{number}. {hit.document.name}  ({hit.document.library})\n"
+            f"   {shorten(hit.document.summary, 100, placeholder=' …')}\n"
+            f"   score {hit.score:.2f}  BM25 {hit.bm25:.1f}  cosine {hit.cosine:.2f}  words: {words or NO_WORDS}"
+        )
+    return "\n".join(blocks)

@@ -1,0 +1,262 @@
+"""`nextbert-lite pairs`: from pairs of texts, one's own or the documentation's, to a sentence encoder that finds."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from nextbert_lite import SearchIndex, SentenceEncoder, embed, fine_tune, load, load_docs
+from nextbert_lite.course import pairs, runs
+from nextbert_lite.course.cli import main
+from nextbert_lite.course.pairs import DocsPairs, groups_of, own_pairs, read_pairs, spoken, train_pairs
+from nextbert_lite.training import loop
+from nextbert_lite.training.tokenizer import train_bpe
+from nextbert_lite.use import checkpoints
+from nextbert_lite.use.checkpoints import read_card, unseen
+
+FOODS = "bread rice soup cake salad pasta cheese apple fish stew pie honey".split()
+ACTS = "buy cook store freeze share taste".split()
+THINGS = "dog cat bird cow pig goat hen duck frog bee ant fox run jump sing read draw walk".split()
+OTHER = dict(zip([*FOODS, *ACTS], THINGS, strict=True))
+MANY = [(f"how do I {a} {f} at home", f"{OTHER[a]} near the {OTHER[f]} first") for f in FOODS for a in ACTS]
+
+
+@pytest.fixture(scope="module")
+def docs():
+    return load_docs()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load("docs-small").tokenizer
+
+
+@pytest.fixture(scope="module")
+def batches(docs, tokenizer):
+    return DocsPairs(docs, tokenizer, batch_size=40, max_len=48, seed=0)
+
+
+def write(path, rows):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+# --- pairs of one's own -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A sentence encoder made by the command from a CSV file of questions and answers."""
+    folder = tmp_path_factory.mktemp("pairs")
+    file = write(folder / "mine.csv", [("question", "answer"), *MANY])
+    out = folder / "encoder"
+    assert main(["pairs", "--data", str(file), "--steps", "30", "--batch", "24", "--out", str(out)]) == 0
+    return file, out, read_card(out)
+
+
+def test_the_command_learns_from_a_file_of_two_columns_and_says_how_much(trained):
+    _, out, card = trained
+    figures = card["held_out"]
+    assert figures["mrr"] > figures["mrr_before"] + 0.2
+    assert figures["pairs"] >= 6 and 0 < figures["bm25_mrr"] <= 1
+    assert card["corpus"]["name"] == "pairs" and card["training"]["steps"] == 30
+    assert sorted(p.name for p in out.iterdir()) == ["card.json", "model.safetensors", "tokenizer.json"]
+    assert [entry["step"] for entry in card["training"]["curve"]] == [5, 10, 15, 20, 25, 30]
+
+
+def test_what_it_made_serves_embed_search_and_fine_tune(trained, docs):
+    _, out, _ = trained
+    model, _ = load(out)
+    assert isinstance(model, SentenceEncoder) and model.encoder.config.dropout == 0
+    assert embed(["how do I cook rice"], out).shape == (1, 192)
+    hits = SearchIndex(docs.test[:20], out).search(docs.test[0].summary, k=3)
+    assert len(hits) == 3
+    texts = [question for question, _ in MANY[:24]]
+    classifier = fine_tune(texts, ["buy" if "buy" in t else "other" for t in texts], start=out, epochs=1, report=None)
+    assert classifier.labels == ("buy", "other")
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights_and_refuses_other_settings(trained, tmp_path, monkeypatch, capsys):
+    file, whole, _ = trained
+    schedule, stops = loop.linear_schedule, [12]
+
+    def stopping(step, *rest):
+        if stops and step == stops[0]:
+            stops.pop()
+            raise KeyboardInterrupt
+        return schedule(step, *rest)
+
+    monkeypatch.setattr(loop, "linear_schedule", stopping)
+    monkeypatch.setattr(pairs, "CHECKPOINT_EVERY", 5)
+    command = ["pairs", "--data", str(file), "--steps", "30", "--batch", "24", "--out", str(tmp_path / "again")]
+    assert main(command) == 130
+    assert (tmp_path / "again" / runs.RUN).is_file() and not (tmp_path / "again" / "card.json").exists()
+    assert main([*command[:-2], "--lr", "1e-3", *command[-2:]]) == 2
+    assert "lr was 0.0006, is now 0.001" in capsys.readouterr().err
+    assert main(command) == 0
+    same = [(folder / "model.safetensors").read_bytes() for folder in (whole, tmp_path / "again")]
+    assert same[0] == same[1]
+    assert main(command) == 1  # a finished model is not overwritten
+    assert "has a model already" in capsys.readouterr().err
+
+
+def test_pairs_that_share_a_text_stay_on_one_side_and_every_pair_has_a_place(tokenizer):
+    linked = [(f"question {i}", f"answer {i // 3}") for i in range(120)]
+    corpus = own_pairs(linked, tokenizer)
+    held = {text for pair in (*corpus.validation, *corpus.test) for text in pair}
+    train = set(linked) - set(corpus.validation) - set(corpus.test)
+    assert not held & {text for pair in train for text in pair}
+    assert corpus.train == len(train) >= 90 and min(len(corpus.validation), len(corpus.test)) >= 12
+    assert set(own_pairs(linked[::-1], tokenizer).test) == set(corpus.test)
+
+
+def test_a_chain_of_shared_texts_is_one_group():
+    assert groups_of([("a", "b"), ("c", "d"), ("b", "c"), ("e", "f")]) == ["a", "a", "a", "e"]
+
+
+@pytest.mark.parametrize(
+    "rows, words",
+    [
+        ([("question",), *[(a,) for a, _ in MANY]], r"has 1 columns \(question\); expected 2"),
+        ([("question;answer",), *[(f"{a};{b}",) for a, b in MANY]], "Its fields are not separated by commas"),
+        ([("a", "b", "c"), ("x", "y", "z")], r"has 3 columns \(a, b, c\); expected 2, or say which to take"),
+        ([("a", "b"), ("x", "y"), ("x", " ")], "line 3: the b is empty. Fill it in, or delete the row"),
+        ([("a", "b"), ("x", "NaN"), ("x", "y")], "the b of pair 0 is 'NaN', which programs write for a missing value"),
+        ([("a", "b"), ("x", "y"), ("z", "w"), ("q", "r")], "there are 3 different pairs.* At least 20 pairs"),
+        ([("a", "b"), *[(a, "the same") for a, _ in MANY]], "72 different pairs, of which 0 would be trained on"),
+        ([("a", "b"), ("x", "y", "z")], "line 2: 3 fields, but the first line has 2"),
+        ([("a", "b")], "has a first line and no texts below it"),
+        ([], "is empty; expected a first line such as question,answer"),
+    ],
+)
+def test_a_file_of_no_use_is_told_in_one_sentence_and_nothing_is_written(rows, words, tmp_path, capsys):
+    file = write(tmp_path / "mine.csv", rows)
+    command = ["pairs", "--data", str(file), "--steps", "3", "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and re.search(words, said), said
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_columns_of_more_are_taken_by_their_names(tmp_path):
+    file = write(tmp_path / "mine.csv", [("id", "answer", "question"), (1, "yes", "really"), (2, "no", "sure")])
+    assert read_pairs(file, ("question", "answer")) == [("really", "yes"), ("sure", "no")]
+
+
+@pytest.mark.parametrize(
+    "given, error, words",
+    [
+        ([("a", "b", "c")] * 30, ValueError, "must be a list of"),
+        (["ab"] * 30, ValueError, "must be a list of"),
+        ([("a", float("nan"))] * 30, TypeError, "text 0 is float; each text must be a str"),
+        ([], ValueError, "there are 0 different pairs"),
+    ],
+)
+def test_a_list_that_holds_no_pairs_of_texts_is_refused(given, error, words, tmp_path):
+    with pytest.raises(error, match=words):
+        train_pairs(given, tmp_path / "out", steps=3)
+
+
+def test_the_command_is_a_process_whose_help_names_the_file_and_what_takes_the_result():
+    run = subprocess.run([sys.executable, "-m", "nextbert_lite", "pairs", "--help"], capture_output=True, text=True)
+    assert run.returncode == 0
+    assert all(words in run.stdout for words in ("CSV file of two columns", "embed(", "search", "fine_tune(", "Ctrl-C"))
+
+
+# --- the documentation ------------------------------------------------------------------------------------------------
+
+
+def texts_of(ids, tokenizer):
+    return [tokenizer.decode(row[(row > tokenizer.sep_id)].tolist()).strip() for row in ids]
+
+
+def test_a_batch_is_a_function_of_the_seed_and_the_step(batches):
+    first, again, other = batches(7), batches(7), batches(8)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert first["ids"].shape != other["ids"].shape or not torch.equal(first["ids"], other["ids"])
+
+
+def test_a_batch_fits_into_the_length_and_every_text_keeps_its_specials(batches, tokenizer):
+    batch = batches(0)
+    for ids, mask in ((batch["ids"], batch["mask"]), (batch["positive_ids"], batch["positive_mask"])):
+        assert len(ids) == 40 and ids.shape[1] <= 48
+        assert (ids[:, 0] == tokenizer.cls_id).all()
+        assert ((ids == tokenizer.sep_id).sum(1) == 1).all()
+        assert (mask.sum(1) >= 3).all()
+
+
+def test_the_three_kinds_of_pairs_are_drawn_from_the_training_texts_alone(batches, docs, tokenizer):
+    batch = batches(1)
+    anchors, positives = (texts_of(batch[name], tokenizer) for name in ("ids", "positive_ids"))
+    bodies = " ".join(d.text for d in docs.train)
+    plain = "".join(bodies.split())
+    assert all("".join(text.split()) in plain for text in positives[:28])  # a part of a body, or of a text
+    summaries = {d.summary.strip() for d in docs.train}
+    assert sum(any(s.startswith(text[:20]) for s in summaries) for text in anchors[:24]) == 24
+    assert {spoken(d.name) for d in docs.train} >= set(anchors[24:28])
+    assert all("".join(text.split()) in plain for text in anchors[28:])  # a span of a text
+
+
+def test_a_span_is_cut_out_of_its_surroundings_two_times_in_three(batches):
+    generator = torch.Generator().manual_seed(0)
+    words, stays = list(range(10, 50)), 0
+    for _ in range(600):
+        span, around = batches.cut_out(words, generator)
+        assert 6 <= len(span) <= 23 and span == list(range(span[0], span[0] + len(span)))
+        stays += set(span) <= set(around)
+        assert set(span) <= set(around) or not set(span) & set(around)
+        assert set(around) | set(span) <= set(words)
+    assert abs(stays / 600 - 1 / 3) < 4 * (2 / 9 / 600) ** 0.5  # false alarms: 1 in 16,000
+
+
+def test_a_long_texts_span_and_what_surrounds_it_are_neighbours(batches):
+    generator = torch.Generator().manual_seed(0)
+    words = list(range(1000))
+    for _ in range(200):
+        span, around = batches.cut_out(words, generator)
+        seen = around[: batches.max_len - 2]
+        assert min(abs(x - y) for x in seen for y in (span[0], span[-1])) <= batches.max_len
+
+
+def test_the_documentation_is_a_corpus_of_pairs_too(tmp_path, monkeypatch, docs):
+    few = SimpleNamespace(
+        pairs=lambda split: docs.pairs(split)[:40],
+        train=docs.train[:60],
+        fingerprint=docs.fingerprint,
+        hashes=docs.hashes,
+    )
+    monkeypatch.setattr(pairs, "load_docs", lambda: few)
+    card = train_pairs("docs", tmp_path / "model", steps=3, batch=16, max_len=32)
+    assert card["training"]["steps"] == 3 and card["held_out"]["pairs"] == 40
+    assert card["corpus"]["train_hashes"] == docs.hashes("train")
+    assert read_card(tmp_path / "model") == json.loads(json.dumps(card))
+
+
+def test_the_shipped_encoders_figure_is_found_again_on_texts_it_never_saw(docs):
+    model, tokenizer = load("docs-contrastive")
+    card = read_card("docs-contrastive")
+    same = docs.fingerprint == card["corpus"]["fingerprint"]
+    if same:
+        assert docs.hashes("train") == card["corpus"]["train_hashes"]
+        test = docs.pairs("test")
+    else:
+        held_out = {d.summary for d in unseen(card, docs.test, docs)}
+        test = [pair for pair in docs.pairs("test") if pair[0] in held_out]
+    found = pairs.reciprocal(model, tokenizer, test[:100])
+    assert found == pytest.approx(card["held_out"]["sample_mrr"], abs=5e-3 if same else 0.15)
+    masked = SentenceEncoder(load("docs-small").model.encoder)
+    assert found > 1.5 * pairs.reciprocal(masked, tokenizer, test[:100])
+
+
+def test_a_start_with_another_tokenizer_trains_on_its_own_words(tmp_path):
+    bpe = train_bpe((text for pair in MANY for text in pair), 300)
+    assert own_pairs(MANY, bpe).train >= 50
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint 'nowhere'"):
+        train_pairs(MANY, tmp_path / "out", start="nowhere", steps=3)
+    assert not (tmp_path / "out").exists() and checkpoints.find("docs-small")
