@@ -10,8 +10,10 @@ endif
 define HELP
 make lab                 install, put your copies of the lessons into workspace/, open JupyterLab on lesson 00
 make demo                install, pretrain a small encoder on real text and look at what it learned
-make test                install, then lint and all tests, those of the lessons included
-make test LESSON=02      only the tests of one lesson
+make test                install, then lint and all tests; every lesson is executed and compared
+make test LESSON=02      only the tests of one lesson, and the lesson itself
+make check LESSON=02     the same without executing the lesson: while you work on it
+make test-extras         install what the book and a real browser need, then their tests
 make test-slow           the tests that take minutes each
 make bench               install, then measure speed beside Hugging Face, sentence-transformers and torch's own encoder
 make checkpoints         train toy-small, docs-small and docs-contrastive anew into data/checkpoints (two hours or more)
@@ -26,7 +28,6 @@ make ... TORCH_INDEX=URL         a further package index for PyTorch, at the ins
                                  https://download.pytorch.org/whl/cpu
 make lab LAB="--lesson 02"       options of `nextbert-lite start`; after -- those of JupyterLab: LAB="-- --no-browser"
 make demo DEMO="--minutes 1"     options of `nextbert-lite demo`
-make test EXTRAS="book browser"  install what the tests of the book and those in a real browser need, too
 make bench BENCH=--quick         options of the benchmark (--threads N, --out FILE)
 endef
 
@@ -36,10 +37,15 @@ $(PYTHON) tools/setup_env.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 PYTEST = TQDM_DISABLE=1 $(BIN)/python -m pytest
 TOY_SMALL = --preset tiny --batch 64 --rate 0.5 --steps 5200
 DOCS_SMALL = --preset small --set init_std=0.02 --batch 16 --lr 1e-3 --steps 28000 --bf16
+NBVAL = --nbval-lax --nbval-cell-timeout=300
+WORKERS = -n 2 --dist loadfile
+DOCS_PAIRS = --batch 160 --steps 1550 --max-len 128 --bf16
 LESSON_FILES = $(wildcard notebooks/$(LESSON)_*.ipynb)
 LESSON_TESTS = tests/test_lessons.py tests/test_checks.py
+NO_LESSON = $(if $(LESSON_FILES),,$(error there is no lesson '$(LESSON)' in notebooks/; say which, as LESSON=02, or build \
+it: make notebooks ONLY=$(LESSON)))
 
-.PHONY: help lab demo test test-slow bench checkpoints notebooks book book-serve
+.PHONY: help lab demo test check test-extras test-slow bench checkpoints notebooks book book-serve
 
 help:
 	$(info $(HELP))
@@ -55,16 +61,25 @@ demo:
 
 ifdef LESSON
 test:
-	$(SETUP) --extra test $(addprefix --extra ,$(EXTRAS))
-	$(if $(LESSON_FILES),,$(error there is no lesson $(LESSON) in notebooks/; build it: make notebooks ONLY=$(LESSON)))
-	$(PYTEST) -m "not slow" --nbval-lax --nbval-cell-timeout=300 $(LESSON_FILES) $(LESSON_TESTS) -k $(LESSON)
+	$(SETUP) --extra test
+	$(NO_LESSON)
+	$(PYTEST) -m "not slow" $(NBVAL) $(LESSON_FILES) $(LESSON_TESTS) -k "lesson$(LESSON) or ipynb"
 else
 test:
-	$(SETUP) --extra test $(addprefix --extra ,$(EXTRAS))
+	$(SETUP) --extra test
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(PYTEST) -m "not slow" --nbval-lax --nbval-cell-timeout=300 tests $(sort $(wildcard notebooks/*.ipynb))
+	$(PYTEST) $(WORKERS) -m "not slow" $(NBVAL) $(sort $(wildcard notebooks/*.ipynb)) tests
 endif
+
+check:
+	$(SETUP) --extra test
+	$(NO_LESSON)
+	$(PYTEST) -m "not slow" $(LESSON_TESTS) -k lesson$(LESSON)
+
+test-extras:
+	$(SETUP) --extra test --extra book --extra browser
+	$(PYTEST) tests/test_book.py tests/browser
 
 test-slow:
 	$(SETUP) --extra test
@@ -78,7 +93,7 @@ checkpoints:
 	$(SETUP)
 	$(BIN)/python -m nextbert_lite pretrain --corpus toy $(TOY_SMALL) --out data/checkpoints/toy-small --replace
 	$(BIN)/python -m nextbert_lite pretrain --corpus docs $(DOCS_SMALL) --out data/checkpoints/docs-small --replace
-	$(BIN)/python tools/train_contrastive.py --bf16 --out data/checkpoints/docs-contrastive
+	$(BIN)/python -m nextbert_lite pairs --data docs $(DOCS_PAIRS) --out data/checkpoints/docs-contrastive --replace
 
 notebooks:
 	$(SETUP) --extra test

@@ -173,7 +173,7 @@ def check_same(arms: dict[str, Arm], batch: Batch) -> float:
 
 def training_step(arm: Arm) -> Callable[[Batch], float]:
     """Return forward, backward and optimizer as one function. All arms have the same: torch's AdamW, fused."""
-    optimizer = adamw(arm.model, lr=1e-4, weight_decay=0.01, betas=(0.9, 0.98))
+    optimizer = adamw(arm.model, lr=1e-4)
 
     def step(batch: Batch) -> float:
         loss = arm.loss(batch)

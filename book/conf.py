@@ -4,8 +4,6 @@ import json
 import re
 from pathlib import Path
 
-from docutils import nodes
-
 from nextbert_lite import __version__
 
 HERE = Path(__file__).parent
@@ -103,6 +101,12 @@ def inline(text: str) -> str:
     return "".join(parts)
 
 
+def on_skip(app, what, name, obj, skip, options) -> bool | None:
+    """Leave out what a module imports from elsewhere before Sphinx stumbles over its signature (scipy's bootstrap)."""
+    elsewhere = not (getattr(obj, "__module__", None) or project).startswith(project)
+    return True if what == "module" and elsewhere else None
+
+
 def on_docstring(app, what, name, obj, options, lines) -> None:
     lines[:] = rst(lines)
 
@@ -115,12 +119,15 @@ def on_signature(app, what, name, obj, options, signature, returns) -> tuple:
 
 def on_doctree(app, doctree) -> None:
     """Give each figure its sentence: it stands in the notebook's output, where myst-nb does not look."""
+    from docutils import nodes  # here: the tests of what stands above need no Sphinx
+
     sentences = json.loads(FIGURES.read_text(encoding="utf-8"))
     for image in doctree.findall(nodes.image):
         image["alt"] = sentences.get(Path(image["uri"]).stem, image.get("alt", ""))
 
 
 def setup(app) -> None:
+    app.connect("autodoc-skip-member", on_skip)
     app.connect("autodoc-process-docstring", on_docstring)
     app.connect("autodoc-process-signature", on_signature)
     app.connect("doctree-read", on_doctree)

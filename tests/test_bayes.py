@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,8 +56,8 @@ def small(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def world():
-    return ToyWorld()
+def perfect(world):
+    return PerfectModel(world)
 
 
 def all_sentences(world):
@@ -119,21 +118,19 @@ def test_the_floor_equals_the_exact_expected_loss_within_sampling_error(small):
     unknown, selected = (
         np.array([[chance(b, a, rate, V, known) for a in range(V)] for b in range(V + 1)]) for known in (None, True)
     )
-    y = np.array(list(itertools.product(range(V + 1), repeat=4)))  # (Y, 4): all that can be seen
     total = count = 0.0
     for t in range(4):
-        joint = p * rate * selected[y[:, t, None], x[:, t]]  # (Y, S)
-        for u in {0, 1, 2, 3} - {t}:
-            joint = joint * unknown[y[:, u, None], x[:, u]]
-        of_word = joint @ np.eye(V)[x[:, t]]  # (Y, V)
-        posterior = of_word / of_word.sum(1, keepdims=True)
-        total += -(of_word * np.log(np.where(of_word > 0, posterior, 1))).sum()
-        count += joint.sum()
+        first, second, third, fourth = ((selected if u == t else unknown)[:, x[:, u]] for u in range(4))  # (V + 1, S)
+        begins = (first[:, None] * second).reshape(-1, len(x))  # all that can be seen of the first two words, and S
+        ends = (third[:, None] * fourth * p * rate).reshape(-1, len(x))
+        of_word = np.stack([begins[:, x[:, t] == w] @ ends[:, x[:, t] == w].T for w in np.unique(x[:, t])])
+        total -= (of_word * np.log(of_word / of_word.sum(0))).sum()
+        count += of_word.sum()
     exact = total / count
     assert count == pytest.approx(4 * rate * p.sum())  # nothing was left out
 
     keep = [i for i, n in enumerate(small.lengths.tolist()) if n == 4]
-    frames, words = small._draw(40_000, np.random.default_rng(5), [i in keep for i in range(len(small.frames))])
+    frames, words = small._draw(20_000, np.random.default_rng(5), [i in keep for i in range(len(small.frames))])
     ids = torch.zeros(len(frames), 6, dtype=torch.int64)
     ids[:, 0], ids[:, 5] = SPECIALS.index("[CLS]"), SPECIALS.index("[SEP]")
     ids[:, 1:5] = torch.from_numpy(words[:, :4]) + FIRST
@@ -143,32 +140,32 @@ def test_the_floor_equals_the_exact_expected_loss_within_sampling_error(small):
     assert abs(mean - exact) < 4 * error < 0.03  # false alarms: 1 in 16,000
 
 
-def test_more_context_never_hurts_the_perfect_model(world):
-    both, left, right = (floor(world, 3000, sees=sees) for sees in ("both", "left", "right"))
+def test_more_context_never_hurts_the_perfect_model(world, small):
+    both, left, right = (floor(world, 800, sees=sees) for sees in ("both", "left", "right"))
     assert left[0] - both[0] > 5 * (left[1] + both[1])
     assert right[0] - both[0] > 5 * (right[1] + both[1])
+    assert floor(small, 800)[0] < both[0]  # an edited grammar has a floor of its own
 
 
-def test_no_other_distribution_is_below_the_floor(world):
+def logits_of(model):
+    return lambda ids, mask: model(ids).clamp(min=1e-12).log()
+
+
+def test_no_other_distribution_is_below_the_floor(world, perfect):
     """Cheaper predictors, each a valid model, stay above: the paired gap is positive beyond sampling error."""
-    perfect = PerfectModel(world)
-
-    def logits_of(other):
-        return lambda ids, mask: other(ids).clamp(min=1e-12).log()
-
     for other in (PerfectModel(world, sees="left"), PerfectModel(world, sees="right"), PerfectModel(world, rate=0.6)):
-        gap = compare(logits_of(other), world, n=1500, perfect=perfect)
+        gap = compare(logits_of(other), world, n=800, perfect=perfect)
         assert gap.gap > 3 * gap.standard_error > 0
-    own = compare(logits_of(perfect), world, n=500)
+    own = compare(logits_of(perfect), world, n=200)
     assert abs(own.gap) < 1e-9 and own.loss == pytest.approx(own.floor)
 
 
-def test_the_floor_is_split_by_what_was_done_to_the_token(world):
-    gap = compare(lambda ids, mask: PerfectModel(world)(ids).clamp(min=1e-12).log(), world, n=2000)
+def test_the_floor_is_split_by_what_was_done_to_the_token(world, perfect):
+    gap = compare(logits_of(perfect), world, n=1000, perfect=perfect)
     assert isinstance(gap, Gap) and set(gap.kinds) == set(KINDS)
     shares = [gap.kinds[kind][0] for kind in KINDS]
     assert sum(shares) == pytest.approx(1)
-    n = 2000 * 11.0 * 0.15  # about so many selected tokens
+    n = 1000 * 11.0 * 0.15  # about so many selected tokens
     V = len(world.words)
     for share, p in zip(shares, (0.8, 0.1 + 0.1 / V, 0.1 - 0.1 / V), strict=True):
         assert abs(share - p) < 4 * math.sqrt(p * (1 - p) / n)
@@ -176,8 +173,7 @@ def test_the_floor_is_split_by_what_was_done_to_the_token(world):
     assert gap.floor == pytest.approx(sum(share * least for share, _, least in gap.kinds.values()))
 
 
-def test_a_gap_gets_its_right_distribution(world):
-    perfect = PerfectModel(world)
+def test_a_gap_gets_its_right_distribution(perfect):
     verbs = perfect.gap("the cook near the ovens [MASK] the waiters in the kitchen")
     assert sum(verbs.values()) == pytest.approx(1)
     assert list(verbs)[:3] == ["praises", "serves", "feeds"] and min(list(verbs.values())[:3]) > 0.33
@@ -187,42 +183,39 @@ def test_a_gap_gets_its_right_distribution(world):
 
 
 @pytest.mark.parametrize("position", [2, 4, 5])
-def test_what_stands_at_padding_and_specials_is_zero(world, position):
+def test_what_stands_at_padding_and_specials_is_zero(world, perfect, position):
     ids, _ = world.sample_ids(20, seed=position)
-    table = PerfectModel(world)(ids)
+    table = perfect(ids)
     word = ids >= FIRST
     torch.testing.assert_close(table.sum(-1)[word], torch.ones(int(word.sum()), dtype=torch.float64))
     assert (table[~word] == 0).all()
 
 
-@pytest.mark.parametrize(
-    "ids, words",
-    [
-        ([[2, 7, 7, 3, 0, 0]], "no corrupted sentence"),
-        ([[7, 7, 7, 3, 0, 0]], r"is not \[CLS\]"),
-        ([[2, 7, 0, 7, 3, 0]], r"is not \[CLS\]"),
-        ([[2, 7, 1, 7, 3, 0]], r"is not \[CLS\]"),
-        ([[2] + [7] * 20 + [3]], "expected"),
-        ([[2, 7, 9999, 3]], "expected"),
-    ],
-)
-def test_what_is_no_corrupted_sentence_is_refused(world, ids, words):
-    with pytest.raises(ValueError, match=words):
-        PerfectModel(world)(torch.tensor(ids))
+def reading(*ids):
+    return lambda perfect: perfect(torch.tensor([ids]))
 
 
 @pytest.mark.parametrize(
-    "text, position, words",
+    ("call", "words"),
     [
-        ("the cook", None, "has 0"),
-        ("[MASK] [MASK] praises", None, "has 2"),
-        ("the cook praises", 7, "0 to 2"),
-        ("the astronaut [MASK] the cook", None, "'astronaut' is no word"),
+        (reading(2, 7, 7, 3, 0, 0), "no corrupted sentence"),
+        (reading(7, 7, 7, 3, 0, 0), r"is not \[CLS\]"),
+        (reading(2, 7, 0, 7, 3, 0), r"is not \[CLS\]"),
+        (reading(2, 7, 1, 7, 3, 0), r"is not \[CLS\]"),
+        (reading(2, *[7] * 20, 3), "expected"),
+        (reading(2, 7, 9999, 3), "expected"),
+        (lambda perfect: perfect.gap("the cook"), "has 0"),
+        (lambda perfect: perfect.gap("[MASK] [MASK] praises"), "has 2"),
+        (lambda perfect: perfect.gap("the cook praises", 7), "0 to 2"),
+        (lambda perfect: perfect.gap("the astronaut [MASK] the cook"), "'astronaut' is no word"),
+        (lambda perfect: PerfectModel(perfect.world, rate=0), "rate"),
+        (lambda perfect: PerfectModel(perfect.world, sees="nothing"), "both, left, right"),
+        (lambda perfect: ratio(torch.zeros(0), torch.zeros(0, dtype=torch.int64), 3), "no token was selected"),
     ],
 )
-def test_a_gap_that_cannot_be_answered_is_refused(world, text, position, words):
+def test_what_has_no_answer_is_refused(perfect, call, words):
     with pytest.raises(ValueError, match=words):
-        PerfectModel(world).gap(text, position)
+        call(perfect)
 
 
 def test_the_standard_error_is_the_spread_of_the_mean_when_tokens_of_a_sentence_go_together():
@@ -241,19 +234,5 @@ def test_the_standard_error_is_the_spread_of_the_mean_when_tokens_of_a_sentence_
     assert abs(np.mean(errors) / spread - 1) < 0.2  # four standard errors: false alarms 1 in 16,000
 
 
-def test_wrong_settings_are_refused(world):
-    with pytest.raises(ValueError, match="rate"):
-        PerfectModel(world, rate=0)
-    with pytest.raises(ValueError, match="both, left, right"):
-        PerfectModel(world, sees="nothing")
-    with pytest.raises(ValueError, match="no token was selected"):
-        ratio(torch.zeros(0), torch.zeros(0, dtype=torch.int64), 3)
-
-
 def test_the_module_says_what_mask_tokens_does():
     assert (bayes.MASKED, bayes.RANDOM, bayes.KEPT) == (0.8, 0.1, 0.1)
-    assert Path(bayes.__file__).name == "bayes.py"
-
-
-def test_an_edited_grammar_has_a_floor_of_its_own(small, world):
-    assert floor(small, 2000)[0] < floor(world, 2000)[0]

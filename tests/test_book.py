@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+import nextbert_lite
 from nextbert_lite.course import workspace as lessons
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,20 +64,22 @@ def test_every_lesson_is_read_with_its_part_its_exercises_and_what_it_needs():
         assert set(lesson.uses) <= set(FILES)
 
 
-def test_parts_begin_where_the_settings_say():
-    parts = [{"name": "early", "from": "00"}, {"name": "late", "from": "02"}]
-    assert [book.read_lesson(lesson.path, parts, {}).part for lesson in FOUND[:4]] == ["early", "early", "late", "late"]
-    with pytest.raises(book.Trouble, match=r"00_start_here.ipynb belongs to no part: book/book.toml needs one from 00"):
-        book.read_lesson(FOUND[0].path, parts[1:], {})
+def test_the_lessons_of_a_part_stand_together():
+    parts = [lesson.part for lesson in FOUND]
+    assert len({*parts}) > 1 and sorted(parts, key=parts.index) == parts
 
 
-def test_a_lesson_without_the_row_of_its_needs_is_named(tmp_path):
-    path = tmp_path / "77_odd.ipynb"
+@pytest.mark.parametrize("missing", ["part", "title", "question", "minutes", "row 'You need'"])
+def test_a_lesson_that_does_not_say_what_the_book_needs_is_named(missing, tmp_path):
     notebook = lessons.read_notebook(FOUND[2].path)
-    notebook["cells"] = notebook["cells"][2:]
+    if missing.startswith("row"):
+        notebook["cells"] = notebook["cells"][2:]
+    else:
+        del notebook["metadata"]["lesson"][missing]
+    path = tmp_path / "77_odd.ipynb"
     path.write_text(lessons.write_notebook(notebook), encoding="utf-8")
-    with pytest.raises(book.Trouble, match=r"77_odd.ipynb has no title, question, minutes or row 'You need'"):
-        book.read_lesson(path, book.settings()["parts"], {})
+    with pytest.raises(book.Trouble, match=rf"77_odd\.ipynb has no {missing}: .*make notebooks ONLY=77"):
+        book.read_lesson(path, {})
 
 
 # --- the map and the tables -------------------------------------------------------------------------------------------
@@ -198,7 +201,7 @@ def test_the_page_shows_each_exercise_blank_and_folds_its_solution_and_what_the_
         assert lessons.BLANK in book.text_of(blank) and "SOLUTION" not in book.text_of(blank)
         assert "### BEGIN SOLUTION" in book.text_of(solution) and solution["metadata"]["tags"] == ["hide-input"]
         assert "check." in book.text_of(check) and check["metadata"]["tags"] == ["hide-output"]
-    hidden = [i for i, cell in enumerate(code) if cell["metadata"].get("tags")]
+    hidden = [i for i, cell in enumerate(code) if {"hide-input", "hide-output"} & {*cell["metadata"].get("tags", [])}]
     assert hidden == sorted([*solutions, *(i + 1 for i in solutions)])
     assert len({cell["id"] for cell in page["cells"]}) == len(page["cells"])
 
@@ -272,7 +275,8 @@ def test_the_learners_download_is_what_start_writes_without_a_solution(lesson, l
     assert path.read_bytes() == (tmp_path / lesson.path.name).read_bytes()
     text = path.read_text(encoding="utf-8")
     assert "BEGIN SOLUTION" not in text and '"outputs": []' in text
-    assert len(lessons.blank_cells(lessons.read_notebook(path))) == len(lesson.exercises)
+    code = [book.text_of(cell) for cell in lessons.read_notebook(path)["cells"] if cell["cell_type"] == "code"]
+    assert sum(lessons.BLANK in cell for cell in code) == len(lesson.exercises)
 
 
 @EACH
@@ -315,17 +319,19 @@ def test_the_front_page_counts_what_is_there(laid_out):
     assert f"There are {len(FOUND)} lessons with {exercises} exercises" in text
 
 
-def test_the_reference_has_a_page_for_each_module_and_its_summary(laid_out):
-    names = book.modules()
-    assert "nextbert_lite.attention" in names and "nextbert_lite.corpora.toy_world" in names
-    assert not [name for name in names if "lesson_" in name or "__" in name]
+def test_the_reference_has_each_room_with_a_page_for_each_module_and_its_summary(laid_out):
+    rooms = book.modules()
+    assert list(rooms)[:6] == [room.split(":")[0] for room in nextbert_lite.ROOMS]
+    assert "core.attention" in rooms["core"] and "corpora.toy_world" in rooms["corpora"] and "files" in rooms[""]
     index = (laid_out / "reference" / "index.md").read_text(encoding="utf-8")
-    for name in names:
-        source = (ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
-        bare = name.removeprefix("nextbert_lite.")
-        assert f".. automodule:: {name}\n" in (laid_out / "reference" / f"{bare}.rst").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.+)$", index, re.MULTILINE) == [room or "beside the rooms" for room in rooms]
+    for name in (name for names in rooms.values() for name in names):
+        assert not re.search("lesson_|__", name)
+        source = (ROOT / "nextbert_lite" / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
+        page = (laid_out / "reference" / f"{name}.rst").read_text(encoding="utf-8")
+        assert f".. automodule:: nextbert_lite.{name}\n" in page
         summary = " ".join(ast.get_docstring(ast.parse(source)).split("\n\n")[0].split())
-        assert summary.replace("|", "\\|") in index
+        assert f"[{name}]({name}.rst) | {summary} |" in index.replace("\\|", "|")
 
 
 @pytest.mark.parametrize(
@@ -361,19 +367,28 @@ def test_a_signature_that_sphinx_cannot_read_back_is_shortened_here():
     assert conf.on_signature(None, "class", "E", None, None, long, None) == (short, None)
 
 
+def test_a_figure_of_the_page_gets_the_sentence_that_stands_in_the_notebook(monkeypatch, tmp_path):
+    nodes = pytest.importorskip("docutils.nodes", reason="this test needs the extra book: make test-extras installs it")
+    monkeypatch.setattr(conf, "FIGURES", tmp_path / "figures.json")
+    conf.FIGURES.write_text(json.dumps({"abc": "The loss falls."}))
+    known, other = (nodes.image(uri=f"_images/{name}.png", alt="a file") for name in ("abc", "def"))
+    conf.on_doctree(None, nodes.section("", known, other))
+    assert (known["alt"], other["alt"]) == ("The loss falls.", "a file")
+
+
 # --- no network -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("a.html", '<script async src="https://cdn.example/x.js"></script>'),
-        ("a.html", "<link rel='stylesheet' href='//fonts.example/css'>"),
-        ("a.html", '<img alt="" src="http://example/x.png">'),
-        ("a.html", "<style>@import 'https://example/x.css';</style>"),
-        ("_static/a.css", 'src: url("https://example/font.woff2")'),
-    ],
-)
+REMOTE = {
+    "a script": ("a.html", '<script async src="https://cdn.example/x.js"></script>'),
+    "a style": ("a.html", "<link rel='stylesheet' href='//fonts.example/css'>"),
+    "a picture": ("a.html", '<img alt="" src="http://example/x.png">'),
+    "an import": ("a.html", "<style>@import 'https://example/x.css';</style>"),
+    "a font": ("_static/a.css", 'src: url("https://example/font.woff2")'),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), REMOTE.values(), ids=REMOTE)
 def test_a_page_that_would_fetch_something_from_the_network_is_found(tmp_path, name, text):
     (tmp_path / "_static").mkdir()
     (tmp_path / name).write_text(text)

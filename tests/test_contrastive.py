@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -307,20 +308,6 @@ def test_hard_negatives_stay_where_positives_are_masked():
     assert_close(info_nce_loss(a, b, 0.5, negatives=n, same=same), expected, **EXACT)
 
 
-@few
-@given(texts=st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from("cdefg")), min_size=1, max_size=6))
-def test_pairs_that_share_a_text_are_the_same(texts):
-    expected = [[bool({*one} & {*other}) for other in texts] for one in texts]
-    assert same_texts(*zip(*texts, strict=True)).tolist() == expected
-
-
-def test_texts_may_be_anything_that_can_be_hashed():
-    expected = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 0, 1]]).bool()
-    for make in (str, lambda n: (n, n), lambda n: frozenset([n]), float):
-        same = same_texts([make(1), make(2), make(3)], [make(4), make(5), make(4)])
-        assert same.dtype == torch.bool and torch.equal(same, expected)
-
-
 # --- pooling, alignment, uniformity -----------------------------------------------------------------------------------
 
 lengths_of_texts = st.lists(st.integers(1, 8), min_size=1, max_size=5)
@@ -608,59 +595,13 @@ def test_without_gradients_nothing_is_kept_for_backward(monkeypatch):
         sentence_encoder(chunk=2, cache=True).encode(*batch(LENGTHS))
 
 
-# --- batches and training ---------------------------------------------------------------------------------------------
-
-TOKENIZER = words(35)
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
-def counting_pairs(n=23):
-    """Pairs of ids of different lengths, all different."""
-    return [([2, *range(5, 6 + i % 7), 5 + i, 3], [2, 5 + i, *range(20, 21 + i % 3), 3]) for i in range(n)]
-
-
-def pair_batches(pairs=None, size=4, seed=0):
-    return PairBatches(counting_pairs() if pairs is None else pairs, TOKENIZER, size, seed)
-
-
-def texts_of(b):
-    """The pairs of a batch as tuples of ids without padding."""
-    columns = [
-        [tuple(row[real].tolist()) for row, real in zip(b[ids], b[mask], strict=True)]
-        for ids, mask in (("ids", "mask"), ("positive_ids", "positive_mask"))
-    ]
-    return list(zip(*columns, strict=True))
-
-
-def test_batches_are_full_and_an_epoch_uses_a_pair_at_most_once():
-    pairs = {(tuple(a), tuple(b)) for a, b in counting_pairs()}
-    batches = pair_batches()
-    assert len(batches) == 23 // 4
-    epochs = []
-    for epoch in range(4):
-        seen = [p for step in range(5 * epoch, 5 * (epoch + 1)) for p in texts_of(batches(step))]
-        assert len(seen) == len(set(seen)) == 20 and set(seen) <= pairs
-        epochs.append(seen)
-    assert len({frozenset(seen) for seen in epochs}) > 1  # other pairs are left out the next time
-    assert epochs[0] != epochs[1]
-
-
-def test_a_batch_is_a_function_of_seed_and_step_alone():
-    expected = [pair_batches(seed=4)(step) for step in range(12)]
-    torch.manual_seed(123)  # torch's own generator plays no part
-    batches = pair_batches(seed=4)
-    for step in reversed(range(12)):
-        again = batches(step)
-        assert again.keys() == expected[step].keys()
-        assert all(torch.equal(again[name], expected[step][name]) for name in again)
-    assert texts_of(pair_batches(seed=5)(0)) != texts_of(expected[0])
-
-
-def test_a_batch_says_which_pairs_share_a_text():
-    pairs = [([2, 5 + i % 3, 3], [2, 20 + i // 3, 3]) for i in range(6)]  # each anchor twice, each positive three times
-    b = pair_batches(pairs, 6)(0)
-    anchors, positives = zip(*texts_of(b), strict=True)
-    assert torch.equal(b["same"], same_texts(anchors, positives)) and int(b["same"].sum()) == 6 * (1 + 1 + 2)
-    assert torch.equal(b["mask"], b["ids"] != 0) and torch.equal(b["positive_mask"], b["positive_ids"] != 0)
+def pair_batches():
+    """Batches of four pairs of different lengths."""
+    pairs = [([2, *range(5, 6 + i % 7), 5 + i, 3], [2, 5 + i, *range(20, 21 + i % 3), 3]) for i in range(23)]
+    return PairBatches(pairs, words(35), 4)
 
 
 def small_model(**options):
@@ -713,130 +654,96 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(options, tmp_path):
 
 # --- what is refused --------------------------------------------------------------------------------------------------
 
-LOSSES = {"InfoNCE": info_nce_loss, "NT-Xent": nt_xent_loss}
-losses = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+A, B, N = vectors(4, 4, 3)
+IDS, _ = batch([4, 4])
+HIDDEN = torch.ones(2, 3, 4)
+IMPOSSIBLE = [0, 0.0, -0.1, math.nan, math.inf, True, "0.05", None, torch.tensor(0.1)]
+TEMPERATURE = r"temperature is .*; it must be a number greater than 0 \(SimCSE 0\.05"
+NO_POOLING = 'there is no pooling {!r} of one layer; choose "mean" or "cls"'
+NOT_FINITE = "are not finite: row 2 has NaN.*a learning rate that was too high"
 
 
-@losses
-def test_a_batch_of_one_is_refused(loss):
-    with pytest.raises(ValueError, match=r"a batch of one has no negatives.*take at least two pairs, or give `neg"):
-        loss(*vectors(1, 1))
+def spoilt(x, value=math.nan):
+    """The same vectors, of which number 2 is not finite."""
+    return x.index_fill(0, torch.tensor([2]), value)
 
 
-@losses
-@pytest.mark.parametrize("temperature", [0, 0.0, -0.1, math.nan, math.inf, True, "0.05", None, torch.tensor(0.1)])
-def test_an_impossible_temperature_is_refused(loss, temperature):
-    with pytest.raises(ValueError, match=r"temperature is .*; it must be a number greater than 0 \(SimCSE 0\.05"):
-        loss(*vectors(4, 4), temperature)
-    with pytest.raises(ValueError, match=r"temperature is .*; it must be a number greater than 0"):
-        sentence_encoder(temperature=temperature)
+def bools(*shape):
+    return torch.zeros(shape, dtype=torch.bool)
 
 
-@losses
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize(("which", "name"), [(0, "the anchors"), (1, "the positives")])
-def test_vectors_that_are_not_finite_are_refused_with_their_row(loss, which, name, bad):
-    inputs = vectors(4, 4)
-    inputs[which][2, 1] = bad
-    with pytest.raises(ValueError, match=rf"{name} are not finite: row 2 has NaN.*a learning rate that was too high"):
-        loss(*inputs)
+PAIRS = {  # what either loss refuses
+    "one pair": (vectors(1, 1), ValueError, "a batch of one has no negatives.*at least two pairs, or give"),
+    "fewer positives": ((A, B[:3]), ValueError, r"anchors have the shape \(4, 8\), the positives \(3, 8\); they must"),
+    "one positive": ((A, B[:1]), ValueError, r"the anchors have the shape \(4, 8\), the positives \(1, 8\)"),
+    "another width": ((A, B[:, :7]), ValueError, r"the anchors have the shape \(4, 8\), the positives \(4, 7\)"),
+    "one vector": ((A[0], A[0]), ValueError, r"anchors have the shape \(8,\); expected \(N, C\), one vector a text"),
+    "vectors of tokens": ((HIDDEN, HIDDEN), ValueError, r"the anchors have the shape \(2, 3, 4\); expected \(N, C\)"),
+    "no pair": ((A[:0], B[:0]), ValueError, r"the anchors have the shape \(0, 8\); .*and at least one text"),
+    "lists": (([[1.0, 2.0]],) * 2, ValueError, r"the anchors have the shape list; expected \(N, C\)"),
+    "token ids": ((IDS, IDS), TypeError, r"the anchors are torch\.int64; .*An encoder makes vectors of token ids"),
+}
+for value in (math.nan, math.inf, -math.inf):
+    PAIRS[f"an anchor is {value}"] = (spoilt(A, value), B), ValueError, f"the anchors {NOT_FINITE}"
+    PAIRS[f"a positive is {value}"] = (A, spoilt(B, value)), ValueError, f"the positives {NOT_FINITE}"
+for value in IMPOSSIBLE:
+    PAIRS[f"temperature {value!r}"] = (A, B, value), ValueError, TEMPERATURE
 
 
-def test_negatives_and_embeddings_that_are_not_finite_are_refused():
-    a, b, n = vectors(4, 4, 3)
-    n[1] = math.nan
-    with pytest.raises(ValueError, match="the negatives are not finite: row 1 has NaN"):
-        info_nce_loss(a, b, negatives=n)
-    for measure in (uniformity, lambda x: alignment(x, n[:3]), lambda x: alignment(n, x)):
-        with pytest.raises(ValueError, match="the embeddings are not finite: row 1 has NaN"):
-            measure(n)
+@pytest.mark.parametrize("loss", [info_nce_loss, nt_xent_loss])
+@pytest.mark.parametrize(("pairs", "error", "message"), PAIRS.values(), ids=PAIRS)
+def test_pairs_without_a_loss_are_refused(loss, pairs, error, message):
+    with pytest.raises(error, match=message):
+        loss(*pairs)
 
 
-@losses
-@pytest.mark.parametrize("wrong", [(4, 8), (6, 7), (1, 8)], ids=str)
-def test_lists_of_vectors_that_do_not_match_are_refused(loss, wrong):
-    (a,) = vectors(6)
-    message = rf"the anchors have the shape \(6, 8\), the positives \({wrong[0]}, {wrong[1]}\); they must agree"
-    with pytest.raises(ValueError, match=message):
-        loss(a, torch.ones(wrong, dtype=torch.float64))
+def with_negatives(negatives):
+    return info_nce_loss(A, B, negatives=negatives)
 
 
-@losses
-@pytest.mark.parametrize("wrong", [torch.ones(8), torch.ones(2, 3, 8), torch.ones(0, 8), [[1.0, 2.0]]])
-def test_what_is_no_table_of_vectors_is_refused(loss, wrong):
-    with pytest.raises(ValueError, match=r"the anchors have the shape .*; expected \(N, C\), one vector a text"):
-        loss(wrong, wrong)
+def with_same(same):
+    return info_nce_loss(A, B, same=same)
 
 
-@losses
-def test_token_ids_in_place_of_vectors_are_refused(loss):
-    ids, _ = batch([4, 4])
-    with pytest.raises(TypeError, match=r"the anchors are torch\.int64; .*An encoder makes vectors of token ids"):
-        loss(ids, ids)
+def fewer_positives():
+    pairs = pairs_of([4, 3, 2])
+    return sentence_encoder().loss(**pairs | {name: pairs[name][:2] for name in ("positive_ids", "positive_mask")})
 
 
-def test_negatives_of_another_width_or_without_any_are_refused():
-    a, b = vectors(4, 4)
-    with pytest.raises(ValueError, match="the negatives have the width 5, the anchors 8; they must agree"):
-        info_nce_loss(a, b, negatives=torch.ones(3, 5))
-    with pytest.raises(ValueError, match=r"the negatives have the shape \(0, 8\).*at least one text"):
-        info_nce_loss(a, b, negatives=torch.ones(0, 8))
-
-
-@pytest.mark.parametrize("same", [torch.zeros(4, 4), torch.zeros(4, 4, dtype=torch.int64), [[False] * 4] * 4])
-def test_same_of_another_type_is_refused(same):
-    with pytest.raises(TypeError, match=r"`same` is (torch\.\w+|list); .*\(B, B\), as `same_texts` makes one"):
-        info_nce_loss(*vectors(4, 4), same=same)
-
-
-@pytest.mark.parametrize("shape", [(4,), (3, 3), (1, 4), (4, 1), (4, 7)])
-def test_same_of_another_shape_is_refused(shape):
-    with pytest.raises(ValueError, match=r"`same` has the shape .*; it must be \(B, B\) = \(4, 4\)"):
-        info_nce_loss(*vectors(4, 4), same=torch.zeros(shape, dtype=torch.bool))
-
-
-@pytest.mark.parametrize(("anchors", "positives"), [("abc", "ab"), ("a", "abc"), ("", "a")])
-def test_lists_of_texts_that_do_not_match_are_refused(anchors, positives):
-    message = f"there are {len(anchors)} anchors and {len(positives)} positives; .*must have the same length"
-    with pytest.raises(ValueError, match=message):
-        same_texts(anchors, positives)
-
-
-def test_alignment_of_lists_that_do_not_match_and_uniformity_of_one_vector_are_refused():
-    with pytest.raises(ValueError, match=r"a has the shape \(4, 8\), b \(3, 8\): row i of both must belong together"):
-        alignment(*vectors(4, 3))
-    with pytest.raises(ValueError, match="uniformity needs at least two vectors, got 1"):
-        uniformity(*vectors(1))
-
-
-def test_an_unknown_pooling_is_refused_and_the_known_ones_are_named():
-    with pytest.raises(ValueError, match="there is no pooling 'max'; choose one of mean, cls, first-last"):
-        sentence_encoder("max")
-    hidden, mask = torch.ones(2, 3, 4), torch.ones(2, 3, dtype=torch.bool)
-    for how in ("max", "first-last"):
-        with pytest.raises(ValueError, match=f'there is no pooling {how!r} of one layer; choose "mean" or "cls"'):
-            pool(hidden, mask, how)
-
-
-@pytest.mark.parametrize("how", ["mean", "cls"])
-def test_pooling_refuses_a_mask_of_another_type_or_shape(how):
-    hidden = torch.ones(2, 3, 4)
-    with pytest.raises(TypeError, match=r"the mask is torch\.int64; .*`mask\.bool\(\)`"):
-        pool(hidden, torch.ones(2, 3, dtype=torch.int64), how)
+REFUSED = {
+    "negatives: NaN": (lambda: with_negatives(spoilt(N)), ValueError, f"the negatives {NOT_FINITE}"),
+    "negatives: narrow": (lambda: with_negatives(N[:, :5]), ValueError, "negatives have the width 5, the anchors 8"),
+    "negatives: none": (lambda: with_negatives(N[:0]), ValueError, r"negatives have the shape \(0, 8\).*at least one"),
+    "same: floats": (lambda: with_same(torch.eye(4)), TypeError, r"`same` is torch\.float32; .*`same_texts` makes one"),
+    "same: numbers": (lambda: with_same(torch.eye(4).long()), TypeError, r"`same` is torch\.int64; .*\(B, B\)"),
+    "same: a list": (lambda: with_same([[False] * 4] * 4), TypeError, "`same` is list; it must be a torch.bool tensor"),
+    "uniformity: NaN": (lambda: uniformity(spoilt(A)), ValueError, f"the embeddings {NOT_FINITE}"),
+    "alignment: NaN first": (lambda: alignment(spoilt(A), B), ValueError, f"the embeddings {NOT_FINITE}"),
+    "alignment: NaN second": (lambda: alignment(A, spoilt(B)), ValueError, f"the embeddings {NOT_FINITE}"),
+    "alignment: fewer": (lambda: alignment(A, N), ValueError, r"a has the shape \(4, 8\), b \(3, 8\): row i of both"),
+    "uniformity: of one": (lambda: uniformity(A[:1]), ValueError, "uniformity needs at least two vectors, got 1"),
+    "pooling: max": (lambda: sentence_encoder("max"), ValueError, "'max'; choose one of mean, cls, first-last"),
+    "pool: max": (lambda: pool(HIDDEN, bools(2, 3), "max"), ValueError, NO_POOLING.format("max")),
+    "pool: two layers": (lambda: pool(HIDDEN, bools(2, 3), "first-last"), ValueError, NO_POOLING.format("first-last")),
+    "chunk: 0": (lambda: sentence_encoder(chunk=0), ValueError, "chunk is 0; it must be at least 1, or None for"),
+    "chunk: -1": (lambda: sentence_encoder(chunk=-1), ValueError, "chunk is -1; it must be at least 1, or None"),
+    "cache: no chunk": (lambda: sentence_encoder(cache=True), ValueError, "cache needs a chunk: how many texts"),
+    "a batch of fewer positives": (fewer_positives, ValueError, r"anchors .* \(3, 16\), the positives \(2, 16\)"),
+}
+for shape in [(4,), (3, 3), (1, 4), (4, 1), (4, 7)]:
+    REFUSED[f"same: {shape}"] = partial(with_same, bools(*shape)), ValueError, r"must be \(B, B\) = \(4, 4\)"
+for how in ("mean", "cls"):
+    REFUSED[f"{how}: numbers"] = partial(pool, HIDDEN, torch.ones(2, 3).long(), how), TypeError, r"torch\.int64; .*bool"
     for shape in [(2, 4), (3, 2), (3,), (2, 3, 1), (2, 3, 3)]:
-        with pytest.raises(ValueError, match="does not fit"):
-            pool(hidden, torch.ones(shape, dtype=torch.bool), how)
+        REFUSED[f"{how}: {shape}"] = partial(pool, HIDDEN, bools(*shape), how), ValueError, "does not fit"
+for x in IMPOSSIBLE:
+    REFUSED[f"temperature: {x!r}"] = partial(sentence_encoder, temperature=x), ValueError, TEMPERATURE
 
 
-@pytest.mark.parametrize("chunk", [0, -1])
-def test_an_impossible_chunk_is_refused(chunk):
-    with pytest.raises(ValueError, match=rf"chunk is {chunk}; it must be at least 1, or None for the whole batch"):
-        sentence_encoder(chunk=chunk)
-
-
-def test_a_cache_without_a_chunk_is_refused():
-    with pytest.raises(ValueError, match="cache needs a chunk: how many texts are encoded at a time"):
-        sentence_encoder(cache=True)
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_compared_or_pooled_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
 
 
 @pytest.mark.parametrize("options", [{}, {"chunk": 1}, {"chunk": 2, "cache": True}], ids=str)
@@ -848,33 +755,3 @@ def test_empty_and_long_texts_are_refused_in_any_chunk(options):
         model.encode(ids, mask)
     with pytest.raises(ValueError, match=r"a text of 13 tokens is longer than this model's max_len of 12.*Cut it"):
         model.encode(*batch([4, 13]))
-
-
-def test_a_batch_whose_columns_do_not_match_is_refused():
-    pairs = pairs_of([4, 3, 2])
-    pairs |= {name: pairs[name][:2] for name in ("positive_ids", "positive_mask")}
-    with pytest.raises(ValueError, match=r"the anchors have the shape \(3, 16\), the positives \(2, 16\)"):
-        sentence_encoder().loss(**pairs)
-
-
-@pytest.mark.parametrize(
-    ("pairs", "error", "message"),
-    [
-        ([([2, 5, 3], [2, 6, 3]), ([2, 5, 3], [])], ValueError, "a text of pair 1 is empty: leave that pair out"),
-        ([([], [2, 6, 3]), ([2, 5, 3], [2, 6, 3])], ValueError, "a text of pair 0 is empty"),
-        ([([2, 3], [2, 3]), ([2, 3],)], ValueError, r"pair 1 has 1 texts; a pair is \(anchor, positive\)"),
-        ([([2, 3],) * 3, ([2, 3],) * 2], ValueError, r"pair 0 has 3 texts; a pair is \(anchor, positive\)"),
-        ([("w1", "w2"), ("w3", "w4")], TypeError, r"pair 0 holds a str; .*`tokenizer\.encode` makes one"),
-        ([([2, 5, 3], [2, 6, 3])], ValueError, "there are 1 pairs, fewer than a batch of 2"),
-        ([], ValueError, "there are 0 pairs, fewer than a batch of 2"),
-    ],
-)
-def test_pairs_that_are_none_are_refused(pairs, error, message):
-    with pytest.raises(error, match=message):
-        pair_batches(pairs, size=2)
-
-
-@pytest.mark.parametrize("size", [1, 0, -3])
-def test_a_batch_without_negatives_is_refused_at_once(size):
-    with pytest.raises(ValueError, match=rf"batch_size is {size}; it must be at least 2: the others are the negatives"):
-        pair_batches(size=size)

@@ -1,31 +1,32 @@
 """The demonstration: everything from reading to pictures, and Ctrl-C keeps what was trained."""
 
+import dataclasses
 import re
 import signal
+from contextlib import redirect_stdout
+from io import StringIO
 
 import pytest
 
-from nextbert_lite.corpora.python_docs import load_docs
 from nextbert_lite.course import demo
 from nextbert_lite.training import loop
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory):
-    """Run a very short demonstration, interrupted as by Ctrl-C at its fifth step."""
-    import contextlib
-    import io
-
-    out, text, steps = tmp_path_factory.mktemp("demo"), io.StringIO(), []
+def shown(docs, tmp_path_factory):
+    """Run the demonstration on a tenth of the texts, interrupted as by Ctrl-C at its fifth step."""
+    out, text, interrupted = tmp_path_factory.mktemp("demo"), StringIO(), []
+    few = dataclasses.replace(docs, train=docs.train[::10], validation=docs.validation[::10])
     original = loop.linear_schedule
 
     def schedule(step, total, warmup):
-        if total > 6 and step == 5 and not steps:  # not the trial that measures the speed
-            steps.append(step)
+        if total > 6 and step == 5 and not interrupted:  # not the trial that measures the speed
+            interrupted.append(step)
             signal.raise_signal(signal.SIGINT)
         return original(step, total, warmup)
 
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(text):
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(text):
+        patch.setattr(demo, "load_docs", lambda: few)
         patch.setattr(loop, "linear_schedule", schedule)
         code = demo.run_demo(out, minutes=0.1, seed=0, device="cpu")
     return out, text.getvalue(), code
@@ -47,8 +48,7 @@ def test_the_loss_before_training_is_near_that_of_knowing_nothing(shown):
     assert after < before
 
 
-def test_the_questions_are_held_out_sentences_with_one_gap(shown):
-    docs = load_docs()
+def test_the_questions_are_held_out_sentences_with_one_gap(shown, docs):
     summaries = {d.summary for d in docs.test}
     lines = [line for line in shown[1].splitlines() if "____" in line]
     wanted = re.findall(r"wanted '(.+)'", shown[1])

@@ -30,20 +30,18 @@ def test_a_named_device_is_taken_by_name_or_object(machine):
         assert pick_device(name) == torch.device(name)
 
 
-@pytest.mark.parametrize("name", ["tpu", "gpu", "cuda", "cuda:0", "mps", "meta", "", "CPU", torch.device("cuda")])
-def test_a_device_that_is_not_here_is_refused_and_those_here_are_named(machine, name):
-    machine()
-    with pytest.raises(ValueError, match=rf"there is no device '{name}' here\. This machine has: cpu\."):
+@pytest.mark.parametrize(
+    ("here", "name", "words"),
+    [
+        *(
+            ({}, name, rf"there is no device '{name}' here\. This machine has: cpu\.")
+            for name in ("tpu", "gpu", "cuda", "cuda:0", "mps", "meta", "", "CPU", torch.device("cuda"))
+        ),
+        ({"cuda": 1, "mps": True}, "xpu", "This machine has: cuda, mps, cpu"),
+        ({"cuda": 2}, "cuda:2", "there is no cuda:2: this machine has 2 CUDA devices, from 0"),
+    ],
+)
+def test_a_device_that_is_not_here_is_refused_and_those_here_are_named(machine, here, name, words):
+    machine(**here)
+    with pytest.raises(ValueError, match=words):
         pick_device(name)
-
-
-def test_all_devices_of_the_machine_are_named(machine):
-    machine(cuda=1, mps=True)
-    with pytest.raises(ValueError, match="This machine has: cuda, mps, cpu"):
-        pick_device("xpu")
-
-
-def test_a_gpu_beyond_the_last_is_refused(machine):
-    machine(cuda=2)
-    with pytest.raises(ValueError, match="there is no cuda:2: this machine has 2 CUDA devices, from 0"):
-        pick_device("cuda:2")

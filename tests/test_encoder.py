@@ -314,95 +314,42 @@ def test_weights_are_drawn_with_one_over_root_fan_in_or_the_given_deviation():
 # --- what it refuses --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def encoder():
-    return Encoder(config())
+IDS, MASK = batch([4, 2])
+FULL, TRUE = batch([4, 4])
+PADDED = FULL.index_fill(0, torch.tensor([1]), 0)  # text 1 is padding only
+REFUSED = {  # what the encoder is called with
+    "13 tokens": ([torch.full((1, 13), 5)], ValueError, r"13 tokens is longer than .*max_len of 12\..*Cut it"),
+    "no texts": ([IDS[:0]], ValueError, "the batch is empty.*Leave out empty texts"),
+    "texts of no tokens": ([IDS[:, :0]], ValueError, "the batch is empty.*Leave out empty texts"),
+    "nothing at all": ([IDS[:0, :0]], ValueError, "the batch is empty.*Leave out empty texts"),
+    "one text": ([torch.tensor([5, 6])], ValueError, r"shape \(2,\); expected \(B, T\).*`ids\[None\]`"),
+    "batches": ([IDS[None]], ValueError, r"shape \(1, 2, 4\); expected \(B, T\)"),
+    "floats": ([torch.rand(2, 3)], TypeError, r"torch\.float32; they must be a tensor of torch\.int64"),
+    "lists": ([[[5, 6]]], TypeError, "are list; .*`pad` of lists makes one"),
+    "a mask for ids": ([MASK], TypeError, r"are torch\.bool"),
+    "a float mask": ([IDS, MASK.float()], TypeError, r"the mask is torch\.float32; .*`mask\.bool\(\)`"),
+    "an inverted mask": ([IDS, ~MASK], ValueError, "of text 1 is the wrong way round.*pass `ids != pad_id`"),
+    "an inverted mask, no padding": ([FULL, ~TRUE], ValueError, "text 0 is False everywhere.*True means padding in it"),
+    "padding only": ([PADDED], ValueError, "text 1 is False everywhere.*Leave empty texts out"),
+    "token types": ([IDS, None, 0 * IDS], ValueError, "token_types were given, .*EncoderConfig"),
+}
+for wrong in (40, 1000, -1, -100):
+    ids = FULL.index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(wrong))
+    message = rf"token id {wrong} \(text 1, position 2\).* 0 to 39.*another tokenizer"
+    REFUSED[f"the id {wrong}"] = [ids], ValueError, message
+for shape in [(4, 2), (2, 3), (3, 4), (4,), (2, 1, 1, 4), (2, 4, 3), (3, 4, 4)]:
+    mask = torch.ones(shape, dtype=torch.bool)
+    REFUSED[f"a mask {shape}"] = [FULL, mask], ValueError, r"does not fit scores of shape \(2, 4"
 
 
-def test_a_text_longer_than_max_len_is_refused(encoder):
-    with pytest.raises(ValueError, match=r"13 tokens is longer than .* max_len of 12.*Cut it \(`tokenizer\.encode"):
-        encoder(torch.full((1, 13), 5))
+@pytest.mark.parametrize(("given_to_it", "error", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_read_is_refused_with_what_to_do(given_to_it, error, message):
+    with pytest.raises(error, match=message):
+        Encoder(config())(*given_to_it)
 
 
 def test_without_positions_a_text_may_be_of_any_length():
     assert Encoder(config(positions="none"))(torch.full((1, 30), 5)).shape == (1, 30, 16)
-
-
-@pytest.mark.parametrize("shape", [(0, 4), (2, 0), (0, 0)])
-def test_an_empty_batch_is_refused(encoder, shape):
-    with pytest.raises(ValueError, match=r"the batch is empty.*Leave out empty texts"):
-        encoder(torch.zeros(shape, dtype=torch.int64))
-
-
-@pytest.mark.parametrize("wrong", [40, 1000, -1, -100])
-def test_an_id_out_of_range_is_named_with_its_text_and_position(encoder, wrong):
-    ids, _ = batch([4, 4])
-    ids[1, 2] = wrong
-    with pytest.raises(ValueError, match=rf"token id {wrong} \(text 1, position 2\).* 0 to 39.*another tokenizer"):
-        encoder(ids)
-
-
-@pytest.mark.parametrize(
-    ("ids", "message"),
-    [
-        (torch.tensor([5, 6]), r"shape \(2,\); expected \(B, T\).*`ids\[None\]`"),
-        (torch.zeros(1, 2, 3, dtype=torch.int64), r"shape \(1, 2, 3\); expected \(B, T\)"),
-    ],
-)
-def test_ids_of_another_shape_are_refused(encoder, ids, message):
-    with pytest.raises(ValueError, match=message):
-        encoder(ids)
-
-
-@pytest.mark.parametrize(
-    ("ids", "message"),
-    [
-        (torch.rand(2, 3), r"torch\.float32; they must be a tensor of torch\.int64"),
-        ([[5, 6]], r"are list; .*`pad` of lists makes one"),
-        (torch.ones(2, 3, dtype=torch.bool), r"are torch\.bool"),
-    ],
-)
-def test_ids_of_another_type_are_refused(encoder, ids, message):
-    with pytest.raises(TypeError, match=message):
-        encoder(ids)
-
-
-def test_a_float_mask_is_refused(encoder):
-    ids, mask = batch([4, 2])
-    with pytest.raises(TypeError, match=r"the mask is torch\.float32; .*`mask\.bool\(\)`"):
-        encoder(ids, mask.float())
-
-
-def test_an_inverted_mask_is_refused(encoder):
-    ids, mask = batch([4, 2])
-    with pytest.raises(ValueError, match=r"the mask of text 1 is the wrong way round.*pass `ids != pad_id`"):
-        encoder(ids, ~mask)
-
-
-def test_an_inverted_mask_without_padding_is_refused_too(encoder):
-    ids, mask = batch([4, 4])
-    with pytest.raises(ValueError, match=r"text 0 is False everywhere.*True means padding in it, pass `~mask`"):
-        encoder(ids, ~mask)
-
-
-def test_a_text_of_padding_only_is_refused(encoder):
-    ids, _ = batch([4, 4, 4])
-    ids[1] = 0
-    with pytest.raises(ValueError, match=r"text 1 is False everywhere.*Leave empty texts out"):
-        encoder(ids)
-
-
-@pytest.mark.parametrize("shape", [(4, 2), (2, 3), (3, 4), (4,), (2, 1, 1, 4), (2, 4, 3), (3, 4, 4)])
-def test_a_mask_of_another_shape_is_refused(encoder, shape):
-    ids, _ = batch([4, 4])
-    with pytest.raises(ValueError, match=r"does not fit scores of shape \(2, 4"):
-        encoder(ids, torch.ones(shape, dtype=torch.bool))
-
-
-def test_token_types_for_a_model_without_any_are_refused(encoder):
-    ids, _ = batch([4])
-    with pytest.raises(ValueError, match=r"token_types were given, .*EncoderConfig"):
-        encoder(ids, token_types=torch.zeros_like(ids))
 
 
 IMPOSSIBLE = {

@@ -81,29 +81,29 @@ def test_columns_and_encoding_can_be_named(write):
     assert read_csv(write((HEADER + "Café,a\n").encode("utf-16")), encoding="utf-16") == (["Café"], ["a"])
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ("", "is empty; expected a first line such as text,label"),
-        (" \n\n", "is empty; expected a first line such as text,label"),
-        ("\ufeff", "is empty"),
-        (HEADER, "has a first line and no texts below it"),
-        ("comment,label\nx,a\n", "no column 'text'. Columns found: comment, label. Rename one"),
-        ("text,class\nx,a\n", "no column 'label'. Columns found: text, class."),
-        ("text;label\nx;a\n", "Columns found: text;label. Its fields are not separated by commas."),
-        ("text\tlabel\nx\ta\n", "not separated by commas"),
-        ("text,label,text\nx,a,y\n", "more than one column 'text'"),
-        (HEADER + "x,a\n  ,a\n", "line 3: the text is empty. Fill it in, or delete the row"),
-        (HEADER + "x,a\ny,\n", "line 3: the label is empty"),
-        (HEADER + '"x\ny",a\n,b\n', "line 4: the text is empty"),
-        (HEADER + '"x\ny",\n', "line 2: the label is empty"),
-        (HEADER + "x,a\nno, not so,a\n", 'line 3: 3 fields, but the first line has 2. A text with a comma .* "double'),
-        (HEADER + "x\n", "line 2: 1 fields, but the first line has 2"),
-        (HEADER + 'x,a\n"open,a\n', "line 3: unexpected end of data. Is a double quote left open"),
-        ((HEADER + "x,a\nCafé,b\n").encode("cp1252"), "is not utf-8: byte 0xe9 in line 3 .number 18 of .* as UTF-8"),
-        ((HEADER + "x,a\n").encode("utf-16"), 'written in UTF-16. Save it as UTF-8, or read it with encoding="utf-16"'),
-    ],
-)
+WRONG = {
+    "nothing": ("", "is empty; expected a first line such as text,label"),
+    "blank lines": (" \n\n", "is empty; expected a first line such as text,label"),
+    "a byte order mark alone": ("\ufeff", "is empty"),
+    "no row": (HEADER, "has a first line and no texts below it"),
+    "no column of texts": ("comment,label\nx,a\n", "no column 'text'. Columns found: comment, label. Rename one"),
+    "no column of labels": ("text,class\nx,a\n", "no column 'label'. Columns found: text, class."),
+    "semicolons": ("text;label\nx;a\n", "Columns found: text;label. Its fields are not separated by commas."),
+    "tabs": ("text\tlabel\nx\ta\n", "not separated by commas"),
+    "a column twice": ("text,label,text\nx,a,y\n", "more than one column 'text'"),
+    "an empty text": (HEADER + "x,a\n  ,a\n", "line 3: the text is empty. Fill it in, or delete the row"),
+    "an empty label": (HEADER + "x,a\ny,\n", "line 3: the label is empty"),
+    "an empty text below two lines": (HEADER + '"x\ny",a\n,b\n', "line 4: the text is empty"),
+    "an empty label of two lines": (HEADER + '"x\ny",\n', "line 2: the label is empty"),
+    "a field too many": (HEADER + "x,a\nno, not so,a\n", 'line 3: 3 fields, .* has 2. A text with a comma .* "double'),
+    "a field too few": (HEADER + "x\n", "line 2: 1 fields, but the first line has 2"),
+    "an open quote": (HEADER + 'x,a\n"open,a\n', "line 3: unexpected end of data. Is a double quote left open"),
+    "cp1252": ((HEADER + "x,a\nCafé,b\n").encode("cp1252"), "not utf-8: byte 0xe9 in line 3 .number 18 of .* as UTF-8"),
+    "UTF-16": ((HEADER + "x,a\n").encode("utf-16"), 'in UTF-16. Save it as UTF-8, .* encoding="utf-16"'),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), WRONG.values(), ids=WRONG)
 def test_what_is_wrong_with_a_file_is_said_with_its_place(write, content, message):
     path = write(content)
     with pytest.raises(ValueError, match=message) as error:
@@ -309,48 +309,38 @@ def test_the_split_leaves_each_label_something_on_both_sides(counts, share, seed
         assert {labels[i] for i in part} == set(labels)
 
 
-@pytest.mark.parametrize(
-    "texts, labels, message",
-    [
-        ([], [], "the list of texts is empty"),
-        (["a", "b"], ["x"], "2 texts and 1 labels; each text needs its own"),
-        (["a", " "], ["x", "y"], "text 1 is empty"),
-        (["a", "b"], ["x", " "], "the label of text 1 is empty"),
-        (["a", "b"], ["x", "x"], "all 2 texts have the label 'x': with one label there is nothing to learn"),
-        (["a", "b", "c", "d", "e"], ["x"] * 4 + ["y"], "needs at least 4 different texts: 'y' has 1. Add texts"),
-        (["a", "b", "c", "d"] + ["e"] * 9, ["x"] * 4 + ["y"] * 9, "different texts: 'y' has 1"),
-    ],
-)
-def test_what_nothing_can_be_learned_from_is_refused(start, texts, labels, message):
-    with pytest.raises(ValueError, match=message):
-        quick(start, texts, labels)
+A_LIST = "put a single text into a list"
+FEW = "needs at least 4 different texts: 'y' has 1. Add texts"
+FIT_REFUSED = {
+    "no texts": ([], [], {}, ValueError, "the list of texts is empty"),
+    "one text": ("w1", ["x"], {}, TypeError, A_LIST),
+    "a label missing": (["a", "b"], ["x"], {}, ValueError, "2 texts and 1 labels; each text needs its own"),
+    "an empty text": (["a", " "], ["x", "y"], {}, ValueError, "text 1 is empty"),
+    "an empty label": (["a", "b"], ["x", " "], {}, ValueError, "the label of text 1 is empty"),
+    "one label": (["a", "b"], ["x", "x"], {}, ValueError, "all 2 texts have the label 'x': with one"),
+    "too few texts of a label": (list("abcde"), ["x"] * 4 + ["y"], {}, ValueError, FEW),
+    "too few different ones": (list("abcd") + ["e"] * 9, ["x"] * 4 + ["y"] * 9, {}, ValueError, FEW),
+    "no epochs": (*rows(), {"epochs": 0}, ValueError, "epochs is 0"),
+    "nothing held out": (*rows(), {"held_out": 0.0}, ValueError, "held_out 0.0; expected .* between 0 and 1"),
+    "all held out": (*rows(), {"held_out": 1}, ValueError, "held_out 1"),
+    "longer than the model": (*rows(), {"max_len": 11}, ValueError, "max_len is 11; it must be from 3 to 10"),
+    "no room for a token": (*rows(), {"max_len": 2}, ValueError, "max_len is 2"),
+}
+
+
+@pytest.mark.parametrize(("texts", "labels", "options", "error", "message"), FIT_REFUSED.values(), ids=FIT_REFUSED)
+def test_what_nothing_can_be_learned_from_is_refused(start, texts, labels, options, error, message):
+    with pytest.raises(error, match=message):
+        quick(start, texts, labels, **options)
 
 
 @pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"epochs": 0}, "epochs is 0"),
-        ({"held_out": 0.0}, "held_out 0.0; expected .* between 0 and 1"),
-        ({"held_out": 1}, "held_out 1"),
-        ({"max_len": 11}, "max_len is 11; it must be from 3 to 10"),
-        ({"max_len": 2}, "max_len is 2"),
-    ],
+    ("texts", "error", "message"),
+    [("w1", TypeError, A_LIST), (["w1", None], TypeError, "text 1 is NoneType"), ([""], ValueError, "text 0 is empty")],
 )
-def test_impossible_options_are_refused(start, options, message):
-    with pytest.raises(ValueError, match=message):
-        quick(start, *rows(), **options)
-
-
-def test_a_text_for_a_list_of_texts_is_refused(start):
-    made = quick(start, *rows(), epochs=1, report=None)
-    with pytest.raises(TypeError, match="put a single text into a list"):
-        made.predict("w1")
-    with pytest.raises(TypeError, match="put a single text into a list"):
-        fine_tune("w1", ["x"], start)
-    with pytest.raises(TypeError, match="text 1 is NoneType"):
-        made.predict(["w1", None])
-    with pytest.raises(ValueError, match="text 0 is empty"):
-        made.predict([""])
+def test_what_is_no_list_of_texts_cannot_be_predicted(made, texts, error, message):
+    with pytest.raises(error, match=message):
+        made.predict(texts)
 
 
 def test_the_logits_come_in_the_order_of_the_texts_whatever_their_length_and_mode_is_kept():
@@ -390,29 +380,30 @@ def test_what_is_loaded_is_what_was_saved(made, tmp_path):
     assert not again.model.training
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
-def test_a_damaged_or_missing_file_is_refused(made, tmp_path, name):
-    made.save(tmp_path)
-    content = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(content[:-20])
-    with pytest.raises(ValueError, match=f"{name} is missing, damaged, or not the one"):
-        Classifier.load(tmp_path)
-    (tmp_path / name).unlink()
-    with pytest.raises(ValueError, match=f"{name} is missing, damaged, or not the one"):
-        Classifier.load(tmp_path)
+def card(**changes):
+    return lambda content: json.dumps(json.loads(content) | changes).encode()
 
 
-def test_a_folder_without_a_classifier_a_newer_and_a_broken_one_are_refused(made, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no classifier in .*card\.json is missing"):
-        Classifier.load(tmp_path)
+WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
+MISSING = "{} is missing, damaged, or not the one"
+DAMAGED = {
+    "cut weights": (WEIGHTS, lambda content: content[:-20], ValueError, MISSING.format(WEIGHTS)),
+    "no weights": (WEIGHTS, None, ValueError, MISSING.format(WEIGHTS)),
+    "a cut tokenizer": (TOKENIZER, lambda content: content[:-20], ValueError, MISSING.format(TOKENIZER)),
+    "no tokenizer": (TOKENIZER, None, ValueError, MISSING.format(TOKENIZER)),
+    "no card": (CARD, None, FileNotFoundError, r"there is no classifier in .*card\.json is missing"),
+    "a newer card": (CARD, card(format=99), ValueError, "has the format 99; this version reads up to 2"),
+    "labels of others": (CARD, card(labels=["a"] * 7), ValueError, "do not fit the configuration"),
+    "a broken card": (CARD, lambda content: b"{", ValueError, "is damaged"),
+}
+
+
+@pytest.mark.parametrize(("name", "change", "error", "message"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_a_missing_and_a_newer_file_are_refused(made, tmp_path, name, change, error, message):
     made.save(tmp_path)
-    card = json.loads((tmp_path / CARD).read_text())
-    (tmp_path / CARD).write_text(json.dumps(card | {"format": 99}))
-    with pytest.raises(ValueError, match="has the format 99; this version reads up to 2"):
-        Classifier.load(tmp_path)
-    (tmp_path / CARD).write_text(json.dumps(card | {"labels": ["a"] * 7}))
-    with pytest.raises(ValueError, match="do not fit the configuration"):
-        Classifier.load(tmp_path)
-    (tmp_path / CARD).write_text("{")
-    with pytest.raises(ValueError, match="is damaged"):
+    if change is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(change((tmp_path / name).read_bytes()))
+    with pytest.raises(error, match=message):
         Classifier.load(tmp_path)

@@ -80,10 +80,27 @@ def test_a_figure_does_not_depend_on_the_readers_own_style(monkeypatch):
     assert again == expected
 
 
-@pytest.mark.parametrize("title", ["", "Loss", "The loss"])
-def test_a_figure_without_a_finding_for_a_title_is_refused(title, shown):
-    with pytest.raises(ValueError, match="needs a title that states what it shows, in three words or more"):
-        plots.show(line(title), alt=ALT)
+RISES, FINDING, SENTENCE = (
+    "The line rises",
+    "a title that states what it shows, in three words",
+    "alt is .*write a sentence",
+)
+
+
+@pytest.mark.parametrize(
+    ("title", "alt", "message"),
+    [
+        ("", ALT, FINDING),
+        ("Loss", ALT, FINDING),
+        ("The loss", ALT, FINDING),
+        (RISES, "", SENTENCE),
+        (RISES, "A plot", SENTENCE),
+        (RISES, "loss over training steps", SENTENCE),
+    ],
+)
+def test_a_figure_needs_a_finding_for_a_title_and_a_sentence_for_those_who_cannot_see_it(title, alt, message, shown):
+    with pytest.raises(ValueError, match=message):
+        plots.show(line(title), alt=alt)
     assert not shown
 
 
@@ -92,13 +109,6 @@ def test_the_title_may_stand_above_all_panels(shown):
     fig.suptitle("Both panels are empty")
     plots.show(fig, alt=ALT)
     assert shown
-
-
-@pytest.mark.parametrize("alt", ["", "A plot", "loss over training steps"])
-def test_a_figure_without_a_sentence_for_those_who_cannot_see_it_is_refused(alt, shown):
-    with pytest.raises(ValueError, match=r"alt is .*write a sentence that tells the finding"):
-        plots.show(line(), alt=alt)
-    assert not shown
 
 
 def test_alternative_text_cannot_be_forgotten():
@@ -131,51 +141,35 @@ def test_a_map_can_be_drawn_into_given_axes_and_from_weights_with_gradients():
     assert plots.attention_map(weights(4, 4).requires_grad_(), TOKENS, ax=ax) is fig
 
 
-@pytest.mark.parametrize("count", [3, 5, 0])
-def test_a_wrong_number_of_labels_is_refused_with_both_numbers(count):
-    with pytest.raises(ValueError, match=rf"shape \(4, 4\) need .*labels, not \({count}, {count}\)"):
-        plots.attention_map(weights(4, 4), ["w"] * count)
-
-
-def test_a_wrong_number_of_key_labels_is_refused():
-    with pytest.raises(ValueError, match=r"shape \(4, 4\) need .*labels, not \(4, 3\)"):
-        plots.attention_map(weights(4, 4), TOKENS, TOKENS[:3])
-
-
-DRAWN = {
-    "map": (plots.attention_map, (4, 4), ()),
-    "heads": (plots.attention_heads, (3, 4, 4), ()),
-    "layers": (plots.attention_heads, (2, 3, 4, 4), ()),
-    "arcs": (plots.attention_from, (4,), (1,)),
+W = weights(4, 4)
+LABELS, FINITE = r"shape \(4, 4\) need .*labels, not \({}, {}\)", "values that are not finite"
+ONE_HEAD, H_HEADS = r"expected one head's weights .*weights\[b, h\]", r"with 4 tokens; expected \(H, T, T\)"
+REFUSED = {
+    "map: 3 labels": (plots.attention_map, W, (TOKENS[:3],), LABELS.format(3, 3)),
+    "map: 5 labels": (plots.attention_map, W, (["w"] * 5,), LABELS.format(5, 5)),
+    "map: no labels": (plots.attention_map, W, ([],), LABELS.format(0, 0)),
+    "map: 3 labels of keys": (plots.attention_map, W, (TOKENS, TOKENS[:3]), LABELS.format(4, 3)),
+    "arcs: 3 weights": (plots.attention_from, weights(3), (TOKENS, 1), "3 weights, 4 tokens, query 1: expected T, T"),
+    "arcs: 5 weights": (plots.attention_from, weights(5), (TOKENS, 1), "5 weights, 4 tokens, query 1: expected T, T"),
+    "arcs: no such query": (plots.attention_from, weights(4), (TOKENS, 4), "query 4: expected T, T and 0 to T - 1"),
+    "arcs: query -1": (plots.attention_from, weights(4), (TOKENS, -1), "query -1: expected T, T and 0 to T - 1"),
 }
+for shape in [(4,), (3, 4, 4), (1, 3, 4, 4)]:
+    REFUSED[f"map: {shape}"] = plots.attention_map, weights(*shape), (TOKENS,), ONE_HEAD
+for shape in [(4, 4), (3, 4, 5), (3, 5, 5), (1, 2, 3, 4, 4)]:
+    REFUSED[f"heads: {shape}"] = plots.attention_heads, weights(*shape), (TOKENS,), H_HEADS
+for bad in (torch.nan, torch.inf):
+    spoilt = weights(2, 3, 4, 4).index_fill(-1, torch.tensor([2]), bad)
+    REFUSED[f"map: {bad}"] = plots.attention_map, spoilt[0, 0], (TOKENS,), FINITE
+    REFUSED[f"heads: {bad}"] = plots.attention_heads, spoilt[0], (TOKENS,), FINITE
+    REFUSED[f"layers: {bad}"] = plots.attention_heads, spoilt, (TOKENS,), FINITE
+    REFUSED[f"arcs: {bad}"] = plots.attention_from, spoilt[0, 0, 0], (TOKENS, 1), FINITE
 
 
-@pytest.mark.parametrize("kind", sorted(DRAWN))
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused(kind, bad):
-    draw, shape, more = DRAWN[kind]
-    values = weights(*shape)
-    values.view(-1)[2] = bad
-    with pytest.raises(ValueError, match="values that are not finite"):
-        draw(values, TOKENS, *more)
-
-
-@pytest.mark.parametrize("shape", [(4,), (3, 4, 4), (1, 3, 4, 4)])
-def test_more_or_fewer_dimensions_are_refused_with_what_to_do(shape):
-    with pytest.raises(ValueError, match=r"expected one head's weights .*weights\[b, h\]"):
-        plots.attention_map(weights(*shape), TOKENS)
-
-
-@pytest.mark.parametrize("shape", [(4, 4), (3, 4, 5), (3, 5, 5), (1, 2, 3, 4, 4)])
-def test_heads_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match=r"with 4 tokens; expected \(H, T, T\)"):
-        plots.attention_heads(weights(*shape), TOKENS)
-
-
-@pytest.mark.parametrize(("n", "query"), [(3, 1), (5, 1), (4, 4), (4, -1)])
-def test_arcs_need_a_weight_for_each_token_and_a_query_among_them(n, query):
-    with pytest.raises(ValueError, match=rf"{n} weights, 4 tokens, query {query}: expected T, T and 0 to T - 1"):
-        plots.attention_from(weights(n), TOKENS, query)
+@pytest.mark.parametrize(("draw", "values", "more", "message"), REFUSED.values(), ids=REFUSED)
+def test_weights_that_cannot_be_drawn_are_refused_with_what_to_do(draw, values, more, message):
+    with pytest.raises(ValueError, match=message):
+        draw(values, *more)
 
 
 def test_arcs_go_to_the_other_tokens_and_leave_out_weights_of_nothing():

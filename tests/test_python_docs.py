@@ -1,43 +1,70 @@
 """The documentation corpus: what is in it, that its splits do not leak, and that making it disturbs nobody."""
 
 import builtins
-import json
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from nextbert_lite.corpora import harvest, python_docs
-from nextbert_lite.corpora.harvest import LIBRARIES, MODULES, SPLITS, Document, assign, parse
+from nextbert_lite.corpora.harvest import LIBRARIES, SPLITS, Document, assign, parse
 from nextbert_lite.corpora.python_docs import load_docs, near_duplicates, text_hash
+from nextbert_lite.files import share_dir
 
-ROOT = Path(__file__).resolve().parents[1]
+MODULES = tomllib.loads((share_dir("data") / "documented.toml").read_text(encoding="utf-8"))
+WATCHED = """
+import runpy, sys, tomllib, matplotlib
+state = lambda: {key: dict.__getitem__(matplotlib.rcParams, key) for key in dict.keys(matplotlib.rcParams)}
+before = state()
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+after = state()
+assert [key for key in before if before[key] is not after[key] and before[key] != after[key]] == []
+assert matplotlib._pylab_helpers.Gcf.figs == {}
+with open(sys.argv[1], "rb") as file:
+    listed = " ".join(tomllib.load(file).values()).split()
+assert [name for name in listed if name not in sys.modules] == []
+"""
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """An empty cache folder, and a fixed order of sets in the child that fills it."""
-    folder = tmp_path_factory.mktemp("cache")
+def second(tmp_path_factory):
+    """The corpus, collected anew into an empty cache with another order of sets; the child, watched; and the cache.
+
+    In the child every warning is an error, and at its end it must have left Matplotlib as it was.
+    """
+    cache, real, done = tmp_path_factory.mktemp("cache"), subprocess.run, []
+
+    def watched(command, **options):
+        python, *rest = command
+        script = rest.index(harvest.__file__)
+        command = [python, "-W", "error", *rest[:script], "-c", WATCHED, *rest[script:]]
+        done.append(real(command, **options))
+        return done[0]
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NEXTBERT_CACHE", str(folder))
+        patch.setenv("NEXTBERT_CACHE", str(cache))
         patch.setenv("PYTHONHASHSEED", "1")
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def docs(cache):
-    return load_docs()
+        patch.setattr(python_docs.subprocess, "run", watched)
+        return load_docs(), *done, cache
 
 
 @pytest.fixture
-def no_child(monkeypatch, docs, cache):
-    """Replace the child interpreter by one that hands out the file of the first load; count how often it runs."""
+def cache(second, monkeypatch):
+    """The folder of the cache that `second` filled, as this process's cache."""
+    monkeypatch.setenv("NEXTBERT_CACHE", str(second[2]))
+    return second[2]
+
+
+@pytest.fixture
+def no_child(monkeypatch, cache):
+    """Replace the child interpreter by one that hands out the file of the cache; count how often it runs."""
     made, runs = next(cache.glob("*.json")).read_bytes(), []
 
     def run(command, **_):
@@ -47,23 +74,6 @@ def no_child(monkeypatch, docs, cache):
 
     monkeypatch.setattr(python_docs.subprocess, "run", run)
     return runs
-
-
-def fresh_python(code, *arguments, **env):
-    """Run code in a new interpreter where every warning is an error."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
-        env={k: v for k, v in os.environ.items() if k != "MPLBACKEND"} | {"PYTHONPATH": str(ROOT)} | env,
-        capture_output=True,
-        text=True,
-    )
-
-
-def largest_cosines(texts_a, texts_b, everything):
-    """The nearest text of b for each of a, by dense products: another way than the package's sparse blocks."""
-    vectorizer = TfidfVectorizer(**harvest.TFIDF).fit(everything)
-    a, b = vectorizer.transform(texts_a), vectorizer.transform(texts_b)
-    return np.concatenate([(b @ a[i : i + 200].T.toarray()).max(axis=0) for i in range(0, a.shape[0], 200)])
 
 
 # What is in it
@@ -89,7 +99,7 @@ def test_only_public_names(docs):
 def test_labels_are_the_library_of_the_name(docs):
     for d in docs.documents:
         root = d.name.partition(".")[0]
-        assert d.module in MODULES[d.library]
+        assert d.module in MODULES[d.library].split()
         if d.library == "python":
             assert root in sys.stdlib_module_names or hasattr(builtins, root)
         else:
@@ -150,9 +160,14 @@ def test_splits_are_disjoint_and_cover_all(docs):
 @pytest.mark.parametrize("part", ["text", "body"])
 def test_nothing_held_out_has_a_near_duplicate_in_another_split(docs, part):
     train, validation, test = ([getattr(d, part) for d in docs.split(s) if getattr(d, part)] for s in SPLITS)
-    everything = train + validation + test
-    assert largest_cosines(validation + test, train, everything).max() <= 0.6 + 1e-9
-    assert largest_cosines(test, validation, everything).max() <= 0.6 + 1e-9
+    vectors = TfidfVectorizer(**harvest.TFIDF).fit_transform(train + validation + test)
+    n, m = len(train), len(train) + len(validation)
+
+    def largest_cosine(a, b):  # by dense products: another way than the package's sparse blocks
+        return max((b @ a[i : i + 200].T.toarray()).max() for i in range(0, a.shape[0], 200))
+
+    assert largest_cosine(vectors[n:], vectors[:n]) <= 0.6 + 1e-9
+    assert largest_cosine(vectors[m:], vectors[n:m]) <= 0.6 + 1e-9
     assert not any(near_duplicates(validation + test, train))
 
 
@@ -166,11 +181,7 @@ def test_a_chain_of_near_duplicates_stays_in_one_split():
     assert len(set(splits[:10])) == 1 and set(splits) == set(SPLITS)
 
 
-def test_an_unknown_split_or_library_is_refused_with_the_choices(docs):
-    with pytest.raises(ValueError, match="no split 'dev'; choose one of train, validation, test"):
-        docs.pairs("dev")
-    with pytest.raises(ValueError, match="no library 'scipy'; choose one of python, torch, numpy, matplotlib"):
-        docs.split("train", library="scipy")
+def test_a_split_may_be_narrowed_to_a_library(docs):
     assert {d.library for d in docs.split("test", library="numpy")} == {"numpy"}
 
 
@@ -181,41 +192,58 @@ def test_near_duplicates_finds_the_planted_copies(docs):
     assert near_duplicates(texts, others + copies)[:10] == [True] * 10
     assert near_duplicates(texts, others) == [False] * 50
     assert near_duplicates([], texts) == [] and near_duplicates(["a"], []) == near_duplicates(["!"], ["?"]) == [False]
-    with pytest.raises(TypeError, match="put a single text into a list"):
-        near_duplicates("text", texts)
+
+
+def without_memory(docs):
+    failed = subprocess.CompletedProcess([], 1, "", "Traceback\nMemoryError: no room")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEXTBERT_CACHE", "nowhere")
+        patch.setattr(python_docs.subprocess, "run", lambda *_, **__: failed)
+        load_docs()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda docs: docs.pairs("dev"), ValueError, "no split 'dev'; choose one of train, validation, test"),
+        (
+            lambda docs: docs.split("train", library="scipy"),
+            ValueError,
+            "no library 'scipy'; choose one of python, torch",
+        ),
+        (lambda docs: near_duplicates("text", ["text"]), TypeError, "put a single text into a list"),
+        (without_memory, RuntimeError, "could not be collected by .*: MemoryError: no room"),
+    ],
+)
+def test_what_cannot_be_given_is_said(docs, call, error, words):
+    with pytest.raises(error, match=words):
+        call(docs)
 
 
 # Making it
 
 
-def test_a_second_process_collects_the_same_and_is_silent_and_leaves_matplotlib_alone(docs, tmp_path):
-    code = """
-import sys, matplotlib
-state = lambda: {key: dict.__getitem__(matplotlib.rcParams, key) for key in dict.keys(matplotlib.rcParams)}
-before = state()
-from nextbert_lite.corpora.python_docs import MODULES, _main
-_main(sys.argv[1])
-after = state()
-assert [key for key in before if before[key] is not after[key] and before[key] != after[key]] == []
-assert matplotlib._pylab_helpers.Gcf.figs == {}
-missing = [name for names in MODULES.values() for name in names if name not in sys.modules]
-assert not missing, missing
-"""
-    run = fresh_python(code, tmp_path / "docs.json", PYTHONHASHSEED="2")
-    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
-    made = json.loads((tmp_path / "docs.json").read_text(encoding="utf-8"))
-    assert made["fingerprint"] == docs.fingerprint
-    assert [row["name"] for row in made["splits"]["test"]] == [d.name for d in docs.test]
+def test_a_second_process_collects_the_same(docs, second):
+    assert second[0] == docs
 
 
-def test_loading_is_silent_and_imports_none_of_the_libraries(docs):
+def test_collecting_finds_every_module_is_silent_and_leaves_matplotlib_alone(second):
+    assert (second[1].returncode, second[1].stdout, second[1].stderr) == (0, "", "")
+
+
+def test_loading_is_silent_and_imports_none_of_the_libraries(cache):
     code = """
 import sys
 from nextbert_lite.corpora.python_docs import load_docs
 load_docs()
 assert not {"torch", "matplotlib", "numpy", "sklearn"} & set(sys.modules)
 """
-    run = fresh_python(code)
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+        capture_output=True,
+        text=True,
+    )
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
@@ -224,20 +252,19 @@ def test_a_whole_cache_is_read_without_a_child(docs, no_child):
     assert no_child == []
 
 
-def damage(content, how):
-    return {
-        "truncated": content[:1000],
-        "empty": b"",
-        "list": b"[]",
-        "letter": content.replace(b"Return", b"Ruturn", 1),
-    }[how]
+DAMAGES = {
+    "truncated": lambda content: content[:1000],
+    "empty": lambda content: b"",
+    "list": lambda content: b"[]",
+    "letter": lambda content: content.replace(b"Return", b"Ruturn", 1),
+}
 
 
-@pytest.mark.parametrize("how", ["truncated", "empty", "list", "letter"])
-def test_a_damaged_cache_is_made_again(docs, cache, no_child, how):
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_cache_is_made_again(docs, cache, no_child, damage):
     file = next(cache.glob("*.json"))
     whole = file.read_bytes()
-    file.write_bytes(damage(whole, how))
+    file.write_bytes(damage(whole))
     assert load_docs() == docs
     assert len(no_child) == 1 and file.read_bytes() == whole
     assert list(cache.iterdir()) == [file]  # no temporary file stays
@@ -248,14 +275,6 @@ def test_a_cache_folder_that_cannot_be_made_does_no_harm(docs, no_child, monkeyp
     monkeypatch.setenv("NEXTBERT_CACHE", str(tmp_path / "file" / "folder"))
     assert load_docs() == docs
     assert len(no_child) == 1
-
-
-def test_a_failing_child_is_an_error_with_its_last_line(docs, monkeypatch, tmp_path):
-    monkeypatch.setenv("NEXTBERT_CACHE", str(tmp_path))
-    failed = subprocess.CompletedProcess([], 1, "", "Traceback\nMemoryError: no room")
-    monkeypatch.setattr(python_docs.subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(RuntimeError, match=r"could not be collected by .*: MemoryError: no room"):
-        load_docs()
 
 
 # Telling one corpus from another

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import permutations
 
 import pytest
@@ -16,8 +17,9 @@ from nextbert_lite import embed
 from nextbert_lite.core.encoder import Encoder, EncoderConfig
 from nextbert_lite.core.heads import MaskedLanguageModel
 from nextbert_lite.corpora.harvest import Document
-from nextbert_lite.corpora.python_docs import DocsCorpus, load_docs
-from nextbert_lite.course import cli
+from nextbert_lite.corpora.python_docs import DocsCorpus
+from nextbert_lite.course import cli, documentation
+from nextbert_lite.course.documentation import open_index
 from nextbert_lite.training.tokenizer import train_bpe
 from nextbert_lite.use import checkpoints, search
 from nextbert_lite.use.search import (
@@ -27,7 +29,6 @@ from nextbert_lite.use.search import (
     best_weight,
     fuse,
     mrr,
-    open_index,
     paired_bootstrap,
     ranks,
     recall_at,
@@ -96,19 +97,6 @@ def test_the_words_contributions_sum_to_the_score_and_the_largest_comes_first():
         assert set(words) == {"sort", "numbers", "file"} & set(words_of(TEXTS[i]))
 
 
-def test_bm25_refuses_what_it_cannot_index():
-    with pytest.raises(ValueError, match="the list of texts is empty"):
-        Bm25([])
-    with pytest.raises(ValueError, match="no word but stop words"):
-        Bm25(["the", "of a"])
-    with pytest.raises(TypeError, match="put a single text into a list"):
-        Bm25("sort a list")
-    with pytest.raises(TypeError, match="put a single text into a list"):
-        Bm25(TEXTS).scores("sort a list")
-    with pytest.raises(TypeError, match="text 1 is NoneType; each text must be a str"):
-        Bm25(["sort", None])
-
-
 # --- ranks ------------------------------------------------------------------------------------------------------------
 
 
@@ -139,25 +127,6 @@ def test_the_ranks_of_all_texts_agree_with_the_rank_of_each():
     each = torch.stack([ranks(scores, torch.full((6,), i)) for i in range(9)], dim=1)
     assert torch.equal(all_ranks(scores), each)
     assert torch.equal(all_ranks(scores.T.contiguous().T), each)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_scores_that_are_not_finite_are_refused_and_their_query_is_named(bad):
-    scores = random_scores(3, 3)
-    scores[1, 2] = bad
-    for measure in (ranks, mrr, all_ranks, z_scores):
-        with pytest.raises(ValueError, match="the scores are not finite: row 1"):
-            measure(scores)
-
-
-def test_right_texts_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"Give `right`, the number of each right text"):
-        ranks(random_scores(3, 5))
-    for right in ([0, 1], [0, 1, 5], [0, 1, -1], [[0, 1, 2]]):
-        with pytest.raises(ValueError, match=r"`right` must be 3 numbers of texts, 0 to 4"):
-            ranks(random_scores(3, 5), torch.tensor(right))
-    with pytest.raises(ValueError, match=r"expected \(N, C\)|expected \(Q, N\)"):
-        ranks(random_scores(5))
 
 
 # --- fusion -----------------------------------------------------------------------------------------------------------
@@ -198,15 +167,6 @@ def test_the_best_weight_trusts_whoever_is_right():
     assert best_weight(half[:, moved], other[:, moved], moved.argsort()) == (weight, value)
 
 
-def test_scores_of_other_texts_and_weights_outside_0_to_1_are_refused():
-    for both in (lambda a, b: fuse(a, b, 0.5), reciprocal_rank_fusion, best_weight):
-        with pytest.raises(ValueError, match=r"a has the shape \(3, 3\), b \(3, 4\)"):
-            both(random_scores(3, 3), random_scores(3, 4))
-    for weight in (-0.1, 1.1, math.nan):
-        with pytest.raises(ValueError, match="it must be between 0"):
-            fuse(random_scores(3, 3), random_scores(3, 3), weight)
-
-
 # --- the bootstrap ----------------------------------------------------------------------------------------------------
 
 
@@ -238,22 +198,55 @@ def test_the_interval_of_95_percent_holds_the_true_difference_in_about_95_percen
     assert 267 <= held <= 295
 
 
-def test_the_bootstrap_refuses_what_is_not_paired():
-    for a, b in [(torch.ones(3), torch.ones(4)), (torch.ones(1), torch.ones(1)), (torch.ones(2, 2), torch.ones(2, 2))]:
-        with pytest.raises(ValueError, match="the same queries in the same order"):
-            paired_bootstrap(a, b)
-    with pytest.raises(ValueError, match="not finite"):
-        paired_bootstrap(torch.tensor([1.0, math.nan]), torch.ones(2))
+# --- what these refuse ------------------------------------------------------------------------------------------------
+
+S, WIDE = random_scores(3, 3), random_scores(3, 5)
+A_LIST, SHAPES = "put a single text into a list", r"a has the shape \(3, 3\), b \(3, 5\)"
+RIGHT, PAIRED = "`right` must be 3 numbers of texts, 0 to 4", "the same queries in the same order"
+REFUSED = {
+    "Bm25: no text": (lambda: Bm25([]), ValueError, "the list of texts is empty"),
+    "Bm25: stop words only": (lambda: Bm25(["the", "of a"]), ValueError, "no word but stop words"),
+    "Bm25: one text": (lambda: Bm25("sort a list"), TypeError, A_LIST),
+    "Bm25: one query": (lambda: Bm25(TEXTS).scores("sort a list"), TypeError, A_LIST),
+    "Bm25: None": (lambda: Bm25(["sort", None]), TypeError, "text 1 is NoneType; each text must be a str"),
+    "ranks: which is right": (lambda: ranks(WIDE), ValueError, "Give `right`, the number of each right text"),
+    "ranks: too few right": (lambda: ranks(WIDE, torch.tensor([0, 1])), ValueError, RIGHT),
+    "ranks: right is 5": (lambda: ranks(WIDE, torch.tensor([0, 1, 5])), ValueError, RIGHT),
+    "ranks: right is -1": (lambda: ranks(WIDE, torch.tensor([0, 1, -1])), ValueError, RIGHT),
+    "ranks: right is a table": (lambda: ranks(WIDE, torch.tensor([[0, 1, 2]])), ValueError, RIGHT),
+    "ranks: of one query": (lambda: ranks(S[0]), ValueError, r"the scores have the shape \(3,\); expected \(N, C\)"),
+    "fuse: other texts": (lambda: fuse(S, WIDE, 0.5), ValueError, SHAPES),
+    "reciprocal ranks: other texts": (lambda: reciprocal_rank_fusion(S, WIDE), ValueError, SHAPES),
+    "best weight: other texts": (lambda: best_weight(S, WIDE), ValueError, SHAPES),
+    "weight -0.1": (lambda: fuse(S, S, -0.1), ValueError, "weight is -0.1; it must be between 0 .only b. and 1"),
+    "weight 1.1": (lambda: fuse(S, S, 1.1), ValueError, "weight is 1.1; it must be between 0 .only b. and 1"),
+    "weight NaN": (lambda: fuse(S, S, math.nan), ValueError, "weight is nan; it must be between 0 .only b. and 1"),
+    "bootstrap: 3 and 2 queries": (lambda: paired_bootstrap(S[0], S[0, :2]), ValueError, PAIRED),
+    "bootstrap: one query": (lambda: paired_bootstrap(S[0, :1], S[0, :1]), ValueError, PAIRED),
+    "bootstrap: tables": (lambda: paired_bootstrap(S, S), ValueError, PAIRED),
+    "bootstrap: NaN": (lambda: paired_bootstrap(S[0], S[0] / 0 * 0), ValueError, "not finite: look at that query"),
+}
+for bad in (math.nan, math.inf, -math.inf):
+    spoilt = S.index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(bad))
+    for measure in (ranks, mrr, all_ranks, z_scores):
+        message = "the scores are not finite: row 1"
+        REFUSED[f"{measure.__name__}: {bad}"] = partial(measure, spoilt), ValueError, message
+
+
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_ranked_fused_or_compared_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
 
 
 # --- the index --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def corpus():
+def corpus(docs):
     """Sixty short documents: every library, and some that a test asks for."""
-    documents = [d for d in load_docs().documents if 40 < len(d.text) < 300]
-    wanted = [d for d in load_docs().documents if d.name in ("numpy.sort", "matplotlib.pyplot.hist")]
+    documents = [d for d in docs.documents if 40 < len(d.text) < 300]
+    wanted = [d for d in docs.documents if d.name in ("numpy.sort", "matplotlib.pyplot.hist")]
     documents = documents[:: len(documents) // 58][:58] + wanted
     return DocsCorpus(train=tuple(documents), validation=(), test=(), fingerprint={"sha256": "1" * 64})
 
@@ -320,14 +313,18 @@ def test_a_query_longer_than_the_model_reads_is_answered(index):
     assert len(index.search("return a sorted copy of an array " * 50)) == 5
 
 
-def test_a_query_that_cannot_be_answered_is_refused(index):
-    for query in ("", "  \n"):
-        with pytest.raises(ValueError, match="the query is empty: write what you look for"):
-            index.search(query)
-    with pytest.raises(ValueError, match="k is 0"):
-        index.search("array", k=0)
-    with pytest.raises(ValueError, match=r"no library 'scipy'; choose one of python, torch, numpy, matplotlib"):
-        index.search("array", library="scipy")
+@pytest.mark.parametrize(
+    ("query", "options", "message"),
+    [
+        ("", {}, "the query is empty: write what you look for"),
+        ("  \n", {}, "the query is empty: write what you look for"),
+        ("array", {"k": 0}, "k is 0; ask for at least one hit"),
+        ("array", {"library": "scipy"}, "no library 'scipy'; choose one of python, torch, numpy, matplotlib"),
+    ],
+)
+def test_a_query_that_cannot_be_answered_is_refused(query, options, message, index):
+    with pytest.raises(ValueError, match=message):
+        index.search(query, **options)
 
 
 def test_vectors_of_other_documents_are_refused(corpus, model, index):
@@ -342,10 +339,10 @@ def test_vectors_of_other_documents_are_refused(corpus, model, index):
 def kept(corpus, model, tmp_path, monkeypatch):
     """A cache folder, a checkpoint, sixty documents in place of all, and a list of how often they were embedded."""
     monkeypatch.setenv("NEXTBERT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(search, "load_docs", lambda: corpus)
+    monkeypatch.setattr(documentation, "load_docs", lambda: corpus)
     checkpoints.save(tmp_path / "model", *model, {"name": "mine", "corpus": {"name": "text"}})
-    made, real = [], search._embed_all
-    monkeypatch.setattr(search, "_embed_all", lambda *arguments: made.append(1) or real(*arguments))
+    made, real = [], documentation._embed_all
+    monkeypatch.setattr(documentation, "_embed_all", lambda *arguments: made.append(1) or real(*arguments))
     return tmp_path, made
 
 
@@ -379,7 +376,7 @@ def test_the_index_is_made_again_when_the_corpus_changed(kept, corpus, monkeypat
     folder, made = kept
     open_index(folder / "model")
     changed = replace(corpus, train=corpus.train[1:], fingerprint={"sha256": "2" * 64})
-    monkeypatch.setattr(search, "load_docs", lambda: changed)
+    monkeypatch.setattr(documentation, "load_docs", lambda: changed)
     assert len(open_index(folder / "model").documents) == 59 and made == [1, 1]
     open_index(folder / "model")
     assert made == [1, 1] and stored_file(folder)  # the new one took the old one's place
@@ -393,7 +390,7 @@ def test_the_index_is_made_again_when_the_checkpoint_or_the_format_changed(kept,
     checkpoints.save(folder / "model", other, model[1], {"name": "mine", "corpus": {"name": "text"}})
     open_index(folder / "model")
     assert made == [1, 1]
-    monkeypatch.setattr(search, "FORMAT", search.FORMAT + 1)
+    monkeypatch.setattr(documentation, "FORMAT", documentation.FORMAT + 1)
     open_index(folder / "model")
     assert made == [1, 1, 1]
 
@@ -500,7 +497,7 @@ def test_the_command_prints_json_and_nothing_else_on_stdout(kept, capsys, monkey
     [([" "], "the query is empty"), (["array", "--library", "scipy"], "there is no library 'scipy'; choose one of")],
 )
 def test_the_command_refuses_a_wrong_query_before_it_makes_anything(arguments, words, capsys, monkeypatch):
-    monkeypatch.setattr(search, "open_index", lambda *_: pytest.fail("the index was opened"))
+    monkeypatch.setattr(documentation, "open_index", lambda *_: pytest.fail("the index was opened"))
     assert cli.main(["search", *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == "" and words in err and err.count("\n") == 1

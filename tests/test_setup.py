@@ -150,15 +150,18 @@ class Pip:
         return False
 
 
-@pytest.mark.parametrize(
-    ("output", "advice"),
-    [
-        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "the disk is full"),
-        ("WARNING: Retrying (Retry(total=0)) after connection broken by 'X'\nERROR: No matching", "check the network"),
-        ("ERROR: [Errno 13] Permission denied: 'x'", "stop JupyterLab"),
-        ("something else", "Repeat the command: it continues"),
-    ],
-)
+FAILURES = {
+    "a full disk": ("ERROR: an OSError: [Errno 28] No space left on device", "the disk is full"),
+    "no network": (
+        "WARNING: Retrying (Retry(total=0)) after connection broken\nERROR: No matching",
+        "check the network",
+    ),
+    "a file in use": ("ERROR: [Errno 13] Permission denied: 'x'", "stop JupyterLab"),
+    "anything else": ("something else", "Repeat the command: it continues"),
+}
+
+
+@pytest.mark.parametrize(("output", "advice"), FAILURES.values(), ids=FAILURES)
 def test_a_failure_of_pip_is_told_in_one_sentence_below_pips_own_errors(monkeypatch, capsys, tmp_path, output, advice):
     monkeypatch.setattr(setup_env.subprocess, "Popen", Pip(output, 1))
     with pytest.raises(setup_env.Trouble, match=advice) as trouble:
@@ -346,17 +349,18 @@ def test_condas_file_is_the_same_installation_as_pyproject():
     assert (ROOT / "constraints.txt").is_file()
 
 
-@pytest.mark.parametrize(
-    "dependencies",
-    [
-        ["python=3.10", "pip", {"pip": ["-c constraints.txt", "-e ."]}],
-        ["pip", {"pip": ["-c constraints.txt", "-e ."]}],
-        ["python=3.12", "pip", {"pip": ["-e ."]}],
-        ["python=3.12", "pip", {"pip": ["-c constraints.txt", "torch>=2.6"]}],
-        ["python=3.12", "pip", {"pip": ["-c constraints.txt", "-e .", "pandas"]}],
-        ["python=3.12", "pip", "numpy>=1", {"pip": ["-c constraints.txt", "-e ."]}],
-    ],
-)
+PINNED = ["-c constraints.txt", "-e ."]
+OTHERS = {
+    "an old Python": ["python=3.10", "pip", {"pip": PINNED}],
+    "no Python": ["pip", {"pip": PINNED}],
+    "no constraints": ["python=3.12", "pip", {"pip": ["-e ."]}],
+    "not the project": ["python=3.12", "pip", {"pip": ["-c constraints.txt", "torch>=2.6"]}],
+    "one package more": ["python=3.12", "pip", {"pip": [*PINNED, "pandas"]}],
+    "one package of conda's": ["python=3.12", "pip", "numpy>=1", {"pip": PINNED}],
+}
+
+
+@pytest.mark.parametrize("dependencies", OTHERS.values(), ids=OTHERS)
 def test_a_conda_file_that_installs_something_else_is_noticed(dependencies):
     assert differences({"dependencies": dependencies}, PROJECT)
 
@@ -374,23 +378,30 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 def test_make_alone_explains_every_target():
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     (phony,) = re.findall(r"(?m)^\.PHONY: (.*)$", text)
-    assert set(phony.split()) == set(re.findall(r"(?m)^([a-z-]+):", text))
+    assert set(phony.split()) == set(re.findall(r"(?m)^([a-z-]+):$", text))
     shown = make()
     assert shown.returncode == 0 and shown.stderr == ""
     for target in phony.split():
-        assert re.search(rf"(?m)^make {target} {{2,}}\S", shown.stdout), target
+        assert re.search(rf"(?m)^make {target}( LESSON=02)? {{2,}}\S", shown.stdout), target
 
 
 @needs_make
 def test_make_test_is_lint_and_one_pytest_with_every_lesson():
     plan = make("-n", "test", "PYTHON=python").stdout
-    assert "setup_env.py  --extra test" in plan
+    assert re.search(r"setup_env.py  --extra test$", plan, re.MULTILINE)  # and no other extra
     assert "ruff check ." in plan and "ruff format --check ." in plan
     (line,) = (line for line in plan.splitlines() if "-m pytest" in line)
-    assert "TQDM_DISABLE=1" in line and "--nbval-lax --nbval-cell-timeout=300 tests" in line
+    assert "TQDM_DISABLE=1" in line and "--nbval-lax --nbval-cell-timeout=300" in line and line.endswith(" tests")
     assert plan.splitlines()[-1] == line  # pytest's own line closes it
     for path in ROOT.glob("notebooks/*.ipynb"):
         assert path.name in line
+
+
+@needs_make
+def test_make_test_extras_installs_every_extra_that_a_test_skips_without():
+    plan = make("-n", "test-extras", "PYTHON=python").stdout
+    assert "setup_env.py  --extra test --extra book --extra browser" in plan
+    assert plan.splitlines()[-1].endswith("-m pytest tests/test_book.py tests/browser")
 
 
 @needs_make
@@ -400,7 +411,7 @@ def test_make_passes_on_what_it_is_given():
     assert "demo --minutes 1" in make("-n", "demo", "DEMO=--minutes 1").stdout
     assert "build --only 02 --times" in make("-n", "notebooks", "ONLY=02", "TIMES=1").stdout
     no_lesson = make("-n", "test", "LESSON=98")
-    assert no_lesson.returncode and "there is no lesson 98" in no_lesson.stderr
+    assert no_lesson.returncode and "there is no lesson '98'" in no_lesson.stderr
 
 
 @needs_make
@@ -412,11 +423,13 @@ def test_make_without_a_python_says_which_one_to_name():
 def test_ci_runs_what_everybody_runs():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     commands = [line for line in script.splitlines() if line and not line.startswith("#")]
-    assert commands[0] == "set -euo pipefail" and commands[-1] == "make test"
+    assert commands[0] == "set -euo pipefail" and commands[-1] == "make test-extras"
+    assert commands[2:4] == ["rm -rf .venv", "make test"]  # first, and with nothing but what it installs
     assert os.name == "nt" or os.access(ROOT / ".ci" / "run", os.X_OK)
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
-    (job,) = workflow["jobs"].values()
+    job, extras = workflow["jobs"]["test"], workflow["jobs"]["extras"]
     assert "make test" in [step.get("run") for step in job["steps"]]
+    assert "make test-extras" in [step.get("run") for step in extras["steps"]]
     assert {"3.11", "3.12", "3.13"} == set(job["strategy"]["matrix"]["python"])
     assert {name.split("-")[0] for name in job["strategy"]["matrix"]["os"]} == {"ubuntu", "macos", "windows"}
 

@@ -4,6 +4,7 @@ import copy
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -74,8 +75,6 @@ def files(folder):
 def test_a_solution_becomes_one_blank_at_its_indentation():
     learner = lessons.learner_version(notebook(code(SOLVED)))
     assert "".join(learner["cells"][1]["source"]) == BLANK
-    assert lessons.blank_cells(learner) == [1]
-    assert lessons.blank_cells(notebook(code(SOLVED))) == []
 
 
 def test_nothing_but_solutions_outputs_counts_and_widgets_is_changed():
@@ -109,20 +108,29 @@ def test_markers_in_text_are_left_alone():
     assert lessons.learner_version(notebook(text)) == notebook(text)
 
 
+def learner_of(source):
+    return lambda: lessons.learner_version(notebook(code(source, id="broken")))
+
+
+CELL = r"code cell 2 \(id broken\).*SOLUTION"
+
+
 @pytest.mark.parametrize(
-    "source",
+    ("call", "words"),
     [
-        "### BEGIN SOLUTION\na = 1",
-        "a = 1\n### END SOLUTION",
-        "### BEGIN SOLUTION\n### BEGIN SOLUTION\n### END SOLUTION",
-        "###BEGIN SOLUTION\na = 1\n###END SOLUTION",
-        "### BEGIN SOLUTIONS\na = 1\n### END SOLUTIONS",
-        "### begin solution\na = 1\n### end solution",
+        (learner_of("### BEGIN SOLUTION\na = 1"), CELL),
+        (learner_of("a = 1\n### END SOLUTION"), CELL),
+        (learner_of("### BEGIN SOLUTION\n### BEGIN SOLUTION\n### END SOLUTION"), CELL),
+        (learner_of("###BEGIN SOLUTION\na = 1\n###END SOLUTION"), CELL),
+        (learner_of("### BEGIN SOLUTIONS\na = 1\n### END SOLUTIONS"), CELL),
+        (learner_of("### begin solution\na = 1\n### end solution"), CELL),
+        (lambda: lessons.solution("02.9"), r"no exercise '02.9'.*there are: 02.1\."),
+        (lambda: lessons.lesson_number("notes.ipynb"), r"notes\.ipynb"),
     ],
 )
-def test_markers_that_do_not_pair_up_are_refused_with_the_cell_named(source):
-    with pytest.raises(ValueError, match=r"code cell 2 \(id broken\).*SOLUTION"):
-        lessons.learner_version(notebook(code(source, id="broken")))
+def test_markers_that_do_not_pair_up_and_unknown_names_are_refused(shipped, call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
 
 
 def test_a_solution_is_found_by_its_exercise(shipped):
@@ -131,15 +139,11 @@ def test_a_solution_is_found_by_its_exercise(shipped):
     names = {}
     exec(shown, names)
     assert names["add"](2, 3) == 5
-    with pytest.raises(ValueError, match=r"no exercise '02.9'.*there are: 02.1\."):
-        lessons.solution("02.9")
 
 
 def test_lessons_are_found_in_order_and_by_number(shipped):
     (shipped / "notes.ipynb").write_text("{}")
     assert [lessons.lesson_number(path) for path in lessons.find_lessons()] == ["00", "02"]
-    with pytest.raises(ValueError, match=r"notes\.ipynb"):
-        lessons.lesson_number("notes.ipynb")
 
 
 # The workspace
@@ -215,15 +219,15 @@ def test_a_file_of_another_program_that_has_the_offers_name_is_kept_too(shipped,
 
 
 KILLED = """
-import os, signal, sys
+import os, sys
 from pathlib import Path
-from nextbert_lite import lessons, start
-lessons.share_dir = lambda name: Path(sys.argv[1])
+from nextbert_lite.course import workspace
+workspace.share_dir = lambda name: Path(sys.argv[1])
 def half(path, text, **_):
     path.write_bytes(text.encode()[: len(text) // 2])
     os._exit(9)
 Path.write_text = half
-start.prepare(sys.argv[2])
+workspace.prepare(sys.argv[2])
 """
 
 
@@ -272,59 +276,47 @@ def test_jupyterlabs_kernel_is_this_python_even_if_the_user_has_another(tmp_path
     from jupyter_client.manager import KernelManager
     from jupyterlab.labapp import LabApp
 
-    monkeypatch.setattr(LabApp, "launch_instance", lambda arguments: seen.append(kernel(KernelManager)))
     seen = []
+    launch = lambda arguments: seen.append(KernelManager(kernel_name="python3").format_kernel_cmd()[0])  # noqa: E731
+    monkeypatch.setattr(LabApp, "launch_instance", launch)
     lessons.open_lab(["--allow-root"])
     assert seen == [sys.executable]
 
 
-def test_root_is_told_how_to_start_jupyterlab(shipped, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(os, "geteuid", lambda: 0, raising=False)
-    status, _, err = run(capsys, "start", tmp_path / "workspace")
-    assert status == 1 and "-- --allow-root" in err and err.count("\n") == 1
+def refusing(number):
+    def replace(*_):
+        raise OSError(number, os.strerror(number))
+
+    return lambda patch, shipped: patch.setattr(os, "replace", replace)
 
 
-def kernel(manager):
-    return manager(kernel_name="python3").format_kernel_cmd()[0]
-
-
-def fails_in_one_line(result, status):
-    return result[0] == status and result[2].startswith("nextbert-lite: ") and result[2].count("\n") == 1
-
-
-def test_a_file_in_the_folders_place_is_one_sentence(shipped, tmp_path, capsys):
-    (tmp_path / "taken").write_text("mine")
-    for folder in (tmp_path / "taken", tmp_path / "taken" / "below"):
-        result = run(capsys, "start", folder, "--no-open")
-        assert fails_in_one_line(result, 1) and "name a" in result[2]
-    assert (tmp_path / "taken").read_text() == "mine"
+def broken(patch, shipped):
+    (shipped / "02_attention.ipynb").write_text("{")
 
 
 @pytest.mark.parametrize(
-    ("number", "advice"),
-    [(errno.ENOSPC, "the disk is full"), (errno.EACCES, "name another folder"), (errno.EIO, os.strerror(errno.EIO))],
+    ("arrange", "arguments", "status", "words"),
+    [
+        (None, "taken --no-open", 1, "name a"),
+        (None, "taken/below --no-open", 1, "name a"),
+        (None, "new --lesson 77 --no-open", 2, "there are: 00, 02"),
+        (broken, "new --no-open", 2, "is not a notebook"),
+        (lambda patch, shipped: shutil.rmtree(shipped), "new --no-open", 1, "make notebooks"),
+        (lambda patch, shipped: patch.setattr(os, "geteuid", lambda: 0, raising=False), "new", 1, "-- --allow-root"),
+        (refusing(errno.ENOSPC), "new --no-open", 1, "the disk is full"),
+        (refusing(errno.EACCES), "new --no-open", 1, "name another folder"),
+        (refusing(errno.EIO), "new --no-open", 1, os.strerror(errno.EIO)),
+    ],
 )
-def test_what_the_system_refuses_is_one_sentence_and_leaves_no_part(
-    shipped, tmp_path, capsys, monkeypatch, number, advice
-):
-    def refuse(*_):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "replace", refuse)
-    result = run(capsys, "start", tmp_path / "workspace", "--no-open")
-    assert fails_in_one_line(result, 1) and advice in result[2]
-    assert list((tmp_path / "workspace").iterdir()) == []
-
-
-def test_missing_or_broken_lessons_and_an_unknown_one_are_one_sentence(shipped, tmp_path, capsys):
-    result = run(capsys, "start", tmp_path / "workspace", "--lesson", "77", "--no-open")
-    assert fails_in_one_line(result, 2) and "there are: 00, 02" in result[2]
-    (shipped / "02_attention.ipynb").write_text("{")
-    assert fails_in_one_line(run(capsys, "start", tmp_path / "other", "--no-open"), 2)
-    for path in shipped.iterdir():
-        path.unlink()
-    result = run(capsys, "start", tmp_path / "workspace", "--no-open")
-    assert fails_in_one_line(result, 1) and "make notebooks" in result[2]
+def test_expected_trouble_is_one_sentence(shipped, tmp_path, capsys, monkeypatch, arrange, arguments, status, words):
+    (tmp_path / "taken").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    if arrange:
+        arrange(monkeypatch, shipped)
+    ended, _, err = run(capsys, "start", *arguments.split())
+    assert (ended, err.count("\n")) == (status, 1) and err.startswith("nextbert-lite: ") and words in err
+    assert (tmp_path / "taken").read_text() == "mine"
+    assert {path.suffix for path in (tmp_path / "new").glob("*")} <= {".ipynb"}  # no part of a file
 
 
 def test_the_demo_gets_its_options_and_ctrl_c_ends_quietly(monkeypatch, capsys):
@@ -334,27 +326,17 @@ def test_the_demo_gets_its_options_and_ctrl_c_ends_quietly(monkeypatch, capsys):
         print(out, minutes, seed, device)
         return 0
 
-    demo = types.ModuleType("nextbert_lite.demo")
-    demo.run_demo = run_demo
-    monkeypatch.setitem(sys.modules, "nextbert_lite.demo", demo)
+    monkeypatch.setitem(sys.modules, "nextbert_lite.course.demo", types.SimpleNamespace(run_demo=run_demo))
     assert run(capsys, "demo", "--minutes", "0.5", "--device", "cpu") == (0, "demo 0.5 0 cpu\n", "")
     assert run(capsys, "demo", "--seed", "7") == (130, "", "")
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ["demo", "--minutes", "0"],
-        ["demo", "--minutes", "nan"],
-        ["demo", "--seed", "-1"],
-        ["demo", "--", "x"],
-        [],
-        ["x"],
-    ],
+    "arguments", ["demo --minutes 0", "demo --minutes nan", "demo --seed -1", "demo -- x", "", "x"]
 )
 def test_a_wrong_argument_is_explained_without_a_traceback(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main(arguments)
+        cli.main(arguments.split())
     assert stopped.value.code == 2
     assert "error: " in capsys.readouterr().err
 

@@ -1,5 +1,7 @@
 """Any text comes back as it was; a special token in a text is text unless it is asked for."""
 
+from functools import partial
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -175,22 +177,54 @@ def test_our_own_tokenizers_are_saved_as_the_library_writes_them(tmp_path):
 # --- what it refuses --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", [b"bytes", ["a list"], None, 5])
-def test_encode_takes_one_text(text):
-    kind = type(text).__name__
-    with pytest.raises(TypeError, match=rf"encode takes one text \(a str\), not {kind}.*use encode_batch"):
-        BPE.encode(text)
+def backend_of(vocabulary, unknown):
+    return Backend(models.WordLevel(vocabulary, unk_token=unknown))
 
 
-def test_encode_batch_takes_a_list():
-    with pytest.raises(TypeError, match="put a single text into a list"):
-        BPE.encode_batch("one text")
+OTHER = {"[UNK]": 0, "[PAD]": 1, "[CLS]": 2, "[SEP]": 3, "word": 4}
+GAPS = {**{token: i for i, token in enumerate(NAMES.values())}, "word": 9}
+ONE_TEXT = r"encode takes one text \(a str\), not {}.*use encode_batch"
+NO_TEXT = "text 1 is {}; each text must be a str"
+REPEATED = "each once and no special token; repeated: {}"
+OTHER_IDS = r"\['\[PAD\]', '\[UNK\]', '\[MASK\]'\] do not have the ids .*train_bpe or"
+REFUSED = {
+    "encode: bytes": (lambda: BPE.encode(b"bytes"), TypeError, ONE_TEXT.format("bytes")),
+    "encode: a list": (lambda: BPE.encode(["a list"]), TypeError, ONE_TEXT.format("list")),
+    "encode: None": (lambda: BPE.encode(None), TypeError, ONE_TEXT.format("NoneType")),
+    "encode: a number": (lambda: BPE.encode(5), TypeError, ONE_TEXT.format("int")),
+    "batch: one text": (lambda: BPE.encode_batch("one text"), TypeError, "put a single text into a list"),
+    "batch: bytes": (lambda: BPE.encode_batch(["fine", b"bytes"]), TypeError, NO_TEXT.format("bytes")),
+    "batch: a pair": (lambda: BPE.encode_batch(["fine", ("a", "pair")]), TypeError, NO_TEXT.format("tuple")),
+    "batch: a list": (lambda: BPE.encode_batch(["fine", ["a", "pair"]]), TypeError, NO_TEXT.format("list")),
+    "batch: None": (lambda: BPE.encode_batch(["fine", None]), TypeError, NO_TEXT.format("NoneType")),
+    "room for 260": (lambda: train_bpe(TEXTS, 260), ValueError, "is 260; the 256 bytes and 5 special tokens need 261"),
+    "a word twice": (lambda: word_level(["cat", "dog", "cat"]), ValueError, REPEATED.format(r"\['cat'\]")),
+    "a special word": (lambda: word_level(["cat", "[MASK]"]), ValueError, REPEATED.format(r"\['\[MASK\]'\]")),
+    "no word": (lambda: word_level([]), ValueError, REPEATED.format(r"\[\]")),
+    "an unknown token": (lambda: words(9).id("cat"), KeyError, "'cat' is not a token of this vocabulary of 14"),
+    "other special ids": (lambda: Tokenizer(backend_of(OTHER, "[UNK]")), ValueError, OTHER_IDS),
+    "gaps": (lambda: Tokenizer(backend_of(GAPS, "<unk>"), NAMES), ValueError, "ids of this vocabulary of 6 have gaps"),
+}
+for wrong in (-1, -100, 330, 10**6):
+    no_id = f"there is no id {wrong}: this tokenizer has the ids 0 to "
+    REFUSED[f"decode: id {wrong}"] = partial(BPE.decode, [5, wrong]), ValueError, no_id
+    REFUSED[f"tokens: id {wrong}"] = partial(BPE.tokens, [5, wrong]), ValueError, no_id
+for length in (2, 0, -1):
+    message = f"max_len is {length}; a text needs at least 3 places"
+    REFUSED[f"max_len {length}"] = partial(BPE.encode, "text", max_len=length), ValueError, message
+for role in NAMES:
+    five, other = "they must name five different tokens for ", NAMES["cls" if role == "pad" else "pad"]
+    others = {key: token for key, token in NAMES.items() if key != role}
+    unknown = r"the special tokens \['<none>'\] are not in this vocabulary of 12"
+    REFUSED[f"an unknown {role}"] = partial(published, **{role: "<none>"}), ValueError, unknown
+    REFUSED[f"another's {role}"] = partial(published, **{role: other}), ValueError, five
+    REFUSED[f"no {role}"] = partial(Tokenizer, published().backend, others), ValueError, five
 
 
-@pytest.mark.parametrize("wrong", [b"bytes", ("a", "pair"), ["a", "pair"], None])
-def test_what_is_no_text_in_a_batch_is_named(wrong):
-    with pytest.raises(TypeError, match=rf"text 1 is {type(wrong).__name__}; each text must be a str"):
-        BPE.encode_batch(["fine", wrong])
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_encoded_decoded_or_made_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
 
 
 def test_half_a_surrogate_pair_is_refused_with_its_repair():
@@ -200,76 +234,26 @@ def test_half_a_surrogate_pair_is_refused_with_its_repair():
     BPE.encode(broken.encode("utf-8", "replace").decode())
 
 
-@pytest.mark.parametrize("max_len", [2, 0, -1])
-def test_a_max_len_without_room_for_a_token_is_refused(max_len):
-    with pytest.raises(ValueError, match=rf"max_len is {max_len}; a text needs at least 3 places"):
-        BPE.encode("text", max_len=max_len)
-
-
-def test_a_vocabulary_without_room_for_the_bytes_is_refused():
-    with pytest.raises(ValueError, match="vocab_size is 260; the 256 bytes and 5 special tokens need 261"):
-        train_bpe(TEXTS, vocab_size=260)
-    assert train_bpe(TEXTS, vocab_size=261).decode(train_bpe(TEXTS, vocab_size=261).encode("é")) == "é"
+def test_a_vocabulary_of_the_bytes_and_special_tokens_alone_is_enough():
+    tokenizer = train_bpe(TEXTS, vocab_size=261)
+    assert tokenizer.decode(tokenizer.encode("é")) == "é"
 
 
 @pytest.mark.parametrize(
-    ("listed", "repeated"),
-    [(["cat", "dog", "cat"], r"\['cat'\]"), (["cat", "[MASK]"], r"\['\[MASK\]'\]"), ([], r"\[\]")],
+    ("content", "error", "message"),
+    [
+        (None, FileNotFoundError, r"there is no tokenizer file .*tokenizer\.json"),
+        *(
+            (text, ValueError, r"is no tokenizer file: .*`Tokenizer\.save`")
+            for text in ("", "{}", '{"version": "1.0"', "no")
+        ),
+        (published().backend.to_str(), ValueError, r"do not have the ids \[0, 1, 2, 3, 4\]"),
+    ],
+    ids=["missing", "empty", "{}", "cut", "no JSON", "another library's"],
 )
-def test_repeated_missing_and_special_words_are_refused(listed, repeated):
-    with pytest.raises(ValueError, match=rf"each once and no special token; repeated: {repeated}"):
-        word_level(listed)
-
-
-@pytest.mark.parametrize("wrong", [-1, -100, 330, 10**6])
-def test_an_id_that_does_not_exist_is_refused(wrong):
-    for read in (BPE.decode, BPE.tokens):
-        with pytest.raises(ValueError, match=rf"there is no id {wrong}: this tokenizer has the ids 0 to "):
-            read([5, wrong])
-
-
-def test_a_token_that_does_not_exist_is_refused():
-    with pytest.raises(KeyError, match=r"'cat' is not a token of this vocabulary of 14"):
-        words(9).id("cat")
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no tokenizer file .*nothing\.json"):
-        Tokenizer.load(tmp_path / "nothing.json")
-
-
-@pytest.mark.parametrize("content", ["", "{}", '{"version": "1.0"', "not JSON"])
-def test_a_file_that_is_no_tokenizer_is_named(tmp_path, content):
-    path = tmp_path / "broken.json"
-    path.write_text(content)
-    with pytest.raises(ValueError, match=r"broken\.json is no tokenizer file: .*`Tokenizer\.save` writes one"):
-        Tokenizer.load(path)
-
-
-def test_a_tokenizer_with_other_special_ids_is_refused():
-    backend = Backend(models.WordLevel({"[UNK]": 0, "[PAD]": 1, "[CLS]": 2, "[SEP]": 3, "word": 4}, unk_token="[UNK]"))
-    with pytest.raises(ValueError, match=r"\['\[PAD\]', '\[UNK\]', '\[MASK\]'\] do not have the ids .*train_bpe or"):
-        Tokenizer(backend)
-
-
-@pytest.mark.parametrize("role", ["pad", "unk", "cls", "sep", "mask"])
-def test_published_special_tokens_must_be_five_different_tokens_of_the_vocabulary(role):
-    with pytest.raises(ValueError, match=r"the special tokens \['<none>'\] are not in this vocabulary of 12"):
-        published(**{role: "<none>"})
-    with pytest.raises(ValueError, match="they must name five different tokens for "):
-        published(**{role: NAMES["cls" if role == "pad" else "pad"]})
-    with pytest.raises(ValueError, match="they must name five different tokens for "):
-        Tokenizer(published().backend, {key: token for key, token in NAMES.items() if key != role})
-
-
-def test_a_published_vocabulary_with_gaps_is_refused():
-    words = {**{token: i for i, token in enumerate(NAMES.values())}, "word": 9}
-    with pytest.raises(ValueError, match="the ids of this vocabulary of 6 have gaps"):
-        Tokenizer(Backend(models.WordLevel(words, unk_token="<unk>")), NAMES)
-
-
-def test_a_published_file_is_not_loaded_as_our_own(tmp_path):
+def test_a_file_that_is_no_tokenizer_of_ours_is_named(tmp_path, content, error, message):
     path = tmp_path / "tokenizer.json"
-    published().backend.save(str(path))
-    with pytest.raises(ValueError, match=r"do not have the ids \[0, 1, 2, 3, 4\]"):
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(error, match=message):
         Tokenizer.load(path)

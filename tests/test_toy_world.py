@@ -140,7 +140,7 @@ def test_the_frames_can_say_exactly_the_sentences_of_the_language(tiny):
 
 def test_samples_have_the_probabilities_of_the_language(tiny):
     language = {text: p for text, p in written_out(tomllib.loads(TINY)).items() if p > 1e-4}
-    n = 100_000
+    n = 60_000
     drawn = Counter(sentence.text for sentence in tiny.sample(n, seed=0))
     rest = n - sum(drawn[text] for text in language)
     observed = np.array([*(drawn[text] for text in language), rest])
@@ -171,13 +171,8 @@ def test_the_course_sentence_is_in_the_language():
     frame = WORLD.frames[sentence.frame]
     assert (frame.template, frame.topic, frame.attractor, frame.ending) == ("active", "kitchen", "plural", "place")
     slots = ("who", "attractor", "verb", "whom", "place")
-    assert [sentence.words[sentence.position(slot)] for slot in slots] == [
-        "cook",
-        "ovens",
-        "praises",
-        "waiters",
-        "kitchen",
-    ]
+    words = [sentence.words[sentence.position(slot)] for slot in slots]
+    assert words == "cook ovens praises waiters kitchen".split()
     assert sentence.position("pronoun") is None
 
 
@@ -258,10 +253,7 @@ def test_nobody_acts_on_themself():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "the cook praise the waiters in the kitchen",
-            "word 3: 'praise' does not fit after 'the cook'; expected: praises",
-        ),
+        ("the cook praise the waiters", "word 3: 'praise' does not fit after 'the cook'; expected: praises"),
         ("the cook near the ovens praise the waiters", "word 6: 'praise' does not fit"),
         ("the waiters is praised by the cook", "word 3: 'is' does not fit"),
         ("it is the cooks that praises the waiter", "word 6: 'praises' does not fit"),
@@ -374,12 +366,11 @@ def test_an_attractor_stays_with_its_person():
 
 
 def test_swapping_roles_exchanges_who_and_whom_and_mends_agreement():
-    assert WORLD.swap_roles(WORLD.parse(COURSE_SENTENCE)).text == (
-        "the waiters near the ovens praise the cook in the kitchen"
-    )
-    assert WORLD.swap_roles(WORLD.parse("the cook praises the waiters because they smiled")).text == (
-        "the waiters praise the cook because she smiled"
-    )
+    for text, swapped in (
+        (COURSE_SENTENCE, "the waiters near the ovens praise the cook in the kitchen"),
+        ("the cook praises the waiters because they smiled", "the waiters praise the cook because she smiled"),
+    ):
+        assert WORLD.swap_roles(WORLD.parse(text)).text == swapped
     for sentence in WORLD.sample(500, seed=0):
         swapped = WORLD.swap_roles(sentence)
         before, after = sentence.meaning, swapped.meaning
@@ -405,21 +396,28 @@ def test_no_bag_of_words_can_answer_the_role_swap_test():
     assert len(templates) == 6  # every pair of templates
 
 
+MAKERS = ("sample", "sample_ids", "agreement_test", "pronoun_test", "topic_test", "role_swap_test")
+
+
+@pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize(
-    "name", ["sample", "sample_ids", "agreement_test", "pronoun_test", "topic_test", "role_swap_test"]
-)
-def test_a_senseless_number_or_seed_is_refused(name):
-    make = getattr(WORLD, name)
-    for n, seed, error, message in [
+    ("n", "seed", "error", "message"),
+    [
         (0, 0, ValueError, "n is 0; it must be at least 1"),
         (5, -1, ValueError, "seed is -1; it must be at least 0"),
         (2.5, 0, TypeError, "n must be a whole number, not 2.5"),
         (5, None, TypeError, "seed must be a whole number, not None"),
         (True, 0, TypeError, "n must be a whole number, not True"),
-    ]:
-        with pytest.raises(error, match=re.escape(message)):
-            make(n, seed)
-    assert len(make(np.int64(2), np.int64(3))) == 2
+    ],
+)
+def test_a_senseless_number_or_seed_is_refused(name, n, seed, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        getattr(WORLD, name)(n, seed)
+
+
+def test_numpys_whole_numbers_are_whole_numbers():
+    for name in MAKERS:
+        assert len(getattr(WORLD, name)(np.int64(2), np.int64(3))) == 2
 
 
 def test_a_test_set_repeats_no_training_batch_of_its_seed():
@@ -487,27 +485,30 @@ def test_a_wrong_edit_is_told_the_file_the_key_and_what_is_wrong(tmp_path, old, 
     with pytest.raises(ValueError) as caught:
         ToyWorld(path)
     message = str(caught.value)
-    assert (
-        message.startswith(str(path)) and complaint in message and (f"`{key}`" in message if key else "line" in message)
-    )
+    assert message.startswith(str(path)) and complaint in message
+    assert f"`{key}`" in message if key else "line" in message
 
 
-def test_a_language_of_one_topic_is_refused(tmp_path):
-    path = tmp_path / "one.toml"
-    path.write_text(SHIPPED[: SHIPPED.index("[topics.farm]")], encoding="utf-8")
-    with pytest.raises(ValueError, match=r"one\.toml: `topics` has 1 topic; there must be at least 2"):
+@pytest.mark.parametrize(
+    ("content", "error", "complaint"),
+    [
+        (SHIPPED[: SHIPPED.index("[topics.farm]")], ValueError, "`topics` has 1 topic; there must be at least 2"),
+        (
+            SHIPPED[: SHIPPED.index("[topics.kitchen]")] + "[topics]",
+            ValueError,
+            "`topics` must be a table with at least",
+        ),
+        ("[words]\nreasons = ['café']".encode("latin-1"), ValueError, "is not text in UTF-8"),
+        (None, FileNotFoundError, "there is no grammar file"),
+    ],
+)
+def test_a_file_that_is_no_grammar_is_refused(tmp_path, content, error, complaint):
+    path = tmp_path / "mine.toml"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(error, match=re.escape(complaint)) as caught:
         ToyWorld(path)
-    path.write_text(SHIPPED[: SHIPPED.index("[topics.kitchen]")] + "[topics]\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"one\.toml: `topics` must be a table with at least one entry"):
-        ToyWorld(path)
-
-
-def test_a_missing_file_and_one_that_is_not_text_are_told_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no grammar file .*nowhere\.toml"):
-        ToyWorld(tmp_path / "nowhere.toml")
-    (tmp_path / "latin.toml").write_bytes("[words]\nreasons = ['café']".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin\.toml is not text in UTF-8"):
-        ToyWorld(tmp_path / "latin.toml")
+    assert str(path) in str(caught.value)
 
 
 def test_the_template_that_the_file_suggests_works(tmp_path):

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from oracles import config, words
 from safetensors import SafetensorError
@@ -20,6 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from nextbert_lite.core.encoder import Encoder
 from nextbert_lite.core.heads import MaskedLanguageModel
+from nextbert_lite.files import write_safetensors
 from nextbert_lite.training import loop
 from nextbert_lite.training.batches import MLMBatches
 from nextbert_lite.training.loop import History, adamw, fit, held_out_loss, linear_schedule
@@ -33,13 +35,10 @@ def new_model(seed=0, **changes):
     return MaskedLanguageModel(Encoder(config(**{"dropout": 0.2, **changes})))
 
 
-def counting_texts(n=40):
-    """Texts that count: each word follows from its neighbours."""
-    return [[2, *(5 + (i + k) % 35 for k in range(4 + i % 5)), 3] for i in range(n)]
-
-
 def new_batches(seed=0):
-    return MLMBatches(counting_texts(), TOKENIZER, batch_size=8, rate=0.3, seed=seed)
+    """Texts that count: each word follows from its neighbours."""
+    texts = [[2, *(5 + (i + k) % 35 for k in range(4 + i % 5)), 3] for i in range(40)]
+    return MLMBatches(texts, TOKENIZER, batch_size=8, rate=0.3, seed=seed)
 
 
 def train(model, steps=STEPS, batches=None, **options):
@@ -47,21 +46,32 @@ def train(model, steps=STEPS, batches=None, **options):
     return fit(model, new_batches() if batches is None else batches, steps, **settings)
 
 
+def trained(**options):
+    """Return a new model after training."""
+    model = new_model()
+    train(model, **options)
+    return model
+
+
 def weights(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def equal(a, b):
+def same(model, other):
+    """Whether two models, or one and stored weights, are equal bit for bit."""
+    a, b = (weights(m) if isinstance(m, nn.Module) else m for m in (model, other))
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 class Line(nn.Module):
     """The smallest model: y = ax + b."""
 
-    def __init__(self):
+    def __init__(self, biases=1, **more):
         super().__init__()
         self.a = nn.Parameter(torch.ones(1, 1))
-        self.b = nn.Parameter(torch.zeros(1))
+        self.b = nn.Parameter(torch.zeros(biases))
+        for name, value in more.items():
+            setattr(self, name, nn.Parameter(value))
 
     def loss(self, x, y):
         return ((x @ self.a + self.b - y) ** 2).mean()
@@ -105,21 +115,23 @@ def test_mixed_precision_on_the_cpu_is_asked_for_and_keeps_the_weights_in_float3
 
 def test_biases_and_norms_are_not_decayed_and_every_parameter_is_in_one_group():
     model = new_model()
-    decayed, kept = adamw(model, 1e-3, 0.1, (0.9, 0.98)).param_groups
-    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    decayed, kept = adamw(model, 1e-3).param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.01, 0.0)
+    assert decayed["betas"] == kept["betas"] == (0.9, 0.98)
     names = {id(p): name for name, p in model.named_parameters()}
     in_decayed, in_kept = ({names[id(p)] for p in group["params"]} for group in (decayed, kept))
     assert in_decayed | in_kept == set(names.values()) and not in_decayed & in_kept
     assert in_kept == {name for name in names.values() if name.endswith("bias") or "norm" in name}
 
 
-def test_decay_shrinks_matrices_and_nothing_else():
+def test_decay_shrinks_matrices_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(loop, "WEIGHT_DECAY", 0.5)
     model = new_model()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(1.0)
             parameter.grad = torch.zeros_like(parameter)
-    adamw(model, lr=0.1, weight_decay=0.5, betas=(0.9, 0.98)).step()
+    adamw(model, lr=0.1).step()
     for name, parameter in model.named_parameters():
         expected = 1.0 if name.endswith("bias") or "norm" in name else 1 - 0.1 * 0.5
         torch.testing.assert_close(parameter, torch.full_like(parameter, expected))
@@ -157,30 +169,32 @@ def test_the_history_holds_what_happened():
     assert history.lr == pytest.approx([0.01 * linear_schedule(step, STEPS, 4) for step in range(STEPS)])
     assert history.tokens == [int(batches(step)["mask"].sum()) for step in range(STEPS)]  # real ones only
     assert history.seconds > 0 and not history.interrupted and history.evaluations == []
+    assert History().steps == 0 and History().loss is not History().loss  # and each begins empty
 
 
-def gradient_norms(**options):
-    """The gradient's norm as the optimizer sees it, step by step."""
-    norms = []
+def test_gradients_are_clipped_at_the_norm(monkeypatch):
+    def norms(limit):
+        """The gradient's norm as the optimizer sees it, step by step."""
+        monkeypatch.setattr(loop, "CLIP", limit)
+        seen = []
 
-    def look(optimizer, *_):
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
-        norms.append(float(torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients]))))
+        def look(optimizer, *_):
+            assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.0]  # it is `adamw`'s
+            gradients = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"]]
+            seen.append(float(torch.linalg.vector_norm(torch.cat(gradients))))
 
-    handle = register_optimizer_step_pre_hook(look)
-    try:
-        train(new_model(), **options)
-    finally:
-        handle.remove()
-    return norms
+        handle = register_optimizer_step_pre_hook(look)
+        try:
+            train(new_model())
+        finally:
+            handle.remove()
+        return seen
 
-
-def test_gradients_are_clipped_at_the_norm():
-    free, clipped = gradient_norms(clip=1e9), gradient_norms(clip=0.1)
+    assert loop.CLIP == 1.0
+    free = norms(1e9)
     assert len(free) == STEPS and min(free) > 0.2  # there is something to clip
-    assert clipped == pytest.approx([0.1] * STEPS, rel=1e-3)
-    # a norm below the limit is left alone
-    assert gradient_norms(clip=1e6)[0] == pytest.approx(free[0])
+    assert norms(0.1) == pytest.approx([0.1] * STEPS, rel=1e-3)
+    assert norms(1e6)[0] == pytest.approx(free[0])  # a norm below the limit is left alone
 
 
 def test_evaluation_runs_in_eval_mode_every_so_many_steps_and_at_the_end():
@@ -196,25 +210,22 @@ def test_evaluation_runs_in_eval_mode_every_so_many_steps_and_at_the_end():
     assert not model.training  # and afterwards the model is ready to use
 
 
-def test_an_evaluation_that_draws_random_numbers_does_not_change_the_training():
-    model, other = new_model(), new_model()
-    train(model)
-    train(other, evaluate=lambda: {"noise": torch.rand(7).sum().item()}, evaluate_every=2)
-    assert equal(weights(model), weights(other))
+def test_an_evaluation_that_draws_random_numbers_does_not_change_the_training(uninterrupted):
+    drawing = trained(evaluate=lambda: {"noise": torch.rand(7).sum().item()}, evaluate_every=2)
+    assert same(drawing, uninterrupted[0])
 
 
-def test_gradients_left_by_hand_do_not_count():
-    model, other = new_model(), new_model()
-    train(model)
-    for parameter in other.parameters():
+def test_gradients_left_by_hand_do_not_count(uninterrupted):
+    model = new_model()
+    for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, torch.nan)
-    train(other)
-    assert equal(weights(model), weights(other))
+    train(model)
+    assert same(model, uninterrupted[0])
     assert all(parameter.grad is None for parameter in model.parameters())  # none are left behind either
 
 
 def test_a_batch_without_a_mask_trains_too():
-    history = fit(Line(), points, 20, lr=0.1, warmup=0, device="cpu", progress=False)
+    history = train(Line(), 20, points, lr=0.1, warmup=0)
     assert history.loss[-1] < history.loss[0] and history.tokens == [16] * 20
 
 
@@ -225,22 +236,8 @@ def test_real_tokens_are_counted_in_every_mask_of_a_batch():
         def loss(self, x, y, mask, other_mask, maskless):
             return super().loss(x, y)
 
-    def batches(step):
-        return {**points(step), "mask": mask, "other_mask": other, "maskless": other}
-
-    history = fit(Masked(), batches, 2, device="cpu", progress=False)
+    history = train(Masked(), 2, lambda step: {**points(step), "mask": mask, "other_mask": other, "maskless": other})
     assert history.tokens == [8 * 2 + 8 * 5] * 2
-
-
-@pytest.mark.parametrize(("steps", "warmup"), [(0, 1), (-1, 1), (5, -1)])
-def test_impossible_steps_are_refused(steps, warmup):
-    with pytest.raises(ValueError, match=rf"steps is {steps} and warmup {warmup}; steps must be at least 1"):
-        train(new_model(), steps=steps, warmup=warmup)
-
-
-def test_an_unknown_device_is_refused():
-    with pytest.raises(ValueError, match="there is no device 'tpu' here"):
-        train(new_model(), device="tpu")
 
 
 def test_the_held_out_loss_is_the_mean_over_all_selected_tokens():
@@ -253,37 +250,53 @@ def test_the_held_out_loss_is_the_mean_over_all_selected_tokens():
     assert model.training
 
 
-def test_a_held_out_loss_without_a_selected_token_is_refused():
-    nothing = {"ids": torch.tensor([[5, 6]]), "labels": torch.tensor([[-100, -100]])}
-    with pytest.raises(ValueError, match=r"no token was selected.*take more batches"):
-        held_out_loss(new_model(), lambda step: nothing, 3)
+NOTHING = {"ids": torch.tensor([[5, 6]]), "labels": torch.tensor([[-100, -100]])}
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: train(new_model(), steps=0, warmup=1), "steps is 0 and warmup 1; steps must be at least 1"),
+        (lambda: train(new_model(), steps=-1, warmup=1), "steps is -1 and warmup 1; steps must be at least 1"),
+        (lambda: train(new_model(), steps=5, warmup=-1), "steps is 5 and warmup -1; steps must be at least 1"),
+        (lambda: train(new_model(), device="tpu"), "there is no device 'tpu' here"),
+        (lambda: held_out_loss(new_model(), lambda step: NOTHING, 3), "no token was selected.*take more batches"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
 
 
 # --- the same seed, the same weights ----------------------------------------------------------------------------------
 
 
-def test_the_same_seed_gives_the_same_weights_bit_for_bit():
-    model, other = new_model(), new_model()
+@pytest.fixture(scope="module")
+def uninterrupted():
+    model = new_model()
     history = train(model)
+    return weights(model), history
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(uninterrupted):
     torch.manual_seed(999)  # what happened before does not matter
     torch.rand(17)
-    assert train(other).loss == history.loss
-    assert equal(weights(model), weights(other))
+    model = new_model()
+    torch.rand(3)
+    assert train(model).loss == uninterrupted[1].loss
+    assert same(model, uninterrupted[0])
 
 
-def test_another_seed_draws_other_dropout_masks():
-    model, other = new_model(), new_model()
-    train(model)
-    train(other, seed=1)
-    assert not equal(weights(model), weights(other))
+def test_another_seed_draws_other_dropout_masks(uninterrupted):
+    assert not same(trained(seed=1), uninterrupted[0])
 
 
 def test_no_seed_leaves_torchs_generator_alone():
-    model, other, third = new_model(), new_model(), new_model()
-    for each, seed in ((model, 5), (other, 5), (third, 6)):
+    models = new_model(), new_model(), new_model()
+    for model, seed in zip(models, (5, 5, 6), strict=True):
         torch.manual_seed(seed)
-        train(each, seed=None)
-    assert equal(weights(model), weights(other)) and not equal(weights(model), weights(third))
+        train(model, seed=None)
+    assert same(models[0], models[1]) and not same(models[0], models[2])
 
 
 # --- a loss that is not finite ----------------------------------------------------------------------------------------
@@ -291,8 +304,8 @@ def test_no_seed_leaves_torchs_generator_alone():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_weights(bad):
-    model, good = Line(), Line()
-    options = {"lr": 0.01, "warmup": 2, "device": "cpu", "progress": False}
+    model, good, seen = Line(), Line(), {}
+    options = {"steps": 10, "lr": 0.01, "warmup": 2}
 
     def poisoned(step):
         batch = points(step)
@@ -300,23 +313,21 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_weights(bad):
             batch["x"][0] = bad
         return batch
 
-    seen = {}
-
     def watched(step):  # the weights at the beginning of each step
         seen[step] = weights(good)
         return points(step)
 
-    fit(good, watched, 10, **options)
+    train(good, batches=watched, **options)
     with pytest.raises(FloatingPointError, match=r"stopped at step 3: the loss is (nan|inf).*learning rate 0\.00") as e:
-        fit(model, poisoned, 10, **options)
+        train(model, batches=poisoned, **options)
     assert "too high" in str(e.value) and "keeps the weights it had before this step" in str(e.value)
-    assert equal(weights(model), seen[3])
+    assert same(model, seen[3])
 
     fresh = Line()
     fresh.load_state_dict(weights(model))
-    fit(model, points, 10, **options)  # and nothing of it is left in the gradients
-    fit(fresh, points, 10, **options)
-    assert equal(weights(model), weights(fresh))
+    for each in (model, fresh):  # and nothing of it is left in the gradients
+        train(each, batches=points, **options)
+    assert same(model, fresh)
 
 
 def test_weights_that_were_not_finite_before_are_named():
@@ -330,16 +341,16 @@ def test_weights_that_were_not_finite_before_are_named():
 def test_a_rate_that_is_far_too_high_is_told_so():
     model = Line()
     with pytest.raises(FloatingPointError, match="a learning rate that is too high"):
-        fit(model, points, 50, lr=1e30, warmup=0, device="cpu", progress=False)
+        train(model, 50, points, lr=1e30, warmup=0)
     assert all(p.isfinite().all() for p in model.parameters())
 
 
 # --- stopping ---------------------------------------------------------------------------------------------------------
 
 
-def stopping(at, times=1, batches=None):
+def stopping(at, times=1):
     """Batches during one of which Ctrl-C is pressed. (`raise_signal` is os.kill of oneself, on Windows too.)"""
-    batches = new_batches() if batches is None else batches
+    batches = new_batches()
 
     def with_interrupt(step):
         if step == at:
@@ -352,42 +363,38 @@ def stopping(at, times=1, batches=None):
 
 @pytest.fixture
 def own_handler():
-    """A handler of ours, which must be back after training."""
+    """A handler of ours, which must be back after training, and its calls."""
     calls = []
 
     def handler(signum, frame):
         calls.append(signum)
 
     before = signal.signal(signal.SIGINT, handler)
-    yield handler, calls
+    yield calls
+    assert signal.getsignal(signal.SIGINT) is handler
     signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_ends_after_the_running_step_and_keeps_the_weights(own_handler):
-    handler, calls = own_handler
-    model, seen = new_model(), {}
-    batches = new_batches()
+    model, other, seen, batches = new_model(), new_model(), {}, new_batches()
 
     def watched(step):
         seen[step] = weights(other)
         return batches(step)
 
-    other = new_model()
     train(other, batches=watched)
     history = train(model, batches=stopping(at=4))
     assert history.interrupted and history.steps == 5
-    assert equal(weights(model), seen[5])  # step 4 was finished, step 5 not begun
-    assert not model.training and calls == []
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert same(model, seen[5])  # step 4 was finished, step 5 not begun
+    assert not model.training and own_handler == []
     signal.raise_signal(signal.SIGINT)
-    assert calls == [signal.SIGINT]
+    assert own_handler == [signal.SIGINT]
 
 
 def test_a_second_ctrl_c_stops_at_once(own_handler):
     model = new_model()
     with pytest.raises(KeyboardInterrupt):
         train(model, batches=stopping(at=4, times=2))
-    assert signal.getsignal(signal.SIGINT) is own_handler[0]
     assert all(p.isfinite().all() for p in model.parameters())
 
 
@@ -397,7 +404,6 @@ def test_the_handler_is_back_after_an_error_too(own_handler):
 
     with pytest.raises(RuntimeError, match="no data"):
         train(new_model(), batches=broken)
-    assert signal.getsignal(signal.SIGINT) is own_handler[0]
 
 
 def test_an_interrupted_run_is_evaluated_and_saved(tmp_path):
@@ -425,11 +431,18 @@ def test_training_works_outside_the_main_thread():
 # --- resuming ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def uninterrupted():
-    model = new_model()
-    history = train(model)
-    return weights(model), history
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run.safetensors"
+
+
+def resumed(path):
+    """Go on with another model's weights and another random state; return model, history and the steps asked for."""
+    asked, batches, model = [], new_batches(), new_model(seed=5)
+    torch.manual_seed(77)
+    torch.rand(5)
+    history = train(model, batches=lambda step: asked.append(step) or batches(step), checkpoint=path)
+    return model, history, asked
 
 
 @pytest.mark.parametrize("stop", [0, 2, 7])
@@ -440,87 +453,55 @@ def test_a_run_that_was_stopped_and_resumed_has_the_weights_of_the_one_that_neve
     path = tmp_path / "deep" / "folder" / "run.safetensors"  # made on the way
     first = train(new_model(), batches=stopping(at=stop), checkpoint=path, checkpoint_every=100)
     assert first.interrupted and first.steps == stop + 1
-    model = new_model(seed=5)  # its own weights do not matter
-    torch.manual_seed(77)
-    torch.rand(5)
-    asked = []
-    batches = new_batches()
-    second = train(model, batches=lambda step: asked.append(step) or batches(step), checkpoint=path)
+    model, second, asked = resumed(path)
     assert asked == list(range(stop + 1, STEPS))  # nothing was done twice
-    assert equal(weights(model), expected)
+    assert same(model, expected)
     assert (second.loss, second.lr, second.tokens) == (whole.loss, whole.lr, whole.tokens)
     assert not second.interrupted and second.seconds > first.seconds
 
 
-def test_many_stops_change_nothing_either(uninterrupted, tmp_path):
-    path = tmp_path / "run.safetensors"
+def test_many_stops_change_nothing_either(uninterrupted, path):
     for run in range(STEPS):
         model = new_model(seed=run)  # only the first one's weights matter
         train(model, checkpoint=path, stop_after=0.0, evaluate=lambda: {"noise": torch.rand(3).sum().item()})
-    assert equal(weights(model), uninterrupted[0])
+    assert same(model, uninterrupted[0])
 
 
-def test_writing_checkpoints_changes_nothing(uninterrupted, tmp_path):
-    model = new_model()
-    train(model, checkpoint=tmp_path / "run.safetensors", checkpoint_every=1)
-    assert equal(weights(model), uninterrupted[0])
+def test_writing_checkpoints_changes_nothing_and_a_finished_run_is_only_loaded(uninterrupted, path):
+    assert same(trained(checkpoint=path, checkpoint_every=1), uninterrupted[0])
+    model, history, asked = resumed(str(path))
+    assert asked == [] and history.steps == STEPS and same(model, uninterrupted[0])
 
 
-def test_a_finished_run_is_only_loaded(uninterrupted, tmp_path):
-    path = tmp_path / "run.safetensors"
-    train(new_model(), checkpoint=path)
-    model = new_model(seed=5)
-    history = train(model, batches=lambda step: pytest.fail("trained on"), checkpoint=str(path))
-    assert history.steps == STEPS and equal(weights(model), uninterrupted[0])
+@pytest.mark.parametrize("forgotten", ["state", "exp_avg", "exp_avg_sq", "step", "rng"])
+def test_the_comparison_of_resumed_runs_catches_what_is_not_restored(forgotten, uninterrupted, saved, monkeypatch):
+    load = loop.load_checkpoint
 
-
-@pytest.mark.parametrize(
-    "forgotten", ["optimizer.", "optimizer.exp_avg.", "optimizer.exp_avg_sq.", "optimizer.step.", "rng."]
-)
-def test_the_comparison_of_resumed_runs_catches_what_is_not_restored(forgotten, uninterrupted, tmp_path, monkeypatch):
-    path = tmp_path / "run.safetensors"
-    train(new_model(), batches=stopping(at=7), checkpoint=path)
-    if forgotten == "rng.":
-        monkeypatch.setattr(loop, "set_rng_states", lambda states: None)
-    elif forgotten == "optimizer.":
-        monkeypatch.setattr(loop, "load_checkpoint", without_optimizer(loop.load_checkpoint))
-    else:
-        monkeypatch.setattr(loop, "load_checkpoint", zeroed(loop.load_checkpoint, forgotten.split(".")[1]))
-    model = new_model()
-    torch.manual_seed(77)
-    train(model, checkpoint=path)
-    assert not equal(weights(model), uninterrupted[0])
-
-
-def without_optimizer(load):
-    def wrapped(path, model, optimizer, settings):
+    def forgetful(path, model, optimizer, settings):
         history = load(path, model, optimizer, settings)
-        optimizer.state.clear()
+        if forgotten == "state":
+            optimizer.state.clear()
+        elif forgotten == "rng":
+            torch.manual_seed(77)
+        else:
+            for state in optimizer.state.values():
+                state[forgotten].zero_()
         return history
 
-    return wrapped
-
-
-def zeroed(load, key):
-    def wrapped(path, model, optimizer, settings):
-        history = load(path, model, optimizer, settings)
-        for state in optimizer.state.values():
-            state[key].zero_()
-        return history
-
-    return wrapped
+    monkeypatch.setattr(loop, "load_checkpoint", forgetful)
+    assert not same(resumed(saved)[0], uninterrupted[0])
 
 
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from nextbert_lite import training
+    import safetensors.torch
     from test_training import new_model, train
 
     path, how = Path(sys.argv[1]), sys.argv[2]
-    write, saves = training.save_file, []
+    write, saves = safetensors.torch.save_file, []
 
-    def die():
+    def die(*_):
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))  # on Windows this ends as abruptly
 
     def save_and_die(tensors, part, metadata):
@@ -531,175 +512,155 @@ KILLED = """
                 whole = Path(part).read_bytes()
                 Path(part).write_bytes(whole[: len(whole) // 2])
                 die()
-            training.os.replace = lambda *_: die()  # the whole file, not yet in its place
+            os.replace = die  # the whole file, not yet in its place
 
-    training.save_file = save_and_die
+    safetensors.torch.save_file = save_and_die
     train(new_model(), checkpoint=path, checkpoint_every=2)
     print("survived")
 """
 
 
-def test_a_file_of_weights_can_be_read_by_whom_any_new_file_can(tmp_path):
-    (tmp_path / "new").touch()
-    loop.write_safetensors(tmp_path / "run.safetensors", {"a": torch.zeros(1)}, {})
-    modes = [(tmp_path / name).stat().st_mode for name in ("new", "run.safetensors")]
-    assert modes[0] == modes[1]
-
-
 @pytest.mark.parametrize("how", ["half a file", "before it is in place"])
-def test_a_run_killed_while_it_writes_resumes_exactly(how, uninterrupted, tmp_path):
-    path = tmp_path / "run.safetensors"
+def test_a_run_killed_while_it_writes_resumes_exactly(how, uninterrupted, path):
     here = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(KILLED), str(path), how],
-        env=environment,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])},
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert done.returncode != 0 and "survived" not in done.stdout and not done.stderr, done.stderr
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["run.safetensors", "run.safetensors.part"]
-    asked, batches = [], new_batches()
-    model = new_model(seed=5)
-    history = train(model, batches=lambda step: asked.append(step) or batches(step), checkpoint=path)
+    part, whole = sorted(file.name for file in path.parent.iterdir())
+    assert whole == path.name and part.startswith(f".{path.name}.") and part.endswith(".part")
+    model, history, asked = resumed(path)
     assert asked == list(range(4, STEPS))  # the second checkpoint, after step 4, was whole
-    assert equal(weights(model), uninterrupted[0]) and history.loss == uninterrupted[1].loss
-    assert not path.with_name("run.safetensors.part").exists()  # the next write takes its place
+    assert same(model, uninterrupted[0]) and history.loss == uninterrupted[1].loss
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_a_run_on_a_gpu_resumes_exactly_too(tmp_path):
-    whole, resumed = new_model(), new_model(seed=5)
-    train(whole, device="cuda")
-    train(new_model(), device="cuda", batches=stopping(at=4), checkpoint=tmp_path / "run.safetensors")
-    train(resumed, device="cuda", checkpoint=tmp_path / "run.safetensors")
-    assert equal(weights(whole), weights(resumed))
+def test_a_run_on_a_gpu_resumes_exactly_too(path):
+    model = new_model(seed=5)
+    train(new_model(), device="cuda", batches=stopping(at=4), checkpoint=path)
+    train(model, device="cuda", checkpoint=path)
+    assert same(trained(device="cuda"), model)
 
 
 # --- checkpoints that are refused -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def saved(tmp_path):
-    """A checkpoint of an interrupted run."""
-    path = tmp_path / "run.safetensors"
+@pytest.fixture(scope="module")
+def stopped_at_5(tmp_path_factory):
+    """The bytes of an interrupted run's checkpoint."""
+    path = tmp_path_factory.mktemp("stopped") / "run.safetensors"
     train(new_model(), batches=stopping(at=4), checkpoint=path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def saved(stopped_at_5, path):
+    """A checkpoint of an interrupted run."""
+    path.write_bytes(stopped_at_5)
     return path
 
 
-def refused(path, match, model=None, **options):
+def refused(path, words, model=None, **options):
     """Training with this checkpoint raises ValueError; the model and the file are as they were."""
     model = new_model() if model is None else model
-    before, content = weights(model), path.read_bytes()
-    with pytest.raises(ValueError, match=match):
+    before, content = weights(model), path.is_file() and path.read_bytes()
+    with pytest.raises(ValueError, match=words):
         train(model, checkpoint=path, **options)
-    assert equal(weights(model), before) and path.read_bytes() == content
+    assert same(model, before) and (path.is_file() and path.read_bytes()) == content
+
+
+ENCODERS = {"width": 32, "layers": 3, "heads": 2, "norm": "pre", "dropout": 0.3, "eps": 1e-12}
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "was"),
+    ("options", "changes", "words"),
     [
-        ("steps", 20, 12),
-        ("lr", 0.5, 0.003),
-        ("warmup", 4, 3),
-        ("weight_decay", 0.2, 0.01),
-        ("betas", (0.9, 0.999), r"\[0\.9, 0\.98\]"),
-        ("clip", 2.0, 1.0),
-        ("seed", 3, 0),
-        ("mixed_precision", True, False),
+        ({"steps": 20}, {}, "steps was 12, is now 20"),
+        ({"lr": 0.5}, {}, r"lr was 0\.003, is now 0\.5"),
+        ({"warmup": 4}, {}, "warmup was 3, is now 4"),
+        ({"seed": 3}, {}, "seed was 0, is now 3"),
+        ({"mixed_precision": True}, {}, "mixed_precision was False, is now True"),
+        ({"lr": 0.5, "warmup": 4}, {}, r"lr was 0\.003, is now 0\.5, warmup was 3, is now 4\."),
+        *(({}, {name: value}, f"{name} was .*, is now {value}") for name, value in ENCODERS.items()),
     ],
 )
-def test_a_checkpoint_of_other_settings_is_refused_and_they_are_named(saved, name, value, was):
-    refused(saved, rf"other settings: {name} was {was}, is now .*[Tt]rain with the old ones", **{name: value})
-
-
-def test_all_settings_that_differ_are_named(saved):
-    refused(saved, r"lr was 0\.003, is now 0\.5, clip was 1\.0, is now 2\.0\.", lr=0.5, clip=2.0)
+def test_a_checkpoint_of_other_settings_is_refused_and_all_that_differ_are_named(saved, options, changes, words):
+    refused(saved, f"other settings: {words}.*[Tt]rain with the old ones", model=new_model(**changes), **options)
 
 
 @pytest.mark.parametrize(
-    "changes", [{"width": 32}, {"layers": 3}, {"heads": 2}, {"norm": "pre"}, {"dropout": 0.3}, {"eps": 1e-12}]
+    ("model", "words"),
+    [
+        (Line(biases=2), r"1 parameters differ, first b \(there \(1,\), here \(2,\)\)"),  # `a` would fit, and stays
+        (Line(c=torch.zeros(1)), r"1 parameters differ, first c \(there missing, here"),
+    ],
 )
-def test_a_checkpoint_of_another_encoder_is_refused_and_the_field_named(saved, changes):
-    (name,) = changes
-    refused(saved, rf"other settings: {name} was .*, is now {changes[name]}", model=new_model(**changes))
+def test_a_checkpoint_of_another_kind_of_model_is_refused_and_a_parameter_named(path, model, words):
+    train(Line(), 3, points, checkpoint=path)
+    refused(path, f"another model: {words}", model=model, steps=3, batches=points)
 
 
-def test_a_checkpoint_of_another_kind_of_model_is_refused_and_a_parameter_named(tmp_path):
-    path = tmp_path / "run.safetensors"
+class Trap:
+    """A pickle that, when it is read, fails the test."""
 
-    def line(step):
-        return points(step)
-
-    options = {"batches": line, "steps": 3}
-    train(Line(), checkpoint=path, **options)
-    wide = Line()
-    wide.b = nn.Parameter(torch.zeros(2))  # `a` would fit, and must stay as it is
-    with torch.no_grad():
-        wide.a.fill_(7.0)
-    refused(path, r"another model: 1 parameters differ, first b \(there \(1,\), here \(2,\)\)", model=wide, **options)
-    more = Line()
-    more.c = nn.Parameter(torch.zeros(1))
-    refused(path, r"another model: 1 parameters differ, first c \(there missing, here", model=more, **options)
+    def __reduce__(self):
+        return pytest.fail, ("the pickle was read",)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.0005, 0.5, 0.999])
-def test_a_truncated_checkpoint_is_refused(saved, share):
-    whole = saved.read_bytes()
-    saved.write_bytes(whole[: int(share * len(whole))])
-    refused(saved, r"run\.safetensors is not a whole safetensors file .*delete it, to start anew")
+def in_its_place(path):
+    path.unlink()
+    path.mkdir()
 
 
-def test_a_pickle_in_its_place_is_refused_and_not_read(saved):
-    class Trap:
-        def __reduce__(self):
-            return pytest.fail, ("the pickle was read",)
-
-    torch.save({"weights": torch.zeros(3), "trap": Trap()}, saved)
-    refused(saved, "is not a whole safetensors file")
+WHOLE = r"run\.safetensors is not a whole safetensors file .*delete it, to start anew"
+FOREIGN = r"is no checkpoint of `fit`\. Give another file name, or delete it"
 
 
-def test_a_foreign_safetensors_file_is_refused(saved):
-    save_file({"weight": torch.zeros(3)}, saved)
-    refused(saved, r"is no checkpoint of `fit`\. Give another file name, or delete it")
-    save_file({"weight": torch.zeros(3)}, saved, {"format": "pt"})
-    refused(saved, "is no checkpoint of `fit`")
-
-
-def test_a_folder_in_its_place_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"is a folder; a checkpoint is a file.*such as run\.safetensors"):
-        train(new_model(), checkpoint=tmp_path)
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        *(
+            (lambda path, part=part: path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)]), WHOLE)
+            for part in (0.0, 0.0005, 0.5, 0.999)
+        ),
+        (lambda path: torch.save({"weights": torch.zeros(3), "trap": Trap()}, path), WHOLE),
+        (lambda path: save_file({"weight": torch.zeros(3)}, path), FOREIGN),
+        (lambda path: save_file({"weight": torch.zeros(3)}, path, {"format": "pt"}), FOREIGN),
+        (in_its_place, r"is a folder; a checkpoint is a file.*such as run\.safetensors"),
+    ],
+    ids=["empty", "a bit", "half", "nearly all", "a pickle", "foreign", "foreign with metadata", "a folder"],
+)
+def test_what_is_no_whole_checkpoint_is_refused(saved, damage, words):
+    damage(saved)
+    refused(saved, words)
 
 
 # --- a write that fails -----------------------------------------------------------------------------------------------
 
 
-def half_then(error):
-    def save(tensors, part, metadata):
-        Path(part).write_bytes(b"half a file")
-        raise error
-
-    return save
-
-
-def raising(error):
-    def replace(source, destination):
-        raise error
-
-    return replace
-
-
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
+
+
+def failing(error, half=False):
+    def fail(tensors=None, part=None, metadata=None):
+        if half:
+            Path(part).write_bytes(b"half a file")
+        raise error
+
+    return fail
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "replacement"),
     [
-        (loop, "save_file", half_then(NO_SPACE)),
-        (loop, "save_file", half_then(SafetensorError("I/O error: No space left on device"))),
-        (loop.os, "replace", raising(NO_SPACE)),
-        (loop.os, "fsync", lambda file: raising(NO_SPACE)(file, None)),
+        (safetensors.torch, "save_file", failing(NO_SPACE, half=True)),
+        (safetensors.torch, "save_file", failing(SafetensorError("I/O error: No space left on device"), half=True)),
+        (os, "replace", failing(NO_SPACE)),
+        (os, "fsync", failing(NO_SPACE)),
     ],
     ids=["writing", "writing, in Rust", "replacing", "flushing"],
 )
@@ -714,11 +675,8 @@ def test_a_write_that_fails_leaves_the_old_file_whole_and_says_so(
             train(model, checkpoint=saved)
     assert saved.read_bytes() == before
     assert [file.name for file in saved.parent.iterdir()] == ["run.safetensors"]  # no .part
-    assert equal(weights(model), uninterrupted[0])  # the last write failed: all steps were done, and are kept
-
-    again = new_model()
-    train(again, checkpoint=saved)
-    assert equal(weights(again), uninterrupted[0])
+    assert same(model, uninterrupted[0])  # the last write failed: all steps were done, and are kept
+    assert same(resumed(saved)[0], uninterrupted[0])
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
@@ -727,5 +685,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         train(new_model(), checkpoint=tmp_path / "file" / "run.safetensors")
 
 
-def test_a_history_begins_empty():
-    assert History().steps == 0 and History().loss is not History().loss
+def test_a_file_of_weights_can_be_read_by_whom_any_new_file_can(path):
+    write_safetensors(path, {"a": torch.zeros(1)}, {})
+    path.with_name("new").touch()
+    assert path.stat().st_mode == path.with_name("new").stat().st_mode

@@ -70,7 +70,7 @@ def test_start_from_the_wheel_alone_fills_a_workspace(wheel, tmp_path):
     for path in (away / "workspace").iterdir():
         assert "### BEGIN SOLUTION" not in path.read_text(encoding="utf-8")
     assert run(*command, cwd=away, PYTHONPATH=str(site)) == ""
-    data = "from nextbert_lite.paths import share_dir; print(share_dir('data'))"
+    data = "from nextbert_lite.files import share_dir; print(share_dir('data'))"
     assert Path(run(sys.executable, "-c", data, cwd=away, PYTHONPATH=str(site)).strip()).is_relative_to(site)
 
 

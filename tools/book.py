@@ -7,6 +7,7 @@ The first build fetches a few npm packages (book/book.toml names version and has
 """
 
 import argparse
+import ast
 import base64
 import copy
 import fnmatch
@@ -33,6 +34,7 @@ CACHE = ROOT / ".cache" / "book"
 TIMES = ROOT / "notebooks" / "times.json"
 sys.path.insert(0, str(ROOT))  # this clone's package, whichever is installed
 
+import nextbert_lite  # noqa: E402
 from nextbert_lite.course import workspace as lessons  # noqa: E402
 
 PORT = 8800
@@ -90,22 +92,24 @@ def prose(notebook: dict) -> str:
     return "\n\n".join(text_of(cell) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
 
 
-def read_lesson(path: Path, parts: list[dict], seconds: dict[str, int]) -> Lesson:
-    """Return what a built lesson says of itself; Trouble, which names it, when something is missing."""
+def read_lesson(path: Path, seconds: dict[str, int]) -> Lesson:
+    """Return what a built lesson says of itself; Trouble, which names it and what is missing, when something is."""
     notebook = lessons.read_notebook(path)
     header, text = notebook["metadata"].get("lesson", {}), prose(notebook)
     needs = re.search(r"^\| You need \| (.+?) \|$", text, re.MULTILINE)
-    if not {"title", "question", "minutes"} <= set(header) or not needs:
-        raise Trouble(f"{path.name} has no title, question, minutes or row 'You need': see lesson 02, build it again.")
+    missing = [name for name in ("part", "title", "question", "minutes") if name not in header]
+    if missing or not needs:
+        what = ", ".join([*missing, *(() if needs else ("row 'You need'",))])
+        raise Trouble(
+            f"{path.name} has no {what}: write it as the source of lesson 02 does, and build the lesson again "
+            f"(make notebooks ONLY={path.name[:2]})."
+        )
     number = lessons.lesson_number(path)
-    found = [part["name"] for part in parts if part["from"] <= number]
-    if not found:
-        raise Trouble(f"{path.name} belongs to no part: book/book.toml needs one from {number} or before.")
     exercises = (Exercise(i, name, len(dots), int(m)) for i, name, dots, m in EXERCISE.findall(text))
     return Lesson(
         path,
         number,
-        found[-1],
+        header["part"],
         header["title"],
         header["question"],
         int(header["minutes"]),
@@ -117,8 +121,8 @@ def read_lesson(path: Path, parts: list[dict], seconds: dict[str, int]) -> Lesso
 
 
 def read_lessons() -> list[Lesson]:
-    parts, seconds = settings()["parts"], json.loads(TIMES.read_text(encoding="utf-8"))
-    found = [read_lesson(path, parts, seconds) for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
+    seconds = json.loads(TIMES.read_text(encoding="utf-8"))
+    found = [read_lesson(path, seconds) for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
     if not found:
         raise Trouble("the folder notebooks/ holds no lessons: build them with `make notebooks`.")
     return found
@@ -421,32 +425,44 @@ def glossary_table(found: list[Lesson]) -> str:
 # --- the reference ----------------------------------------------------------------------------------------------------
 
 
-def modules() -> list[str]:
-    """Return the names of the package's modules for the reference: all but those of single lessons' checks."""
-    names = []
-    for path in sorted((ROOT / "nextbert_lite").rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
+def modules() -> dict[str, list[str]]:
+    """Return the package's rooms, its folders -> their modules, such as "core.attention"; "" is what all rooms use.
+
+    Single lessons' checks are left out.
+    """
+    package, found = ROOT / "nextbert_lite", {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
         if "_share" not in parts and not path.stem.startswith(("__", "lesson_")):
-            names.append(".".join(parts))
-    return names
+            found.setdefault(parts[0] if parts[1:] else "", []).append(".".join(parts))
+    first = [room.partition(":")[0] for room in nextbert_lite.ROOMS]
+    return {room: found[room] for room in dict.fromkeys([*first, *sorted(found, reverse=True)])}
+
+
+def summary(path: Path) -> str:
+    """Return the first paragraph of a module's docstring, for a table."""
+    told = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(told.split("\n\n")[0].split()).replace("|", "\\|")
 
 
 def reference_pages() -> dict[str, str]:
-    """Return file name -> text: a page for each module, from its docstrings, and the list of all."""
-    pages, rows = {}, []
-    for name in modules():
-        bare = name.removeprefix("nextbert_lite.")
-        pages[f"{bare}.rst"] = f"{bare}\n{'=' * len(bare)}\n\n.. automodule:: {name}\n"
-        source = (ROOT / (name.replace(".", "/") + ".py")).read_text(encoding="utf-8")
-        summary = source.removeprefix('"""').split('"""')[0].split("\n\n")[0].replace("\n", " ").strip()
-        rows.append((f"[{bare}]({bare}.rst)", summary.replace("|", "\\|")))
+    """Return file name -> text: a page for each module, from its docstrings, and the list of all, by room."""
+    pages, rooms = {}, []
+    for room, names in modules().items():
+        rows = []
+        for name in names:
+            pages[f"{name}.rst"] = f"{name}\n{'=' * len(name)}\n\n.. automodule:: nextbert_lite.{name}\n"
+            rows.append((f"[{name}]({name}.rst)", summary(ROOT / "nextbert_lite" / f"{name.replace('.', '/')}.py")))
+        about = summary(ROOT / "nextbert_lite" / room / "__init__.py") if room else "What every room may import."
+        rooms.append(f"## {room or 'beside the rooms'}\n\n{about}\n\n{table(('module', 'what it holds'), *rows)}")
     toctree = "```{toctree}\n:hidden:\n" + "".join(f"{page}\n" for page in pages) + "```"
-    about = (
-        "What the lessons build and what they use, from the code's own docstrings. The common names can be imported "
-        "from `nextbert_lite` itself: `from nextbert_lite import Encoder, fit, load`. Shapes are spelled with the same "
-        "letters everywhere: `B` batch, `T` tokens, `C` width, `H` heads, `D` width of a head, `V` vocabulary."
+    letters = (
+        "What the lessons build and what they use, from the code's own docstrings; the package's folders say what a "
+        "module is for. The common names can be imported from `nextbert_lite` itself: `from nextbert_lite import "
+        "Encoder, fit, load`. Shapes are spelled with the same letters everywhere: `B` batch, `T` tokens, `C` width, "
+        "`H` heads, `D` width of a head, `V` vocabulary."
     )
-    pages["index.md"] = f"# The package\n\n{about}\n\n{table(('module', 'what it holds'), *rows)}\n\n{toctree}\n"
+    pages["index.md"] = "\n\n".join(["# The package", letters, *rooms, toctree]) + "\n"
     return pages
 
 

@@ -1,9 +1,11 @@
 """Build the lessons: notebooks/source/NN_name.py (jupytext py:percent) -> notebooks/NN_name.ipynb, executed.
 
     python tools/notebooks.py build [--only 02] [--times]
-    python tools/notebooks.py table          renews the course table and the picture of README.md
+    python tools/notebooks.py table            renews the course table and the picture of README.md
+    python tools/notebooks.py new 15 "Title"   makes a lesson that works, and its checks, to be filled with your own
 
 A second build changes no byte. `--times` also measures each lesson and stores the seconds in notebooks/times.json.
+A changed header also builds lesson 00, whose map of the course is drawn from the notebooks' headers.
 """
 
 import argparse
@@ -24,7 +26,10 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 SOURCES = NOTEBOOKS / "source"
+CHECKS = ROOT / "nextbert_lite" / "checks"
+TEMPLATES = ROOT / "tools" / "template"
 TIMES = NOTEBOOKS / "times.json"
+HEADER = ("title", "question", "minutes", "part")
 CELL_TIMEOUT = 300  # seconds
 SIZE_CAP = 1_000_000  # bytes a lesson
 WIDGETS = "application/vnd.jupyter.widget-state+json"
@@ -34,9 +39,9 @@ def read_source(path):
     """Return a lesson's source as a notebook: cell ids that depend on the text alone, and plain metadata."""
     notebook = jupytext.read(path, fmt="py:percent")
     lesson = notebook.metadata.get("lesson")
-    missing = {"title", "question", "minutes"} - set(lesson or {})
+    missing = [key for key in HEADER if not (lesson or {}).get(key)]
     if missing:
-        raise SystemExit(f"{path.name}: the header's `lesson:` lacks {sorted(missing)}; see another lesson's header.")
+        raise SystemExit(f"{path.name}: the header's `lesson:` lacks {missing}; see another lesson's header.")
     seen = {}
     for cell in notebook.cells:
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
@@ -82,9 +87,38 @@ def numbered_widgets(notebook):
     return nbformat.reads(text, as_version=4)
 
 
+def write(path, notebook):
+    """Write the notebook of a lesson's source and return its size in bytes; exit when that is too large."""
+    text = nbformat.writes(notebook) + "\n"
+    size = len(text.encode())
+    if size > SIZE_CAP:
+        raise SystemExit(f"{size:,} bytes; at most {SIZE_CAP:,}. Draw fewer or smaller figures.")
+    (NOTEBOOKS / f"{path.stem}.ipynb").write_text(text, encoding="utf-8", newline="\n")
+    return size
+
+
+def renew_headers(new):
+    """Put each source's header into its notebook, and tell whether one has changed; a new lesson's is made for it."""
+    changed = False
+    for path in sorted(SOURCES.glob("*.py")):
+        source, built = read_source(path), NOTEBOOKS / f"{path.stem}.ipynb"
+        if built.exists():
+            notebook = nbformat.read(built, as_version=4)
+        elif path in new:
+            notebook = source
+        else:
+            continue
+        if notebook is source or notebook.metadata.get("lesson") != source.metadata["lesson"]:
+            notebook.metadata["lesson"], changed = source.metadata["lesson"], True
+            write(path, notebook)
+    return changed
+
+
 def build(paths, times):
     """Execute and write the lessons; exit with the first fault."""
     measured = json.loads(TIMES.read_text()) if TIMES.exists() else {}
+    if renew_headers(paths):
+        paths = sorted({*paths, *SOURCES.glob("00_*.py")})
     for path in paths:
         print(f"{path.name} … ", end="", flush=True)
         start = time.perf_counter()
@@ -93,13 +127,10 @@ def build(paths, times):
         except (CellExecutionError, CellTimeoutError) as error:
             raise SystemExit(f"failed.\n{error}") from None
         seconds = time.perf_counter() - start
-        text = nbformat.writes(notebook) + "\n"
-        if len(text.encode()) > SIZE_CAP:
-            raise SystemExit(f"{len(text.encode()):,} bytes; at most {SIZE_CAP:,}. Draw fewer or smaller figures.")
-        (NOTEBOOKS / f"{path.stem}.ipynb").write_text(text, encoding="utf-8", newline="\n")
+        size = write(path, notebook)
         if times:
             measured[path.stem] = round(seconds)
-        print(f"{seconds:.0f} s, {len(text.encode()) / 1000:.0f} KB")
+        print(f"{seconds:.0f} s, {size / 1000:.0f} KB")
     if times:
         TIMES.write_text(json.dumps(dict(sorted(measured.items())), indent=1) + "\n")
 
@@ -132,12 +163,46 @@ def picture():
     return base64.b64decode([d["image/png"] for d in data if "image/png" in d][-1])
 
 
+def new(number, title):
+    """Write a new lesson's source and checks from the templates, and say what to do next; exit when that cannot be."""
+    title = " ".join(title.split())
+    name = "_".join(re.findall(r"[a-z0-9]+", title.lower()))
+    if not re.fullmatch(r"[0-9][0-9]", number):
+        raise SystemExit(f"'{number}' is no lesson's number: those have two digits, such as 15.")
+    if not name or re.search(r'["\\|]', title):
+        raise SystemExit(
+            f"'{title}' is no title: it needs a letter a to z or a digit, for the file's name, and no \" \\ |."
+        )
+    there = [*SOURCES.glob(f"{number}_*"), *NOTEBOOKS.glob(f"{number}_*"), *CHECKS.glob(f"lesson_{number}.*")]
+    if there:
+        raise SystemExit(f"there is a lesson {number} already, {there[0].relative_to(ROOT)}: take another number.")
+    before = [path for path in sorted(SOURCES.glob("*.py")) if path.name < number]
+    part = read_source(before[-1]).metadata["lesson"]["part"] if before else "REPLACE: the part's name"
+    files = {"lesson.py": SOURCES / f"{number}_{name}.py", "checks.py": CHECKS / f"lesson_{number}.py"}
+    for template, path in files.items():
+        text = (TEMPLATES / template).read_text(encoding="utf-8")
+        text = text.replace("NN", number).replace("PART", part).replace("TITLE", title)
+        path.write_text(text, encoding="utf-8", newline="\n")
+        print(f"made {path.relative_to(ROOT)}")
+    print(
+        f"It works as it is: make notebooks ONLY={number} TIMES=1, then make check LESSON={number}.\n"
+        f"Put your own in place of what is marked REPLACE; the header says '{part}', as in the lesson before."
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["build", "table"])
-    parser.add_argument("--only", default="", help="the start of a lesson's file name, such as 02")
-    parser.add_argument("--times", action="store_true", help="store the measured seconds too")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("build", help="execute the lessons and write their notebooks")
+    command.add_argument("--only", default="", help="the start of a lesson's file name, such as 02")
+    command.add_argument("--times", action="store_true", help="store the measured seconds too")
+    commands.add_parser("table", help="renew the course table and the picture of README.md")
+    command = commands.add_parser("new", help="make a lesson that works, and its checks, to be filled with your own")
+    command.add_argument("number", help="two digits, such as 15")
+    command.add_argument("title", help='in quotes, such as "Longer texts"')
     arguments = parser.parse_args()
+    if arguments.command == "new":
+        return new(arguments.number, arguments.title)
     if arguments.command == "build":
         paths = sorted(SOURCES.glob(f"{arguments.only}*.py"))
         if not paths:

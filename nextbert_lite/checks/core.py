@@ -52,6 +52,7 @@ class Exercise:
     praise: str
     also: Callable[[torch.Generator], tuple] | None = None  # other inputs, which a right answer handles too
     reads: Callable[[Any], Any] = lambda outcome: outcome  # what of the result is compared
+    other_ways: tuple[Callable, ...] = ()  # other ways to write the right answer; the tests try each
 
     def __call__(self, answer: Callable) -> None:
         if not callable(answer):

@@ -43,6 +43,10 @@ row_means = Exercise(
     hints=("`x.mean(dim=...)` averages over one dimension, which disappears.", "The last dimension is dim=-1."),
     praise="This is all there is to it: write, check, go on.",
     also=lambda generator: (torch.randn(2, 5, generator=generator),),
+    other_ways=(
+        lambda x: x.sum(1) / x.shape[1],
+        lambda x: torch.stack([row.mean() for row in x]),
+    ),
 )
 
 broadcast = Prediction(
@@ -123,6 +127,10 @@ dot_products = Exercise(
     ),
     praise="Attention starts with exactly this product.",
     also=lambda generator: (torch.randn(2, 5, generator=generator), torch.randn(3, 5, generator=generator)),
+    other_ways=(
+        lambda a, b: torch.einsum("id,jd->ij", a, b),
+        lambda a, b: (a[:, None] * b[None]).sum(-1),
+    ),
 )
 
 
@@ -203,6 +211,11 @@ cross_entropy = Exercise(
         "The loss is minus the mean of what you took.",
     ),
     praise="This loss, in nats, is what every model of the course minimises.",
+    other_ways=(
+        lambda logits, labels: -logits.softmax(1).gather(1, labels[:, None]).log().mean(),
+        lambda logits, labels: sum(-row.log_softmax(0)[i] for row, i in zip(logits, labels, strict=True)) / len(labels),
+        lambda logits, labels: (logits.logsumexp(-1) - logits[torch.arange(6), labels]).mean().item(),
+    ),
 )
 
 
@@ -222,6 +235,22 @@ def descend(keep=0.0, sign=-1.0, reduce=torch.mean):
         return w.detach()
 
     return run
+
+
+def train_by_hand(w, x, y, lr, steps):
+    for _ in range(steps):
+        w = w - lr * 2 * x.T @ (x @ w - y) / len(x)
+    return w
+
+
+def train_with_set_to_none(w, x, y, lr, steps):
+    w = torch.nn.Parameter(w.clone())
+    for _ in range(steps):
+        F.mse_loss(x @ w, y).backward()
+        with torch.no_grad():
+            w -= lr * w.grad
+        w.grad = None
+    return w
 
 
 train = Exercise(
@@ -267,4 +296,8 @@ train = Exercise(
         "`optimizer.zero_grad()` clears what backward has added up. Where must it stand?",
     ),
     praise="zero_grad, backward, step: the order of every training loop.",
+    other_ways=(
+        train_by_hand,
+        train_with_set_to_none,
+    ),
 )

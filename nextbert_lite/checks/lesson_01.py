@@ -1,5 +1,8 @@
 """The checks of lesson 01, Text to tensors."""
 
+import itertools
+import json
+import math
 from collections import Counter
 
 import torch
@@ -87,6 +90,9 @@ most_frequent_pair = Exercise(
         "`counts.most_common(1)[0][0]` is the pair with the largest count.",
     ),
     praise="BPE is this line, again and again.",
+    other_ways=(
+        lambda w: max((c := Counter(p for x, n in w.items() for p in list(itertools.pairwise(x)) * n)), key=c.get),
+    ),
 )
 
 
@@ -127,6 +133,17 @@ def merged_overlapping(symbols, pair):
 
 def merged_from_the_right(symbols, pair):
     return [s[::-1] for s in merged(symbols[::-1], pair[::-1])][::-1]
+
+
+def merged_by_stack(symbols, pair):
+    out, just_merged = [], False
+    for symbol in symbols:
+        if out and not just_merged and (out[-1], symbol) == pair:
+            out[-1], just_merged = "".join(pair), True
+        else:
+            out.append(symbol)
+            just_merged = False
+    return out
 
 
 merge_pair = Exercise(
@@ -173,6 +190,7 @@ merge_pair = Exercise(
         "If symbols[i] and symbols[i + 1] are the pair, append both as one string and add 2 to i, else 1.",
     ),
     praise="Also in a run such as 'aaa', where the order matters.",
+    other_ways=(lambda s, p: json.loads(json.dumps(merged_by_stack(s, p))),),
 )
 
 smile = Prediction(
@@ -220,6 +238,15 @@ def cut_to_shortest(sequences, pad_id):
     return ids, torch.ones_like(ids, dtype=torch.bool)
 
 
+def padded_by_loops(sequences, pad_id):
+    T = max(len(s) for s in sequences)
+    ids, mask = torch.full((len(sequences), T), pad_id), torch.zeros(len(sequences), T, dtype=bool)
+    for i, s in enumerate(sequences):
+        ids[i, : len(s)] = torch.tensor(s)
+        mask[i, : len(s)] = True
+    return ids, mask
+
+
 pad_batch = Exercise(
     id="01.4",
     right=lambda s, pad_id: pad(s, pad_id),
@@ -257,6 +284,7 @@ pad_batch = Exercise(
         "The mask from the lengths: `torch.arange(T) < lengths[:, None]`.",
     ),
     praise="ids for the model, mask for its attention.",
+    other_ways=(padded_by_loops,),
 )
 
 
@@ -265,6 +293,11 @@ def sinusoid_table(T, C, step=2, base=10000.0, joined=False, swapped=False):
     angles = torch.arange(T)[:, None] / base ** (torch.arange(0, C, 2) * step / 2 / C)
     even, odd = (angles.cos(), angles.sin()) if swapped else (angles.sin(), angles.cos())
     return torch.cat([even, odd], dim=1) if joined else torch.stack([even, odd], dim=2).flatten(1)
+
+
+def sinusoids_by_loops(T, C):
+    f = [math.sin, math.cos]
+    return torch.tensor([[f[c % 2](t / 10000 ** ((c - c % 2) / C)) for c in range(C)] for t in range(T)])
 
 
 sinusoids = Exercise(
@@ -311,6 +344,7 @@ sinusoids = Exercise(
         "`table[:, 0::2] = angles.sin()` fills the even features, `table[:, 1::2]` the odd ones.",
     ),
     praise="Each pair of features is a clock hand that turns at its own speed.",
+    other_ways=(sinusoids_by_loops,),
 )
 
 position_table = Exercise(
@@ -339,4 +373,5 @@ position_table = Exercise(
     ),
     hints=("How many different positions can a token have? How wide is the vector it is added to?",),
     praise="max_len rows, C columns: and a text longer than max_len is refused with a sentence.",
+    other_ways=(lambda max_len, C: torch.stack([torch.zeros(C)] * max_len),),
 )

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 
 from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solution
 from nextbert_lite.core.attention import scaled_dot_product_attention
@@ -101,6 +102,11 @@ softmax_rows = Exercise(
         "`e = (scores - scores.amax(-1, keepdim=True)).exp()`, then divide e by `e.sum(-1, keepdim=True)`.",
     ),
     praise="The maximum keeps it finite: row 2 of the test had scores near 200.",
+    other_ways=(
+        lambda s: F.softmax(s, dim=1),
+        lambda s: (s - s.max(1, keepdim=True).values).softmax(1),
+        lambda s: s.log_softmax(-1).exp(),
+    ),
 )
 
 # --- 02.2 predict the spread of q·k -----------------------------------------------------------------------------------
@@ -159,6 +165,21 @@ def with_weights(weigh):
 def keys_mixed(q, k, v):
     weights = (q @ k.T / math.sqrt(8)).softmax(-1)
     return weights @ k, weights
+
+
+def attention_in_place(q, k, v):
+    scores = torch.einsum("td,sd->ts", q, k)
+    scores *= q.shape[-1] ** -0.5
+    scores -= scores.max()
+    scores.exp_()
+    scores /= scores.sum(1, keepdim=True)
+    return torch.einsum("ts,sd->td", scores, v), scores
+
+
+def attention_with_loops(q, k, v):
+    rows = [torch.stack([(a * b).sum() for b in k]) / math.sqrt(len(q[0])) for a in q]
+    weights = torch.stack([row.softmax(0) for row in rows])
+    return [weights @ v, weights]
 
 
 attention = Exercise(
@@ -239,6 +260,11 @@ attention = Exercise(
         "`weights = (q @ k.T / math.sqrt(q.shape[-1])).softmax(-1)`; return `weights @ v, weights`.",
     ),
     praise="Equal to the package's, and by section 5 to torch's.",
+    other_ways=(
+        attention_in_place,
+        attention_with_loops,
+        lambda q, k, v: ((w := (q / 8**0.5 @ k.T).softmax(1)) @ v, w),
+    ),
 )
 
 # --- 02.4 masked weights ----------------------------------------------------------------------------------------------
@@ -260,6 +286,14 @@ def large_scores_and_mask(generator):
 
 def right_masked_weights(scores, mask):
     return scores.masked_fill(~mask, -math.inf).softmax(-1).masked_fill(~mask, 0.0)
+
+
+def masked_in_place(scores, mask):
+    weights = torch.zeros_like(scores)
+    for i in range(len(scores)):
+        if mask[i].any():
+            weights[i, mask[i]] = scores[i, mask[i]].softmax(0)
+    return weights
 
 
 masked_weights = Exercise(
@@ -311,6 +345,10 @@ masked_weights = Exercise(
     ),
     praise="Hidden tokens get exactly 0, rows sum to 1, and an empty row is zeros, not NaN.",
     also=large_scores_and_mask,
+    other_ways=(
+        masked_in_place,
+        lambda s, m: torch.where(m, s, -torch.inf).softmax(-1).nan_to_num(0.0),
+    ),
 )
 
 # --- 02.5 find the bug: a padding mask stretched over the wrong axis --------------------------------------------------
@@ -333,6 +371,12 @@ def attend_with(shape_of_mask, zeros=True):
         return (weights.masked_fill(hidden, 0.0) if zeros else weights) @ v
 
     return attend
+
+
+def padded_in_place(q, k, v, mask):
+    scores = torch.einsum("btd,bsd->bts", q, k).mul_(q.shape[-1] ** -0.5)
+    scores[~mask[:, None].expand_as(scores)] = -torch.inf
+    return torch.softmax(scores, 2).bmm(v)
 
 
 padded_attention = Exercise(
@@ -402,6 +446,11 @@ padded_attention = Exercise(
         "`mask[:, None, :]` has the shape (B, 1, T) and is stretched over the queries.",
     ),
     praise="No word looks at padding any more, whatever stands in the other texts of the batch.",
+    other_ways=(
+        padded_in_place,
+        lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m.unsqueeze(1)),
+        lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m[:, None, :].expand(4, 4, 4)),
+    ),
 )
 
 # --- 02.6 the causal mask ---------------------------------------------------------------------------------------------
@@ -460,4 +509,9 @@ causal_mask = Exercise(
     ),
     hints=("Which keys may query i see? 0 to i.", "torch.tril keeps a matrix's lower triangle, with the diagonal."),
     praise="This one line is the difference between BERT's attention and GPT's.",
+    other_ways=(
+        lambda T: torch.arange(T)[:, None] >= torch.arange(T),
+        lambda T: ~torch.ones(T, T, dtype=bool).triu(1),
+        lambda T: torch.tensor([[j <= i for j in range(T)] for i in range(T)]),
+    ),
 )

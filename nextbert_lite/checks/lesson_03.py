@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solution
@@ -51,6 +52,10 @@ split_heads = Exercise(
         "Attention wants (…, T, D) at the end: exchange the dimensions T and H.",
     ),
     praise="Each head has its own slice of every token.",
+    other_ways=(
+        lambda x, H: torch.stack(x.chunk(H, -1), 1),
+        lambda x, H: x.unflatten(-1, (H, -1)).movedim(2, 1),
+    ),
 )
 
 
@@ -87,6 +92,10 @@ merge_heads = Exercise(
     ),
     hints=("It is the way back: exchange H and T, then join H and D.", "`.transpose(1, 2)` and then `.flatten(2)`."),
     praise="Side by side: concatenation, as in the paper.",
+    other_ways=(
+        lambda h: torch.cat(tuple(h.unbind(1)), -1),
+        lambda h: torch.einsum("bhtd->bthd", h).flatten(2),
+    ),
 )
 
 parameters = Prediction(
@@ -137,6 +146,12 @@ def cut_in_one_view(x, qkv, out, H):
     q, k, v = (part.reshape(B, H, T, C // H) for part in qkv(x).chunk(3, -1))
     heads = (q @ k.transpose(-2, -1) / math.sqrt(C // H)).softmax(-1) @ v
     return out(heads.transpose(1, 2).reshape(B, T, C))
+
+
+def heads_by_loop(x, qkv, out, H):
+    q, k, v = qkv(x).chunk(3, -1)
+    split = [F.scaled_dot_product_attention(*parts) for parts in zip(*(t.chunk(H, -1) for t in (q, k, v)), strict=True)]
+    return out(torch.cat(split, -1))
 
 
 multi_head = Exercise(
@@ -196,6 +211,7 @@ multi_head = Exercise(
         "Then `heads.transpose(1, 2).reshape(B, T, C)` and `out(…)`.",
     ),
     praise="With mask and dropout it is the package's MultiHeadAttention.",
+    other_ways=(heads_by_loop,),
 )
 
 
@@ -243,4 +259,5 @@ self_attend = Exercise(
     ),
     praise="In your own code write batch_first=True, or use a module that has no other order.",
     also=lambda generator: (module_and_batch(generator)[0], torch.randn(3, 5, 8, generator=generator)),
+    other_ways=(lambda m, x: torch.stack([m(t, t, t)[0] for t in x]),),
 )

@@ -84,6 +84,10 @@ layer_norm = Exercise(
         "`gain * (x - mean) / (variance + eps).sqrt() + bias`",
     ),
     praise="Equal to torch's layer norm.",
+    other_ways=(
+        lambda x, g, b, eps: F.layer_norm(x, (4,), g, b, eps),
+        lambda x, g, b, eps: g * ((d := x - x.mean(-1)[..., None]) / (d.square().mean(-1)[..., None] + eps) ** 0.5) + b,
+    ),
 )
 
 gelu = Exercise(
@@ -128,6 +132,11 @@ gelu = Exercise(
         "`torch.erf` and `math.sqrt(2)`; then multiply by x.",
     ),
     praise="The exact GELU, as in RoBERTa.",
+    other_ways=(
+        torch.nn.GELU(),
+        lambda x: x * torch.distributions.Normal(0, 1).cdf(x),
+        lambda x: x * torch.special.ndtr(x),
+    ),
 )
 
 
@@ -220,6 +229,7 @@ post_norm_layer = Exercise(
         "`x = norm1(x + attention(x))`, then the same with ffn.",
     ),
     praise="Add, then norm, twice. That is a BERT layer.",
+    other_ways=(lambda x, a, f, n, m: m((h := n(a(x) + x)) + f(h)),),
 )
 
 reach = Prediction(
@@ -324,4 +334,8 @@ stack = Exercise(
         "Call make_layer n times.",
     ),
     praise="n layers, n sets of weights.",
+    other_ways=(
+        lambda make, n: torch.nn.ModuleList([make() for _ in range(n)]),
+        lambda make, n: torch.nn.Sequential(*(make() for _ in range(n))),
+    ),
 )

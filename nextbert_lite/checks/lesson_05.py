@@ -86,6 +86,10 @@ make_labels = Exercise(
         "`selected = (draw < rate) & (ids >= 5)`; return `ids.masked_fill(~selected, -100)`.",
     ),
     praise="The original where a word was selected, -100 everywhere else.",
+    other_ways=(
+        lambda ids, draw, rate: torch.where((draw < rate) & (ids > 4), ids, -100),
+        lambda ids, draw, rate: (ids + 100) * ((draw < rate) & (ids > 4)) - 100,
+    ),
 )
 
 # --- 05.2 corruption --------------------------------------------------------------------------------------------------
@@ -192,6 +196,10 @@ corrupt = Exercise(
         "`torch.where(selected & (0.8 <= draw) & (draw < 0.9), words, out)`.",
     ),
     praise="One draw, three cases: together always one.",
+    other_ways=(
+        lambda ids, s, d, w: torch.where(s & (d < 0.8), 4, torch.where(s & (d >= 0.8) & (d < 0.9), w, ids)),
+        lambda ids, s, d, w: ids * (~s | (d >= 0.9)) + 4 * (s & (d < 0.8)) + w * (s & (d >= 0.8) & (d < 0.9)),
+    ),
 )
 
 # --- 05.3 the loss at the start ---------------------------------------------------------------------------------------
@@ -326,6 +334,11 @@ selected_loss = Exercise(
     ),
     praise="The mean over the selected tokens, and 0, not NaN, for a batch without any.",
     also=nothing_selected,
+    other_ways=(
+        lambda z, y, s: F.cross_entropy(z[s], y[s], reduction="sum") / max(1, int(s.sum())),
+        lambda z, y, s: F.cross_entropy(z[s], y[s]) if s.any() else torch.tensor(0.0),
+        lambda z, y, s: -(z.log_softmax(-1).gather(-1, y[..., None])[..., 0] * s).sum() / max(1, s.sum()),
+    ),
 )
 
 # --- 05.5 exact counts ------------------------------------------------------------------------------------------------
@@ -355,6 +368,15 @@ def choose(count, candidates=lambda ids: ids >= FIRST):
 
 def real_tokens(ids):
     return (ids != PAD).sum(1)
+
+
+def exact_count_by_loops(ids, draw, rate):
+    selected = torch.zeros_like(ids, dtype=torch.bool)
+    for row, text in enumerate(ids):
+        words = [i for i, token in enumerate(text.tolist()) if token > 4]
+        k = min(20, max(1, round(rate * int((text != 0).sum()))))
+        selected[row, sorted(words, key=draw[row].tolist().__getitem__)[:k]] = True
+    return selected
 
 
 exact_count = Exercise(
@@ -414,4 +436,5 @@ exact_count = Exercise(
         "over the texts with `draw[i].topk(k, largest=False)` does it too.",
     ),
     praise="Exactly as many as Google's BERT would choose.",
+    other_ways=(exact_count_by_loops,),
 )

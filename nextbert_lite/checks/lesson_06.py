@@ -79,6 +79,10 @@ fill_gap = Exercise(
         "Mix the rows of the tables with these weights: `weights @ tables`.",
     ),
     praise="Weigh the frames, mix their tables. The floor is this, for every token.",
+    other_ways=(
+        lambda p, e, t: ((p.log() + e.log().sum(1)).softmax(0)[:, None] * t).sum(0),
+        lambda p, e, t: (w := torch.einsum("f,fv->v", p * e[:, 0] * e[:, 1], t)) / w.sum(),
+    ),
 )
 
 
@@ -162,6 +166,10 @@ schedule = Exercise(
         "The smaller of the two lines, never more than 1: min(up, down, 1). For warmup = 0 divide by max(1, warmup).",
     ),
     praise="Up in `warmup` steps, down to nothing after the last one: what `fit` does.",
+    other_ways=(
+        lambda n, w: [(s + 1) / w if s < w else (n - s) / (n - w) for s in range(n)],
+        lambda n, w: torch.cat([torch.arange(1, w + 1) / max(1, w), torch.arange(n - w, 0, -1) / (n - w)]),
+    ),
 )
 
 
@@ -219,6 +227,10 @@ loss_of_all = Exercise(
         "Divide it by the number of all tokens.",
     ),
     praise="The same number, however the tokens are cut into batches.",
+    other_ways=(
+        lambda x, n: x @ n.float() / n.sum(),
+        lambda x, n: sum(a * b for a, b in zip(x.tolist(), n.tolist(), strict=True)) / int(n.sum()),
+    ),
 )
 
 
@@ -318,4 +330,8 @@ without_head = Exercise(
         "`weight = weight.clone()`, then set `weight[:, h * D : (h + 1) * D]` to 0.",
     ),
     praise="The other heads do not notice.",
+    other_ways=(
+        lambda w, H, h: (w.view(len(w), H, -1) * (torch.arange(H) != h)[:, None]).flatten(1),
+        lambda w, H, h: torch.cat([torch.zeros_like(c) if i == h else c for i, c in enumerate(w.chunk(H, 1))], 1),
+    ),
 )

@@ -66,6 +66,10 @@ selected_tokens = Exercise(
         "`torch.rand(n, generator=seeded(seed, version)) < rate`",
     ),
     praise="The same masks after a restart, new ones in each version.",
+    other_ways=(
+        lambda n, r, s, e, c: torch.rand(n, generator=seeded(s, e if c is None else e % c)).lt(r),
+        lambda n, r, s, e, c: torch.rand(n, generator=seeded(s, e - c * (e // c) if c else e)) < r,
+    ),
 )
 
 
@@ -97,6 +101,16 @@ def example(documents, i, j, is_next, cls_id, sep_id, slip=""):
 
 def with_slip(slip):
     return lambda *arguments: example(*arguments, slip=slip)
+
+
+def pair_by_loops(documents, i, j, is_next, cls_id, sep_id):
+    j = i if is_next else (j if j != i else (i + 1 if i + 1 < len(documents) else 0))
+    ids, types = [cls_id], [0]
+    for sentence in documents[i][: len(documents[i]) - 1]:
+        ids.extend(sentence)
+        types += [0 for _ in sentence]
+    last = documents[j][len(documents[j]) - 1]
+    return [[*ids, sep_id, *last, sep_id], [*types, 0, *(1 for _ in last), 1], 1 if is_next else 0]
 
 
 make_example = Exercise(
@@ -157,6 +171,7 @@ make_example = Exercise(
         "[CLS] and the first [SEP] count to A: `types = [0] * (len(a) + 2) + [1] * (len(b) + 1)`.",
     ),
     praise="A pair whose only clue is whether its parts belong together.",
+    other_ways=(pair_by_loops,),
 )
 
 
@@ -208,6 +223,10 @@ two_losses = Exercise(
         "`nn.NLLLoss()(pair_log_p, is_next)` for the pairs.",
     ),
     praise="Each loss ignores what *its* labels mark as nothing.",
+    other_ways=(
+        lambda w, y, p, n: F.nll_loss(w[y > 0], y[y > 0]) + F.nll_loss(p, n),
+        lambda w, y, p, n: F.nll_loss(w.mT, y, ignore_index=0) - p.gather(1, n[:, None]).mean(),
+    ),
 )
 
 largest_and_lowest = Prediction(
@@ -286,4 +305,8 @@ bits_per_byte = Exercise(
         "`len(text.encode())` is the number of bytes.",
     ),
     praise="A figure that no tokenizer can flatter, as long as it can say the text.",
+    other_ways=(
+        lambda nats, n, text: n * nats * math.log2(math.e) / len(text.encode("utf-8")),
+        lambda nats, n, text: torch.tensor(nats * n / len(bytes(text, "utf-8"))) / torch.tensor(2.0).log(),
+    ),
 )

@@ -2,7 +2,9 @@
 
 import math
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
 from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solution
 
@@ -96,6 +98,10 @@ training_work = Exercise(
         "`3 * (layers * (24 * C**2 + 4 * T * C) + rate * (2 * C**2 + 2 * V * C))`",
     ),
     praise="Three times the way up, and the head only where it is needed.",
+    other_ways=(
+        lambda L, C, T, V, r: 6 * (L * (12 * C * C + 2 * T * C) + r * C * (C + V)),
+        lambda L, C, T, V, r: sum(3 * (24 * C**2 + 4 * T * C) for _ in range(L)) + 3 * r * (2 * C**2 + 2 * V * C),
+    ),
 )
 
 # --- 08.2 predict the best width --------------------------------------------------------------------------------------
@@ -198,6 +204,12 @@ extrapolate = Exercise(
         "`log_y = (losses - floor).log()`, and `floor + torch.exp(…)` at the end.",
     ),
     praise="The excess follows the line, the loss stops at the floor.",
+    other_ways=(
+        lambda x, y, f, at: f + np.exp(np.polyval(np.polyfit(x.log().numpy(), (y - f).log().numpy(), 1), math.log(at))),
+        lambda x, y, f, at: float(
+            f + 10 ** np.polyval(np.polyfit(x.log10().numpy(), (y - f).log10().numpy(), 1), math.log10(at))
+        ),
+    ),
 )
 
 # --- 08.4 an interpolated bigram --------------------------------------------------------------------------------------
@@ -301,4 +313,11 @@ bigram = Exercise(
         "`(counts + k * u) / (counts.sum(1, keepdim=True) + k)`",
     ),
     praise="Each row sums to 1, and no pair is impossible.",
+    other_ways=(
+        lambda c, k: torch.stack([(row + k * (c.sum(0) + 1) / (c.sum() + 5)) / (row.sum() + k) for row in c]),
+        lambda c, k: (
+            (1 - (w := k / (c.sum(1, keepdim=True) + k))) * c / c.sum(1, keepdim=True).clamp(min=1)
+            + w * F.normalize(c.sum(0) + 1, p=1, dim=0)
+        ),
+    ),
 )

@@ -89,6 +89,11 @@ row_losses = Exercise(
         "`scores = S / temperature`, then `scores.logsumexp(1) - scores.diagonal()`",
     ),
     praise="Each row is a little cross-entropy, and its label is its own number.",
+    other_ways=(
+        lambda S, t: F.cross_entropy(S / t, torch.arange(len(S)), reduction="none"),
+        lambda S, t: -(S / t).log_softmax(1).diag(),
+        lambda S, t: -torch.log(torch.exp(S / t).diagonal() / torch.exp(S / t).sum(dim=1)),
+    ),
 )
 
 # --- 09.2 predict: SimCLR at the start --------------------------------------------------------------------------------
@@ -195,6 +200,10 @@ score_gradient = Exercise(
         "`((S / temperature).softmax(1) - torch.eye(len(S))) / (temperature * len(S))`",
     ),
     praise="In every row the pushes add up to the pull.",
+    other_ways=(
+        lambda S, t: torch.func.grad(lambda s: F.cross_entropy(s / t, torch.arange(len(s))))(S),
+        lambda S, t: (S.div(t).softmax(-1) - torch.diag(torch.ones(len(S)))) / len(S) / t,
+    ),
 )
 
 # --- 09.4 find the bug: the positive in the denominator ---------------------------------------------------------------
@@ -247,6 +256,14 @@ def whole_matrix_normalised(a, b, t):
     views = torch.cat([a, b])
     views = views / views.norm()
     return F.cross_entropy(without_diagonal(views @ views.T / t), torch.arange(len(views)).roll(len(a)))
+
+
+def nt_xent_without_the_diagonal(a, b, temperature):
+    views = torch.nn.functional.normalize(torch.cat((a, b)), p=2, dim=1)
+    n = len(views)
+    scores = (views @ views.mT)[~torch.eye(n, dtype=bool)].view(n, n - 1) / temperature  # no row holds itself
+    partner = [len(b) - 1 + i for i in range(len(a))] + list(range(len(b)))
+    return F.cross_entropy(scores, torch.tensor(partner))
 
 
 repaired_nt_xent = Exercise(
@@ -318,6 +335,10 @@ repaired_nt_xent = Exercise(
         "Replace the mask by `torch.eye(N, dtype=torch.bool)`.",
     ),
     praise="Only the view itself is left out, and a solved pair has the loss 0.",
+    other_ways=(
+        nt_xent_without_the_diagonal,
+        lambda a, b, t: nt_xent_loss(b, a, t),
+    ),
 )
 
 # --- 09.5 gradient caching --------------------------------------------------------------------------------------------
@@ -379,6 +400,19 @@ def full_loss(weight, x, y, chunk):
     return info_nce_loss(embed(x, weight), embed(y, weight))
 
 
+def three_passes_by_surrogate(weight, x, y, chunk):
+    w = weight.detach().clone().requires_grad_()
+    both = torch.cat([x, y])
+    with torch.no_grad():
+        vectors = torch.cat([(rows @ w).tanh() for rows in both.split(chunk)])
+    vectors.requires_grad_()
+    info_nce_loss(*vectors.chunk(2)).backward()
+    for start in range(0, len(both), chunk):
+        rows = slice(start, start + chunk)
+        ((both[rows] @ w).tanh() * vectors.grad[rows]).sum().backward()
+    return w.grad
+
+
 gradient_in_chunks = Exercise(
     id="09.5",
     right=gradient_of(full_loss),
@@ -435,4 +469,8 @@ gradient_in_chunks = Exercise(
         "torch.tanh(rows @ weight).backward(part)`, with a `weight` that requires a gradient; return `weight.grad`.",
     ),
     praise="The gradient of the whole batch, with the graph of one chunk at a time.",
+    other_ways=(
+        three_passes_by_surrogate,
+        lambda w, x, y, c: torch.func.grad(lambda w: info_nce_loss((x @ w).tanh(), (y @ w).tanh()))(w),
+    ),
 )

@@ -1,5 +1,6 @@
 """The checks of lesson 10, Sentence embeddings."""
 
+import itertools
 import math
 
 import torch
@@ -83,6 +84,10 @@ mean_pool = Exercise(
         "`(hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)`",
     ),
     praise="A text's vector no longer knows who stood beside it in the batch.",
+    other_ways=(
+        lambda h, m: torch.stack([text[real].mean(0) for text, real in zip(h, m, strict=True)]),
+        lambda h, m: torch.einsum("btc,bt->bc", h, m / m.sum(1)[:, None]),
+    ),
 )
 
 # --- 10.2 first and last ----------------------------------------------------------------------------------------------
@@ -131,6 +136,10 @@ first_and_last = Exercise(
         "`both = (hidden[1] + hidden[-1]) / 2`, and then 10.1 on `both`.",
     ),
     praise="The first layer's output, and not the embeddings before it.",
+    other_ways=(
+        lambda h, m: torch.stack([(h[1] + h[-1])[i, real].mean(0) / 2 for i, real in enumerate(m)]),
+        lambda h, m: sum((x * m[..., None]).sum(1) / m.sum(1)[:, None] for x in (h[1], h[-1])) / 2,
+    ),
 )
 
 # --- 10.3 find the bug: the order after sorting -----------------------------------------------------------------------
@@ -160,6 +169,15 @@ def longest_first_restored_as_shortest_first(encode, lengths, size):
     order = lengths.argsort(descending=True)
     vectors = torch.cat([encode(rows) for rows in order.split(size)])
     return vectors[lengths.argsort().argsort()]
+
+
+def chunks_written_back(encode, lengths, size):
+    out = None
+    for rows in lengths.sort(descending=True).indices.split(size):
+        vectors = encode(rows)
+        out = torch.zeros(len(lengths), vectors.shape[1]) if out is None else out
+        out[rows] = vectors
+    return out
 
 
 in_chunks = Exercise(
@@ -194,6 +212,10 @@ in_chunks = Exercise(
         "`return vectors[order.argsort()]`",
     ),
     praise="argsort of argsort: each text's place in the sorted order, where its vector lies.",
+    other_ways=(
+        chunks_written_back,
+        lambda encode, lengths, size: encode(torch.arange(len(lengths))),
+    ),
 )
 
 # --- 10.4 crops -------------------------------------------------------------------------------------------------------
@@ -261,6 +283,10 @@ crop = Exercise(
         "`[ids[0], *words[start : start + n], ids[-1]]`",
     ),
     praise="A piece of a text, dressed as a text.",
+    other_ways=(
+        lambda ids, start, n: [2, *ids[start + 1 : min(start + 1 + n, len(ids) - 1)], 3],
+        lambda ids, start, n: [2, *list(itertools.islice(ids, start + 1, len(ids) - 1))[:n], 3],
+    ),
 )
 
 # --- 10.5 predict the result: the same vector twice -------------------------------------------------------------------

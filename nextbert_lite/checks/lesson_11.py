@@ -1,5 +1,6 @@
 """The checks of lesson 11, Geometry and clusters."""
 
+import itertools
 import math
 
 import torch
@@ -73,6 +74,10 @@ mean_cosine = Exercise(
         "`(cosines.sum() - cosines.diagonal().sum()) / (len(x) * (len(x) - 1))`",
     ),
     praise="Pairs of different texts only, each vector at length 1.",
+    other_ways=(
+        lambda x: ((n := len(x)) * F.normalize(x, dim=-1).mean(0).square().sum() - 1) / (n - 1),
+        lambda x: torch.stack([F.cosine_similarity(a, b, dim=0) for a, b in itertools.permutations(x, 2)]).mean(),
+    ),
 )
 
 # --- 11.2 two poles ---------------------------------------------------------------------------------------------------
@@ -172,6 +177,12 @@ def both(train, x):
     return torch.cat([train, x])
 
 
+def whitened_by_svd(train, x):
+    mean = train.mean(0)
+    _, s, v = torch.linalg.svd(train - mean, full_matrices=False)
+    return (x - mean) @ v.T / s * len(train) ** 0.5
+
+
 whitened = Exercise(
     id="11.3",
     right=whitening(train_mean, centred_train),
@@ -242,6 +253,10 @@ whitened = Exercise(
         "`(x - mean) @ directions / variances.sqrt()`, with `mean = train.mean(0)` and the axes of `train - mean`.",
     ),
     praise="Fitted on the training texts: one query or a thousand, each gets the same vector.",
+    other_ways=(
+        lambda train, x: (x - train.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(train.T.cov(correction=0))).T,
+        whitened_by_svd,
+    ),
 )
 
 # --- 11.4 ties --------------------------------------------------------------------------------------------------------
@@ -321,6 +336,12 @@ share_right = Exercise(
         "`((difference > 0) & ~tie).float().mean() + 0.5 * tie.float().mean()`",
     ),
     praise="No opinion, half a point.",
+    other_ways=(
+        lambda right, wrong: (
+            sum(0.5 if abs(a - b) < 1e-6 else float(a > b) for a, b in zip(right, wrong, strict=True)) / 20
+        ),
+        lambda right, wrong: ((right - wrong).mul(1e6).round().sign() + 1).mean() / 2,
+    ),
 )
 
 # --- 11.5 leave one out -----------------------------------------------------------------------------------------------
@@ -393,4 +414,15 @@ leave_one_out = Exercise(
         "`(labels[cosines.argmax(1)] == labels).float().mean()`",
     ),
     praise="Each text judged by the others, never by itself.",
+    other_ways=(
+        lambda x, y: (y[F.cosine_similarity(x[:, None], x, dim=-1).topk(2).indices[:, 1]] == y).double().mean(),
+        lambda x, y: (
+            sum(
+                y[max((j for j in range(len(x)) if j != i), key=lambda j: F.cosine_similarity(x[i], x[j], dim=0))]
+                == y[i]
+                for i in range(len(x))
+            )
+            / len(x)
+        ),
+    ),
 )

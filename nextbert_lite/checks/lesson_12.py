@@ -1,5 +1,7 @@
 """The checks of lesson 12, A search engine."""
 
+import math
+
 import torch
 
 from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solution
@@ -98,6 +100,18 @@ word_scores = Exercise(
     ),
     praise="Rare words weigh more, repetition pays less and less, and length is no merit.",
     also=in_every_text,
+    other_ways=(
+        lambda c, n: (
+            math.log(1 + (len(c) - (k := int(c.count_nonzero())) + 0.5) / (k + 0.5))
+            / (1 + (0.375 + 1.125 * n / n.mean()) / c)
+        ),
+        lambda c, n: torch.stack(
+            [
+                torch.log((len(c) + 1) / (sum(c > 0) + 0.5)) * x / (x + 1.5 * (0.25 + 0.75 * m * len(n) / n.sum()))
+                for x, m in zip(c, n, strict=True)
+            ]
+        ),
+    ),
 )
 
 # --- 12.2 ranks with ties ---------------------------------------------------------------------------------------------
@@ -120,6 +134,14 @@ def own(scores, right):
 def place_in_order(scores, right, descending=True):
     order = torch.argsort(scores, dim=1, descending=descending, stable=True)
     return 1 / (1 + (order == right[:, None]).float().argmax(1))
+
+
+def middle_of_the_ties(scores, right):
+    out = []
+    for row, i in zip(scores.tolist(), right.tolist(), strict=True):
+        places = [place for place, score in enumerate(sorted(row, reverse=True), 1) if score == row[i]]
+        out.append(len(places) / sum(places))
+    return torch.tensor(out)
 
 
 reciprocal_ranks = Exercise(
@@ -174,6 +196,12 @@ reciprocal_ranks = Exercise(
     ),
     praise="A search that knows nothing gains nothing.",
     also=no_ties,
+    other_ways=(
+        middle_of_the_ties,
+        lambda s, r: (
+            2 / (1 + (s > (own := s[torch.arange(len(s)), r][:, None])).sum(1) + (s >= own).sum(1).clamp(min=1))
+        ),
+    ),
 )
 
 # --- 12.3 predict the result: order at random -------------------------------------------------------------------------
@@ -269,6 +297,18 @@ def the_other_way(a_validation, b_validation, a_test, b_test):
     return torch.tensor(mrr(fuse(b_test, a_test, weight)))
 
 
+def weight_by_loop(bm25_validation, cosine_validation, bm25_test, cosine_test):
+    def z(s):
+        return (s - s.mean(1, keepdim=True)) / s.std(1, keepdim=True)  # another deviation, the same order
+
+    def score(a, b, w):
+        mixed = w * z(a) + (1 - w) * z(b)
+        return (1 / (1 + (mixed > mixed.diag()[:, None]).sum(1))).mean()
+
+    best = max((i / 20 for i in range(21)), key=lambda w: score(bm25_validation, cosine_validation, w))
+    return score(bm25_test, cosine_test, best)
+
+
 fused_mrr = Exercise(
     id="12.4",
     right=chosen_and_measured("validation", "test"),
@@ -324,6 +364,7 @@ fused_mrr = Exercise(
         "weight))`.",
     ),
     praise="Chosen on one set of queries, reported on another.",
+    other_ways=(weight_by_loop,),
 )
 
 # --- 12.5 several right answers ---------------------------------------------------------------------------------------
@@ -398,4 +439,12 @@ hits_at = Exercise(
     ),
     praise="One right hit answers a query.",
     also=more_texts,
+    other_ways=(
+        lambda s, right, k: (
+            torch.stack([t[row.argsort(descending=True)[:k]].any() for row, t in zip(s, right, strict=True)])
+            .float()
+            .mean()
+        ),
+        lambda s, right, k: sum(bool(t[row.topk(k).indices].sum()) for row, t in zip(s, right, strict=True)) / len(s),
+    ),
 )

@@ -60,6 +60,14 @@ def starts(train=True, encoder_eval=True, freeze="encoder", last_train=False, he
     return start
 
 
+def freezing_by_loops(model):
+    for parameter in model.encoder.parameters():
+        parameter.requires_grad = False
+    for part, mode in ((model, True), (model.encoder, False)):
+        part.train(mode)
+    return model
+
+
 start_training = Exercise(
     id="13.1",
     right=starts(),
@@ -106,6 +114,7 @@ start_training = Exercise(
         "`model.train(); model.encoder.requires_grad_(False); model.encoder.eval(); return model`",
     ),
     praise="No gradient and no dropout in the encoder, both in the head.",
+    other_ways=(freezing_by_loops,),
 )
 
 # --- 13.2 the loss of a token classifier ------------------------------------------------------------------------------
@@ -205,6 +214,11 @@ token_loss = Exercise(
         "`F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)`",
     ),
     praise="Labelled tokens only, each counts the same.",
+    other_ways=(
+        lambda logits, labels: F.cross_entropy(logits.transpose(1, 2), labels),
+        lambda logits, labels: F.nll_loss(logits.log_softmax(-1)[labels >= 0], labels[labels >= 0]),
+        lambda logits, labels: F.cross_entropy(logits.log_softmax(-1).reshape(-1, logits.shape[-1]), labels.view(-1)),
+    ),
 )
 
 # --- 13.3 predict: a temperature --------------------------------------------------------------------------------------
@@ -289,6 +303,13 @@ def of_the_right_class(probabilities, labels):
     return probabilities.gather(1, labels[:, None])[:, 0]
 
 
+def mean_gap_by_bincount(probabilities, labels):
+    top, guess = probabilities.max(-1)
+    number = torch.bucketize(top, torch.arange(1, 10) / 10)
+    gap = torch.bincount(number, top - (guess == labels).float(), minlength=10)
+    return gap.abs().sum() / len(labels)
+
+
 mean_gap = Exercise(
     id="13.4",
     right=binned(),
@@ -335,6 +356,10 @@ mean_gap = Exercise(
         "In a bin: `(confidence[inside].mean() - right[inside].mean()).abs() * inside.float().mean()`; add these up.",
     ),
     praise="Each bin's gap, weighed with its share of the texts.",
+    other_ways=(
+        mean_gap_by_bincount,
+        lambda p, y: package_error(p, y, bins=10),
+    ),
 )
 
 # --- 13.5 find the bug: a temperature from the test -------------------------------------------------------------------
@@ -365,6 +390,11 @@ def calibrating(fitted_on="validation", divide="logits", power=1):
         return package_error(p, test_labels)
 
     return error
+
+
+def calibrated_by_search(validation, validation_labels, test, test_labels):
+    t = fit_temperature(validation, validation_labels)
+    return package_error(F.softmax(test * (1 / t), dim=1), test_labels)
 
 
 calibrated = Exercise(
@@ -414,4 +444,5 @@ calibrated = Exercise(
         "`t = fit_temperature(validation, validation_labels)`, then `(test / t).softmax(-1)`.",
     ),
     praise="Chosen on validation, judged on the test.",
+    other_ways=(calibrated_by_search,),
 )

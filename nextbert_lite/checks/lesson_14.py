@@ -80,6 +80,11 @@ packed = Exercise(
         "`torch.cat([query, key, value])`",
     ),
     praise="One below the other: the outputs of a linear layer are its rows.",
+    other_ways=(
+        lambda q, k, v: torch.vstack([q, k, v]),
+        lambda q, k, v: torch.stack([q, k, v]).flatten(0, 1),
+        lambda q, k, v: torch.cat([q.T, k.T, v.T], dim=1).T,
+    ),
 )
 
 # --- 14.2 names -------------------------------------------------------------------------------------------------------
@@ -103,6 +108,21 @@ def translated(name, parts):
 def all_names(generator):
     layer = int(torch.randint(10, 24, (), generator=generator))
     return ([f"encoder.layer.{layer}.{theirs}.{p}" for theirs in PARTS for p in ("weight", "bias")],)
+
+
+def name_by_its_end(names):
+    ends = {
+        "attention.output.dense": "attention.out",
+        "attention.output.LayerNorm": "norm1",
+        "intermediate.dense": "ffn_in",
+        "output.dense": "ffn_out",
+        "output.LayerNorm": "norm2",
+    }
+    ours = []
+    for name in names:
+        _, _, layer, *middle, part = name.split(".")
+        ours.append(f"layers.{layer}.{ends['.'.join(middle)]}.{part}")
+    return ours
 
 
 our_name = Exercise(
@@ -148,6 +168,7 @@ our_name = Exercise(
         "Begin with the two names that start with `attention.`",
     ),
     praise="The longer names first, so that no name is found inside another.",
+    other_ways=(name_by_its_end,),
 )
 
 # --- 14.3 predict the result: the longest text ------------------------------------------------------------------------
@@ -219,6 +240,12 @@ def type_after_norm(ids, tokens, positions, types, weight, bias):
     return F.layer_norm(x, (x.shape[-1],), weight, bias, 1e-12) + types[0]
 
 
+def embedded_by_hand(ids, tokens, positions, types, weight, bias):
+    x = torch.stack([torch.stack([tokens[i] + positions[t] + types[0] for t, i in enumerate(row)]) for row in ids])
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (x.var(-1, correction=0, keepdim=True) + 1e-12).sqrt() * weight + bias
+
+
 embedded = Exercise(
     id="14.4",
     right=embeds(),
@@ -277,6 +304,18 @@ embedded = Exercise(
         "`x = tokens[ids] + positions[:T] + types[0]`, and `eps=1e-12`",
     ),
     praise="Three tables, one norm, and the eps of the file: the first layer gets what it got in training.",
+    other_ways=(
+        embedded_by_hand,
+        lambda ids, tokens, positions, types, weight, bias: F.layer_norm(
+            F.embedding(ids, tokens)
+            + positions[torch.arange(ids.shape[1]).expand_as(ids)]
+            + types[torch.zeros_like(ids)],
+            weight.shape,
+            weight,
+            bias,
+            1e-12,
+        ),
+    ),
 )
 
 # --- 14.5 who looks back ----------------------------------------------------------------------------------------------
@@ -305,6 +344,15 @@ def looks(weights, words, offset=-1, pairs=None, transposed=False):
 def per_text(weights, words):
     W, pairs = weights[:, :, 1:, :-1].diagonal(dim1=-2, dim2=-1), words[:, 1:] & words[:, :-1]
     return ((W * pairs[:, None]).sum(2) / pairs.sum(1)[:, None]).mean(0)
+
+
+def looks_back_by_loops(weights, words):
+    total, count = 0.0, 0
+    for b in range(len(words)):
+        for t in range(1, words.shape[1]):
+            if words[b, t] and words[b, t - 1]:
+                total, count = total + weights[b, :, t, t - 1], count + 1
+    return total / count
 
 
 looks_back = Exercise(
@@ -353,4 +401,11 @@ looks_back = Exercise(
         "`(found * pairs[:, None]).sum((0, 2)) / pairs.sum()`",
     ),
     praise="Rows look, columns are looked at, and padding has no say.",
+    other_ways=(
+        looks_back_by_loops,
+        lambda w, words: (
+            torch.einsum("bhtt,bt->h", w[:, :, 1:, :-1], (words[:, 1:] * words[:, :-1]).float())
+            / (words[:, 1:] & words[:, :-1]).sum()
+        ),
+    ),
 )

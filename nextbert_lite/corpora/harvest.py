@@ -10,6 +10,7 @@ import inspect
 import json
 import re
 import sys
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -24,67 +25,7 @@ NEAR = 0.6  # TF-IDF cosine above which two texts are near-duplicates; at 0.5 th
 TFIDF = {"lowercase": True, "token_pattern": r"(?u)\b\w\w+\b", "norm": "l2", "smooth_idf": True, "sublinear_tf": False}
 LEAST_WORDS = 8  # shorter texts, such as "Alias for `set_color`", are pointers, not documentation
 
-# A fixed list: results must not depend on what else is installed. Left out: modules of one operating system, modules
-# that Python 3.12 or 3.13 removed, what needs an optional package (tkinter), prints (this) or warns on import.
-_NAMES = {
-    "python": """
-        abc argparse array ast asyncio atexit base64 bdb binascii bisect builtins bz2 cProfile calendar cmath cmd code
-        codecs codeop collections collections.abc colorsys compileall concurrent.futures configparser contextlib
-        contextvars copy copyreg csv ctypes dataclasses datetime dbm decimal difflib dis doctest email email.charset
-        email.encoders email.generator email.header email.headerregistry email.message email.mime.multipart
-        email.mime.text email.parser email.policy email.utils encodings enum errno faulthandler filecmp fileinput
-        fnmatch fractions ftplib functools gc getopt getpass gettext glob graphlib gzip hashlib heapq hmac html
-        html.entities html.parser http http.client http.cookiejar http.cookies http.server imaplib importlib
-        importlib.abc importlib.machinery importlib.metadata importlib.resources importlib.util inspect io ipaddress
-        itertools json json.decoder json.encoder keyword linecache locale logging logging.config logging.handlers lzma
-        mailbox marshal math mimetypes mmap modulefinder multiprocessing multiprocessing.connection
-        multiprocessing.managers multiprocessing.pool multiprocessing.shared_memory netrc numbers operator optparse os
-        os.path pathlib pdb pickle pickletools pkgutil platform plistlib poplib pprint profile pstats py_compile pyclbr
-        pydoc queue quopri random re reprlib runpy sched secrets select selectors shelve shlex shutil signal site
-        smtplib socket socketserver sqlite3 ssl stat statistics string stringprep struct subprocess symtable sys
-        sysconfig tabnanny tarfile tempfile textwrap threading time timeit token tokenize tomllib trace traceback
-        tracemalloc types typing unicodedata unittest unittest.mock urllib.error urllib.parse urllib.request
-        urllib.response urllib.robotparser uuid venv warnings wave weakref webbrowser wsgiref.handlers wsgiref.headers
-        wsgiref.simple_server wsgiref.util wsgiref.validate xml.dom xml.dom.minidom xml.dom.pulldom
-        xml.etree.ElementTree xml.sax xml.sax.handler xml.sax.saxutils xml.sax.xmlreader xmlrpc.client xmlrpc.server
-        zipapp zipfile zipimport zlib zoneinfo""",
-    "torch": """
-        torch torch.accelerator torch.amp torch.autograd torch.autograd.forward_ad torch.autograd.functional
-        torch.autograd.graph torch.autograd.profiler torch.backends torch.backends.cuda torch.backends.cudnn
-        torch.backends.mkl torch.backends.mps torch.backends.openmp torch.compiler torch.cpu torch.cuda torch.cuda.amp
-        torch.cuda.graphs torch.cuda.memory torch.cuda.nvtx torch.distributed torch.distributed.checkpoint
-        torch.distributed.fsdp torch.distributed.pipelining torch.distributed.tensor
-        torch.distributed.tensor.parallel torch.distributions torch.distributions.constraints
-        torch.distributions.transforms torch.export torch.fft torch.func torch.futures torch.fx torch.fx.experimental
-        torch.hub torch.jit torch.library torch.linalg torch.masked torch.monitor torch.mps torch.multiprocessing
-        torch.nested torch.nn torch.nn.attention torch.nn.attention.bias torch.nn.attention.flex_attention
-        torch.nn.functional torch.nn.init torch.nn.parallel torch.nn.utils torch.nn.utils.parametrizations
-        torch.nn.utils.parametrize torch.nn.utils.prune torch.nn.utils.rnn torch.nn.utils.stateless torch.optim
-        torch.optim.lr_scheduler torch.optim.swa_utils torch.overrides torch.package torch.profiler torch.quasirandom
-        torch.random torch.serialization torch.signal.windows torch.sparse torch.special torch.storage torch.testing
-        torch.utils torch.utils.benchmark torch.utils.checkpoint torch.utils.data torch.utils.dlpack torch.xpu""",
-    "numpy": """
-        numpy numpy.char numpy.ctypeslib numpy.dtypes numpy.exceptions numpy.fft numpy.lib numpy.lib.array_utils
-        numpy.lib.format numpy.lib.mixins numpy.lib.npyio numpy.lib.scimath numpy.lib.stride_tricks numpy.linalg
-        numpy.ma numpy.ma.mrecords numpy.polynomial numpy.polynomial.chebyshev numpy.polynomial.hermite
-        numpy.polynomial.hermite_e numpy.polynomial.laguerre numpy.polynomial.legendre numpy.polynomial.polynomial
-        numpy.polynomial.polyutils numpy.random numpy.rec numpy.strings numpy.testing numpy.typing""",
-    "matplotlib": """
-        matplotlib matplotlib.animation matplotlib.artist matplotlib.axes matplotlib.axis matplotlib.backend_bases
-        matplotlib.backend_managers matplotlib.backend_tools matplotlib.backends.backend_agg matplotlib.bezier
-        matplotlib.category matplotlib.cbook matplotlib.cm matplotlib.collections matplotlib.colorbar
-        matplotlib.colorizer matplotlib.colors matplotlib.container matplotlib.contour matplotlib.dates
-        matplotlib.dviread matplotlib.figure matplotlib.font_manager matplotlib.ft2font matplotlib.gridspec
-        matplotlib.hatch matplotlib.image matplotlib.inset matplotlib.layout_engine matplotlib.legend
-        matplotlib.legend_handler matplotlib.lines matplotlib.markers matplotlib.mathtext matplotlib.mlab
-        matplotlib.offsetbox matplotlib.patches matplotlib.path matplotlib.patheffects matplotlib.projections
-        matplotlib.projections.geo matplotlib.projections.polar matplotlib.pyplot matplotlib.quiver matplotlib.rcsetup
-        matplotlib.sankey matplotlib.scale matplotlib.spines matplotlib.stackplot matplotlib.streamplot
-        matplotlib.style matplotlib.table matplotlib.texmanager matplotlib.text matplotlib.textpath matplotlib.ticker
-        matplotlib.transforms matplotlib.tri matplotlib.typing matplotlib.units matplotlib.widgets""",
-}
-MODULES = {library: tuple(names.split()) for library, names in _NAMES.items()}
-LIBRARIES = tuple(MODULES)
+LIBRARIES = ("python", "torch", "numpy", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -146,11 +87,11 @@ def assign(documents: Sequence[Document]) -> list[str]:
     return [SPLITS[(shares[number] >= 0.8) + (shares[number] >= 0.9)] for number in groups]
 
 
-def harvest() -> list[Document]:
-    """Collect the documents, by name. Imports every module of MODULES that is installed here."""
+def harvest(modules: dict[str, str]) -> list[Document]:
+    """Collect the documents, by name. modules: library -> names of its modules; those installed here are imported."""
     names: dict[str, tuple] = {}
-    for library, modules in MODULES.items():
-        for module_name in modules:
+    for library in LIBRARIES:
+        for module_name in modules[library].split():
             try:
                 module = importlib.import_module(module_name)
             except ImportError:
@@ -270,9 +211,9 @@ def digest(splits: dict[str, list[dict]]) -> str:
     return sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()
 
 
-def _main(path: str) -> None:
-    """Run in the child: collect, split and write one JSON file."""
-    documents = harvest()
+def _main(modules: str, path: str) -> None:
+    """Run in the child: collect what the TOML file `modules` lists, split it and write one JSON file."""
+    documents = harvest(tomllib.loads(Path(modules).read_text(encoding="utf-8")))
     splits: dict[str, list[dict]] = {name: [] for name in SPLITS}
     for document, split in zip(documents, assign(documents), strict=True):
         splits[split].append(asdict(document))
@@ -281,4 +222,4 @@ def _main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    _main(*sys.argv[1:])

@@ -20,8 +20,7 @@ from pathlib import Path
 
 from nextbert_lite.corpora import harvest
 from nextbert_lite.corpora.harvest import LIBRARIES, SPLITS, Document, digest, installed_versions, near_pairs, tfidf
-from nextbert_lite.files import cache_dir, write_text
-from nextbert_lite.validate import check_texts
+from nextbert_lite.files import cache_dir, file_hash, share_dir, write_text
 
 
 @dataclass(frozen=True)
@@ -77,19 +76,17 @@ def load_docs() -> DocsCorpus:
     else ~/.cache/nextbert_lite) is read, and made again when it is damaged or the versions changed.
     Raises RuntimeError when the child interpreter fails.
     """
-    code = sha256(Path(harvest.__file__).read_bytes()).hexdigest()
-    key = sha256(json.dumps([installed_versions(), version("scikit-learn"), sys.platform, code]).encode()).hexdigest()[
-        :16
-    ]
+    modules = share_dir("data") / "documented.toml"
+    made_of = [installed_versions(), version("scikit-learn"), sys.platform, file_hash(Path(harvest.__file__))]
+    key = sha256(json.dumps([*made_of, file_hash(modules)]).encode()).hexdigest()[:16]
     try:
-        path = cache_dir() / f"python_docs-{key}.json"
-        return _read(path)
+        return _read(cache_dir() / f"python_docs-{key}.json")
     except (OSError, RuntimeError, ValueError, TypeError, KeyError):
         pass  # absent, unreadable or damaged: collect again
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "docs.json"
         run = subprocess.run(
-            [sys.executable, "-P", harvest.__file__, str(made)],
+            [sys.executable, "-P", harvest.__file__, str(modules), str(made)],
             env={**os.environ, "MPLBACKEND": "agg", "PYTHONOPTIMIZE": ""},  # -OO would remove the docstrings
             capture_output=True,
             text=True,
@@ -121,6 +118,8 @@ def near_duplicates(texts_a: Sequence[str], texts_b: Sequence[str]) -> list[bool
 
     Word weights (idf) come from both lists together, so give whole splits, not a handful of texts.
     """
+    from nextbert_lite.validate import check_texts  # here: it imports torch, which a cached corpus does not need
+
     texts_a, texts_b = (check_texts(texts, blank=True, least=0) for texts in (texts_a, texts_b))
     near = [False] * len(texts_a)
     if any(re.search(r"\w\w", text) for text in texts_a) and texts_b:

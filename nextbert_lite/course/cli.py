@@ -345,7 +345,8 @@ def arguments_of(options: argparse.Namespace) -> dict:
 
 def search(options: argparse.Namespace) -> int:
     """Search and print the hits; what is told on the way goes to stderr, so that --json stays JSON."""
-    from nextbert_lite.use.search import check_query, hits_text, open_index
+    from nextbert_lite.course.documentation import open_index
+    from nextbert_lite.use.search import check_query, hits_text
 
     query = " ".join(options.query)
     check_query(query, options.k, options.library)

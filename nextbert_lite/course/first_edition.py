@@ -26,7 +26,7 @@ TODAY = {
     "pretrained": "use.pretrained",
     "pretraining": "course.pretraining training.batches training.loop",
     "results": "course.results",
-    "search": "use.search views.search_box",
+    "search": "use.search views.search_box course.documentation",
     "tokenizer": "training.tokenizer",
 }
 

@@ -186,6 +186,7 @@ def pretrain(
         steps = run["steps"]
         print(f"Going on with the unfinished run in {out}.")
     else:
+        batches(0)  # refuses an impossible rate or batch size before anything is written
         steps = steps_in(model, batches, 60 * minutes) if steps is None else steps
         plan = dict(options=options, steps=steps, fingerprint=source.fingerprint, tokenizer=source.tokenizer.to_json())
         runs.begin(out, plan)

@@ -40,8 +40,8 @@ def unfinished(out: Path, options: dict, replace: bool) -> dict | None:
         raise FileExistsError(f"{out} is a file; name a folder for the checkpoint.")
     if (out / CARD).exists() and not replace:
         raise FileExistsError(f"{out} has a model already. Name another folder, or say --replace.")
-    known = {CARD, WEIGHTS, TOKENIZER}
-    others = sorted(p.name for p in out.iterdir() if p.name not in known) if out.is_dir() else []
+    found = sorted(p.name for p in out.iterdir()) if out.is_dir() else []
+    others = [name for name in found if name not in (CARD, WEIGHTS, TOKENIZER) and not name.endswith(".part")]
     if others:
         raise FileExistsError(f"{out} has other files ({', '.join(others[:3])}); name a folder of its own.")
     return None
@@ -84,6 +84,6 @@ def finish(
     }
     corpus["train_hashes"] = hashes
     card = checkpoints.save(out, model, tokenizer, card)
-    for name in (RUN, TRAINING):
-        (out / name).unlink(missing_ok=True)
+    for path in (out / RUN, out / TRAINING, *out.glob(".*.part")):  # a part: of a process killed while it wrote
+        path.unlink(missing_ok=True)
     return card

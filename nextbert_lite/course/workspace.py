@@ -155,6 +155,25 @@ def lesson_number(path: str | Path) -> str:
     return number[1]
 
 
+def lesson_headers() -> list[dict]:
+    """Return the number, title and part of each lesson that is here, in order, from its notebook's metadata.
+
+    Raises ValueError, which names the notebook, when one of them is missing.
+    """
+    headers = []
+    for path in find_lessons():
+        header = read_notebook(path).get("metadata", {}).get("lesson", {})
+        missing = [key for key in ("title", "part") if not header.get(key)]
+        if missing:
+            raise ValueError(
+                f"{path.name} has no {' and no '.join(missing)} in its metadata `lesson`. In a clone "
+                f"`make notebooks ONLY={lesson_number(path)}` builds it from its source, whose header has them; "
+                "else install the package again: pip install --force-reinstall --no-deps nextbert-lite"
+            )
+        headers.append({"number": lesson_number(path), "title": header["title"], "part": header["part"]})
+    return headers
+
+
 def learner_version(notebook: dict) -> dict:
     """Return a copy of the notebook with a blank for each solution, without outputs, counts and widgets' states.
 

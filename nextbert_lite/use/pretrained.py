@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import tomllib
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +28,8 @@ from torch import Tensor, nn
 
 from nextbert_lite.core.encoder import ACTIVATIONS, Encoder, EncoderConfig
 from nextbert_lite.core.heads import MaskedLanguageModel
-from nextbert_lite.training.tokenizer import ROLES, SPECIALS, Tokenizer
+from nextbert_lite.files import share_dir
+from nextbert_lite.training.tokenizer import ROLES, Tokenizer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")  # vocab.json has merges.txt beside it
@@ -47,92 +49,28 @@ class Published(NamedTuple):
 
 
 class Family(NamedTuple):
-    """How one family names what we have: ours on the left, theirs on the right."""
+    """How one family names what we have; see data/published.toml."""
 
-    prefix: str  # of the encoder's tensors, where a head is stored beside it
-    fields: dict[str, str]  # EncoderConfig's fields in config.json
-    modules: dict[str, tuple[str, ...]]  # {} is the number of the layer; our qkv is three of theirs
-    decoder: str  # the head's product with the embedding, which may be stored a second time
-    specials: tuple[str, ...]  # the special tokens, where the tokenizer's files do not tell
+    prefix: str
+    fields: dict[str, str]
+    modules: dict[str, tuple[str, ...]]
+    decoder: str
+    specials: tuple[str, ...]
 
 
-BERT = Family(
-    prefix="bert.",
-    fields={
-        "vocab_size": "vocab_size",
-        "width": "hidden_size",
-        "layers": "num_hidden_layers",
-        "heads": "num_attention_heads",
-        "ffn_width": "intermediate_size",
-        "max_len": "max_position_embeddings",
-        "token_types": "type_vocab_size",
-        "activation": "hidden_act",
-        "dropout": "hidden_dropout_prob",
-        "eps": "layer_norm_eps",
-    },
-    modules={
-        "encoder.tokens": ("embeddings.word_embeddings",),
-        "encoder.positions": ("embeddings.position_embeddings",),
-        "encoder.types": ("embeddings.token_type_embeddings",),
-        "encoder.norm": ("embeddings.LayerNorm",),
-        "encoder.layers.{}.attention.qkv": (
-            "encoder.layer.{}.attention.self.query",
-            "encoder.layer.{}.attention.self.key",
-            "encoder.layer.{}.attention.self.value",
-        ),
-        "encoder.layers.{}.attention.out": ("encoder.layer.{}.attention.output.dense",),
-        "encoder.layers.{}.norm1": ("encoder.layer.{}.attention.output.LayerNorm",),
-        "encoder.layers.{}.ffn_in": ("encoder.layer.{}.intermediate.dense",),
-        "encoder.layers.{}.ffn_out": ("encoder.layer.{}.output.dense",),
-        "encoder.layers.{}.norm2": ("encoder.layer.{}.output.LayerNorm",),
-        "head.dense": ("cls.predictions.transform.dense",),
-        "head.norm": ("cls.predictions.transform.LayerNorm",),
-        "head": ("cls.predictions",),  # its bias
-    },
-    decoder="cls.predictions.decoder",
-    specials=SPECIALS,
-)
-ROBERTA = BERT._replace(
-    prefix="roberta.",
-    modules=BERT.modules
-    | {"head.dense": ("lm_head.dense",), "head.norm": ("lm_head.layer_norm",), "head": ("lm_head",)},
-    decoder="lm_head.decoder",
-    specials=("<pad>", "<unk>", "<s>", "</s>", "<mask>"),
-)
-DISTILBERT = Family(
-    prefix="distilbert.",
-    fields={
-        "vocab_size": "vocab_size",
-        "width": "dim",
-        "layers": "n_layers",
-        "heads": "n_heads",
-        "ffn_width": "hidden_dim",
-        "max_len": "max_position_embeddings",
-        "activation": "activation",
-        "dropout": "dropout",
-    },
-    modules={
-        "encoder.tokens": ("embeddings.word_embeddings",),
-        "encoder.positions": ("embeddings.position_embeddings",),
-        "encoder.norm": ("embeddings.LayerNorm",),
-        "encoder.layers.{}.attention.qkv": (
-            "transformer.layer.{}.attention.q_lin",
-            "transformer.layer.{}.attention.k_lin",
-            "transformer.layer.{}.attention.v_lin",
-        ),
-        "encoder.layers.{}.attention.out": ("transformer.layer.{}.attention.out_lin",),
-        "encoder.layers.{}.norm1": ("transformer.layer.{}.sa_layer_norm",),
-        "encoder.layers.{}.ffn_in": ("transformer.layer.{}.ffn.lin1",),
-        "encoder.layers.{}.ffn_out": ("transformer.layer.{}.ffn.lin2",),
-        "encoder.layers.{}.norm2": ("transformer.layer.{}.output_layer_norm",),
-        "head.dense": ("vocab_transform",),
-        "head.norm": ("vocab_layer_norm",),
-        "head": ("vocab_projector",),
-    },
-    decoder="vocab_projector",
-    specials=SPECIALS,
-)
-FAMILIES = {"bert": BERT, "roberta": ROBERTA, "distilbert": DISTILBERT}
+def _families() -> dict[str, Family]:
+    """Return the families of data/published.toml by their model_type."""
+    told = tomllib.loads((share_dir("data") / "published.toml").read_text(encoding="utf-8"))
+    for table in told.values():
+        modules = {
+            ours: (names,) if isinstance(names, str) else tuple(names) for ours, names in table["modules"].items()
+        }
+        table |= {"modules": modules, "specials": tuple(table["specials"])}
+    return {name: Family(**table) for name, table in told.items()}
+
+
+FAMILIES = _families()
+BERT, ROBERTA = FAMILIES["bert"], FAMILIES["roberta"]
 OUR_ACTIVATION = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 OUR_POOLING = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "mean": "mean", "cls": "cls"}
 DEFAULTS = {"eps": 1e-12, "dropout": 0.1}  # transformers' own, for fields that config.json leaves out

@@ -1,33 +1,25 @@
-"""Search: BM25, vectors and their fusion, what to measure them by, and an index of the documentation. See lesson 12."""
+"""Search: BM25, vectors and their fusion, what to measure them by, and an index of documents. See lesson 12."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from hashlib import sha256
-from pathlib import Path
+from collections.abc import Sequence
 from textwrap import shorten
 from typing import NamedTuple
 
 import bm25s
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from scipy.stats import bootstrap, rankdata
 from torch import Tensor
 
 from nextbert_lite.corpora.harvest import LIBRARIES, Document
-from nextbert_lite.corpora.python_docs import load_docs
-from nextbert_lite.files import cache_dir, file_hash, write_safetensors
-from nextbert_lite.use import checkpoints
 from nextbert_lite.use.embedding import Model, embed
 from nextbert_lite.validate import check_texts, check_vectors
 
-FORMAT = 1  # of the stored index: a change of what is stored, or of how the vectors are made, is a new number
-WEIGHT = 0.35  # BM25's share in the fused score, chosen on validation (lesson 12)
 NO_WORDS = "none in common"
+WEIGHT = 0.35  # BM25's share in the fused score, chosen on validation (lesson 12)
 RESAMPLES = 10_000  # of the bootstrap
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG, and would write into other programs' logs
 
@@ -226,61 +218,6 @@ def check_query(query: str, k: int = 5, library: str | None = None) -> None:
         raise ValueError(f"k is {k}; ask for at least one hit.")
     if library is not None and library not in LIBRARIES:
         raise ValueError(f"there is no library {library!r}; choose one of {', '.join(LIBRARIES)}.")
-
-
-def open_index(
-    model: str | Path = "docs-contrastive", rebuild: bool = False, report: Callable[[str], object] | None = None
-) -> SearchIndex:
-    """Return the index over all the documentation on this machine, by the model of a checkpoint.
-
-    Making it takes a minute or two. It is kept in the folder that `load_docs` uses, and made again when the corpus, the
-    checkpoint or the format changed, the file is damaged, or `rebuild` is true. report: gets a line now and then.
-    Raises FileNotFoundError or ValueError for a checkpoint that cannot be loaded.
-    """
-    folder, report = checkpoints.find(model).resolve(), report or (lambda line: None)
-    kept = None if rebuild else _stored(folder)
-    if kept is None:
-        report("Reading the documentation of Python, PyTorch, NumPy and Matplotlib on this machine …")
-    docs = load_docs()
-    checkpoint = file_hash(folder / checkpoints.CARD)
-    made_of = {"format": str(FORMAT), "corpus": docs.fingerprint["sha256"], "checkpoint": checkpoint}
-    if kept and kept[1] == made_of:
-        return SearchIndex(docs.documents, folder, vectors=kept[0])
-    vectors = _embed_all(docs.documents, folder, report)
-    with suppress(OSError, RuntimeError):  # a folder that cannot be written costs the time again, nothing else
-        write_safetensors(_place(folder), {"vectors": vectors}, made_of | {"sha256": _digest(vectors)})
-    return SearchIndex(docs.documents, folder, vectors=vectors)
-
-
-def _embed_all(documents: Sequence[Document], model: Path, report: Callable[[str], object]) -> Tensor:
-    report(f"Making the index of {len(documents):,} documents, once; it is kept for the next search.")
-    vectors = []
-    for start in range(0, len(documents), 1000):
-        part = documents[start : start + 1000]
-        vectors.append(embed([d.text for d in part], model, long="windows"))
-        report(f"  {start + len(part):,} of {len(documents):,} documents")
-    return torch.cat(vectors)
-
-
-def _stored(folder: Path) -> tuple[Tensor, dict[str, str]] | None:
-    """Return the stored vectors and what they were made of; None when there are none or the file is damaged."""
-    try:
-        with safe_open(_place(folder), "pt") as file:
-            made_of, vectors = file.metadata() or {}, file.get_tensor("vectors").clone()
-    except (OSError, RuntimeError, SafetensorError):
-        return None
-    return (vectors, made_of) if made_of.pop("sha256", None) == _digest(vectors) else None
-
-
-def _place(folder: Path) -> Path:
-    return cache_dir() / f"index-{sha256(str(folder).encode()).hexdigest()[:16]}.safetensors"
-
-
-def _digest(vectors: Tensor) -> str:
-    return sha256(vectors.numpy().tobytes()).hexdigest()
-
-
-# --- showing the hits -------------------------------------------------------------------------------------------------
 
 
 def hits_text(hits: Sequence[Hit]) -> str:

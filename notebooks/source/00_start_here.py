@@ -8,6 +8,7 @@
 #     title: Start here
 #     question: Is the machine ready, and do I know enough to begin?
 #     minutes: 45
+#     part: "Part I: build an encoder"
 # ---
 
 # %% [markdown]
@@ -29,6 +30,7 @@
 
 # %%
 import math
+import textwrap
 
 import torch
 import torch.nn.functional as F
@@ -36,33 +38,22 @@ from torch import nn
 
 from nextbert_lite import COURSE_SENTENCE, ToyWorld, pick_device, plots
 from nextbert_lite.checks import lesson_00 as check
+from nextbert_lite.course.workspace import lesson_headers
 
-parts = {
-    "I  Build an encoder": ["01 text to tensors", "02 attention", "03 many heads", "04 the encoder"],
-    "II  Pretrain": ["05 masking", "06 a tiny BERT", "07 RoBERTa's changes", "08 larger models"],
-    "III  Contrast": ["09 the loss", "10 sentence vectors", "11 geometry", "12 a search engine"],
-    "IV  Use it": ["13 fine-tuning", "14 real weights"],
-}
-fig, ax = plots.figure(size=(8.0, 2.6))
-for column, (part, lessons) in enumerate(parts.items()):
-    ax.text(column, 1.0, part, weight="bold", color=plots.BLUE, ha="center")
-    for row, lesson in enumerate(lessons):
-        ax.text(
-            column,
-            0.74 - 0.22 * row,
-            lesson,
-            ha="center",
-            va="center",
-            bbox={"boxstyle": "round", "fc": "#E8F1F8", "ec": "none"},
-        )
-    if column:
-        ax.annotate(
-            "", (column - 0.42, 1.03), (column - 0.58, 1.03), arrowprops={"arrowstyle": "->", "color": plots.GREY}
-        )
-ax.set(xlim=(-0.6, 3.6), ylim=(-0.05, 1.15))
+parts = {}
+for lesson in lesson_headers():
+    parts.setdefault(lesson["part"], []).append(f"{lesson['number']} {lesson['title']}")
+longest = max(len(titles) for titles in parts.values())
+fig, ax = plots.figure(size=(8.0, 0.7 + 0.42 * longest))
+for column, (part, titles) in enumerate(parts.items()):
+    ax.text(column, 0, textwrap.fill(part, 18), weight="bold", color=plots.BLUE, ha="center", va="center")
+    for row, title in enumerate(titles, start=1):
+        box = {"boxstyle": "round", "fc": "#E8F1F8", "ec": "none"}
+        ax.text(column, row, textwrap.fill(title, 20), ha="center", va="center", fontsize=9, bbox=box)
+ax.set(xlim=(-0.5, len(parts) - 0.5), ylim=(longest + 0.5, -0.5))
 ax.set_axis_off()
-ax.set_title("Four parts, each builds on the one before")
-plots.show(fig, alt="The course's four parts from left to right: build an encoder, pretrain it, contrast, use it.")
+ax.set_title(f"{len(parts)} parts, each builds on the one before")
+plots.show(fig, alt=f"The course's lessons in {len(parts)} columns, from left to right: {'; '.join(parts)}.")
 
 # %% [markdown]
 # ## 1. Is the machine ready?
@@ -83,7 +74,7 @@ print("torch", torch.__version__.split("+")[0], "computes on:", device.type)
 # reads `pass  # your code here`), then a cell that checks it, and difficulty and time in its heading. A **check** does more
 # than say *wrong*: it knows the usual mistakes and tells you which one it sees. Watch it look at a wrong answer:
 
-# %%
+# %% tags=["nbval-check-output"]
 from nextbert_lite.checks.core import CheckFailed
 
 try:
@@ -108,7 +99,7 @@ def row_means(x):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.row_means(row_means)
 
 # %% [markdown]
@@ -130,7 +121,7 @@ shape = None
 shape = (8, 3, 5)  # aligned at the right: 5 with 1, 1 with 3, 8 with nothing
 ### END SOLUTION
 
-# %%
+# %% tags=["nbval-check-output"]
 check.broadcast(shape)
 
 # %% [markdown]
@@ -148,7 +139,7 @@ def dot_products(a, b):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.dot_products(dot_products)
 
 # %% [markdown]
@@ -156,7 +147,7 @@ check.dot_products(dot_products)
 # loss for one example is $-\ln p_{\text{label}}$: nothing when the model was sure and right, large when it was sure and
 # wrong. The mean over a batch is the **cross-entropy**. With the natural logarithm its unit is called *nat*.
 
-# %%
+# %% tags=["nbval-check-output"]
 logits = torch.tensor([2.0, 0.0, -1.0])
 probabilities = logits.softmax(dim=-1)
 for label in range(3):
@@ -178,7 +169,7 @@ def cross_entropy(logits, labels):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.cross_entropy(cross_entropy)
 
 # %% [markdown]
@@ -187,7 +178,7 @@ check.cross_entropy(cross_entropy)
 # The course has a language of its own, the **toy world**: small enough to know everything about it. Here are a few of its
 # sentences. The first is the one that goes with us through all lessons.
 
-# %%
+# %% tags=["nbval-check-output"]
 world = ToyWorld()
 tokenizer = world.tokenizer()
 print(COURSE_SENTENCE)
@@ -200,7 +191,7 @@ print(f"\n{len(world.words)} words")
 # the V words. We cut 5,000 sentences into pairs (word, next word); `[CLS]` and `[SEP]` stand for beginning and end. (With
 # `[PAD]`, `[UNK]` and `[MASK]` they are five more "words", which lesson 01 explains.)
 
-# %%
+# %% tags=["nbval-check-output"]
 ids, mask = world.sample_ids(5000, seed=1)  # (5000, T); mask: True at real tokens
 real = mask[:, 1:]  # pairs whose second word is real
 now, following = ids[:, :-1][real], ids[:, 1:][real]
@@ -315,7 +306,7 @@ def train(w, x, y, lr, steps):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.train(train)
 
 # %% [markdown]

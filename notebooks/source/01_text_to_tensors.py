@@ -8,6 +8,7 @@
 #     title: Text to tensors
 #     question: How does any text become numbers that a model can work with?
 #     minutes: 80
+#     part: "Part I: build an encoder"
 # ---
 
 # %% [markdown]
@@ -111,7 +112,7 @@ assert unknown > 0.05 and pieces_a_word < 0.5 * bytes_a_word
 #
 # A computer stores text as bytes, numbers from 0 to 255, by the rules of UTF-8:
 
-# %%
+# %% tags=["nbval-check-output"]
 for character in ["a", "é", "中"]:
     print(character, list(character.encode("utf-8")))
 
@@ -126,7 +127,7 @@ tokens_of_smile = None
 tokens_of_smile = 4  # UTF-8 needs four bytes above U+FFFF
 ### END SOLUTION
 
-# %%
+# %% tags=["nbval-check-output"]
 check.smile(tokens_of_smile)
 
 # %% [markdown]
@@ -139,7 +140,7 @@ check.smile(tokens_of_smile)
 #
 # We count each different word once and remember how often it occurs.
 
-# %%
+# %% tags=["nbval-check-output"]
 toy = {"low": 5, "lower": 2, "newest": 6, "widest": 3}  # word: how often
 pairs = Counter()
 for word, n in toy.items():
@@ -168,7 +169,7 @@ def most_frequent_pair(words):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.most_frequent_pair(most_frequent_pair)
 
 # %% [markdown]
@@ -194,7 +195,7 @@ def merge_pair(symbols, pair):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.merge_pair(merge_pair)
 
 # %% [markdown]
@@ -203,7 +204,7 @@ check.merge_pair(merge_pair)
 # left symbol is older wins, then the one whose right symbol is. (So that bytes can be printed, a space is written `Ġ`, the
 # end of a line `Ċ`.)
 
-# %%
+# %% tags=["nbval-check-output"]
 from tokenizers import pre_tokenizers
 
 cutter = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -243,7 +244,7 @@ for i in (0, 1, 2, 11, 50, 149):
 # %% [markdown]
 # Does the `tokenizers` library of Hugging Face, which `train_bpe` calls, learn the same? The same texts, the same number of merges:
 
-# %%
+# %% tags=["nbval-check-output"]
 small = train_bpe(some, vocab_size=5 + 256 + len(by_hand))  # 5 special tokens, 256 bytes
 by_library = [tuple(pair) for pair in json.loads(small.to_json())["model"]["merges"]]
 assert by_hand == by_library
@@ -293,7 +294,7 @@ for text in [
 # any
 # characters at all, 2,000 random strings from all of Unicode:
 
-# %%
+# %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(0)
 for _ in range(2000):
     codes = torch.randint(0x110000, (10,), generator=generator).tolist()
@@ -308,7 +309,7 @@ print("all came back")
 # begins, `[SEP]` ends, `[MASK]` hides a word from the model (lesson 05). From here on we use the toy world, whose tokens are
 # whole words, so that you can read them.
 
-# %%
+# %% tags=["nbval-check-output"]
 world = ToyWorld()
 words = world.tokenizer()
 three = [COURSE_SENTENCE, *(sentence.text for sentence in world.sample(2, seed=1))]
@@ -335,10 +336,10 @@ def pad_batch(sequences, pad_id):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.pad_batch(pad_batch)
 
-# %%
+# %% tags=["nbval-check-output"]
 from nextbert_lite import length_buckets, pad
 
 ids, mask = pad(sequences, words.pad_id)
@@ -371,7 +372,7 @@ assert by_length < 0.2 * at_random
 # An **embedding** is a table with one row of C numbers for each of the V tokens; a token's id picks its row. The rows start
 # random and are learned. Picking a row is the same as multiplying with a one-hot vector, only cheaper:
 
-# %%
+# %% tags=["nbval-check-output"]
 torch.manual_seed(0)
 V, C = words.vocab_size, 8
 table = nn.Embedding(V, C)
@@ -384,7 +385,7 @@ print(f"ids {tuple(ids.shape)} -> vectors {tuple(vectors.shape)}")
 # Look at *the* in the first sentence: it stands there four times, and all four have the same vector. The model cannot
 # tell them apart, let alone know which comes first.
 
-# %%
+# %% tags=["nbval-check-output"]
 found = (ids[0] == words.id("the")).nonzero()[:, 0].tolist()
 print("'the' at places", found)
 assert all(torch.equal(vectors[0, found[0]], vectors[0, place]) for place in found)
@@ -400,7 +401,7 @@ assert all(torch.equal(vectors[0, found[0]], vectors[0, place]) for place in fou
 #
 # First with loops:
 
-# %%
+# %% tags=["nbval-check-output"]
 places, width = 64, 32  # rows of the table, and its columns, C
 by_loops = torch.zeros(places, width)
 for t in range(places):
@@ -428,7 +429,7 @@ def sinusoids(T, C):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.sinusoids(sinusoids)
 
 # %% [markdown]
@@ -470,7 +471,7 @@ assert noise.diagonal(1).max() - noise.diagonal(1).min() > 1
 # A learned table ends somewhere: position `max_len` has no row. A model must refuse a longer text, and ours (you build it in
 # lesson 04) says what to do:
 
-# %%
+# %% tags=["nbval-check-output"]
 from nextbert_lite import Encoder, EncoderConfig
 
 encoder = Encoder(EncoderConfig(vocab_size=V, width=8, heads=2, max_len=10))
@@ -485,7 +486,7 @@ except ValueError as error:
 # This is from public teaching code, in our words. Short texts run. Then comes a longer one:
 
 
-# %%
+# %% tags=["nbval-check-output"]
 class BuggyEmbedding(nn.Module):
     def __init__(self, V, C, max_len):
         super().__init__()
@@ -515,7 +516,7 @@ def position_table(max_len, C):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.position_table(position_table)
 
 # %% [markdown]

@@ -8,6 +8,7 @@
 #     title: Attention
 #     question: How does a word find the other words it needs?
 #     minutes: 75
+#     part: "Part I: build an encoder"
 # ---
 
 # %% [markdown]
@@ -54,7 +55,7 @@ plots.show(fig, alt="The course's sentence with one arc, from the verb praises b
 # can, we write the vectors by hand: eight features, each 0 or 1. The verb's own number is left open: it is what we want to
 # find out.
 
-# %%
+# %% tags=["nbval-check-output"]
 features = ["person", "thing", "place", "verb", "small word", "singular", "plural", "first noun"]
 lexicon = {
     "cook": ["person", "singular", "first noun"],
@@ -83,7 +84,7 @@ for word, row in zip(words, x.int().tolist(), strict=True):
 # Query, key and value are made from the same vector by three matrices. A model learns them. We write them: a verb looks
 # for a person and for the first noun, and a noun looks for words of its own number. The 10 makes the choice clear-cut.
 
-# %%
+# %% tags=["nbval-check-output"]
 W_query = torch.zeros(C, C)  # row: what the word is; column: what it looks for
 for is_a, looks_for in [("verb", "person"), ("verb", "first noun"), ("singular", "singular"), ("plural", "plural")]:
     W_query[features.index(is_a), features.index(looks_for)] = 10.0
@@ -102,7 +103,7 @@ print("the verb looks for", {f: n for f, n in zip(features, q[verb].tolist(), st
 #
 # Before you run the cell, guess: which word gets the largest score? Which one comes second?
 
-# %%
+# %% tags=["nbval-check-output"]
 scores = []
 for j in range(T):
     dot = 0.0
@@ -121,7 +122,7 @@ assert max(range(T), key=scores.__getitem__) == subject
 #
 # $$w_j = \frac{e^{s_j}}{\sum_i e^{s_i}}$$
 
-# %%
+# %% tags=["nbval-check-output"]
 exponentials = [math.exp(s) for s in scores]
 weights_by_hand = [e / sum(exponentials) for e in exponentials]
 
@@ -136,7 +137,7 @@ assert abs(sum(weights_by_hand) - 1) < 1e-6
 #
 # $$o = \sum_j w_j\, v_j$$
 
-# %%
+# %% tags=["nbval-check-output"]
 output_by_hand = [0.0] * D
 for j in range(T):
     for d in range(D):
@@ -155,7 +156,7 @@ assert output_by_hand[features.index("singular")] > 0.9 > 0.1 > output_by_hand[f
 # Write softmax for a matrix of scores `(T, S)`, T queries by S keys: each row becomes shares that sum to 1. (torch has it
 # built in; write it with `exp` and `sum`.) One catch: in float32, `exp(89)` is infinite.
 
-# %%
+# %% tags=["nbval-check-output"]
 print(torch.tensor([88.0, 89.0]).exp())
 
 
@@ -168,7 +169,7 @@ def softmax_rows(scores):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.softmax_rows(softmax_rows)
 
 # %% [markdown]
@@ -177,7 +178,7 @@ check.softmax_rows(softmax_rows)
 # The loops over `j` and `d` are a matrix product. The dot products of *all* queries with *all* keys are $Q K^\top$:
 # row $i$ holds the scores of query $i$.
 
-# %%
+# %% tags=["nbval-check-output"]
 score_matrix = q @ k.T / math.sqrt(D)  # (T, T)
 weight_matrix = score_matrix.softmax(dim=-1)  # (T, T), each row sums to 1
 output_matrix = weight_matrix @ v  # (T, D)
@@ -222,7 +223,7 @@ show(view, alt="The map of the eleven words, to be pointed at. At first praises 
 # %% [markdown]
 # Found it? Here are the sums of the columns.
 
-# %%
+# %% tags=["nbval-check-output"]
 looked_at = weight_matrix.sum(dim=0)  # (T,), a sum for each column
 for word, total in zip(words, looked_at.tolist(), strict=True):
     print(f"{word:>8} {total:.2f}")
@@ -246,7 +247,7 @@ factor = None
 factor = 2.0  # the variance of a sum of D independent terms grows like D, its root like √D: √(64 / 16)
 ### END SOLUTION
 
-# %%
+# %% tags=["nbval-check-output"]
 check.spread(factor)
 
 # %% [markdown]
@@ -341,7 +342,7 @@ def attention(q, k, v):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.attention(attention)
 
 # %% [markdown]
@@ -352,7 +353,7 @@ check.attention(attention)
 # for every shape. Version 1:
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def attention_v1(q, k, v):
     """q: (..., T, D), k: (..., S, D), v: (..., S, D) -> (..., T, D) and (..., T, S)."""
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (..., T, S)
@@ -371,7 +372,7 @@ print("B = 3, H = 8: ", tuple(attention_v1(batch, batch, batch)[0].shape))
 # torch has this function too, written for speed: it need not store the `(T, S)` matrix of weights. Is ours the same? In
 # float64, to ten digits, in the output and in the gradients:
 
-# %%
+# %% tags=["nbval-check-output"]
 q64, k64, v64 = (torch.randn(2, 8, 5, 4, dtype=torch.float64, generator=generator).requires_grad_() for _ in range(3))
 ours, _ = attention_v1(q64, k64, v64)
 torchs = F.scaled_dot_product_attention(q64, k64, v64)
@@ -394,7 +395,7 @@ print("equal to torch's, values and gradients")
 #
 # Hide the words from *in* on, as if they were padding. How would you do it? Three ideas, one of which is right:
 
-# %%
+# %% tags=["nbval-check-output"]
 mask = torch.tensor([True] * 8 + [False] * 3)  # (T,): the last three words are hidden
 row = score_matrix[0]  # the first word, "the": all its scores are 0, it looks everywhere equally
 
@@ -415,7 +416,7 @@ assert ideas["hidden scores = -inf"][~mask].sum() == 0
 #
 # One trap remains: what if a row may look at *nothing*, as in a text that is all padding?
 
-# %%
+# %% tags=["nbval-check-output"]
 print(torch.full((3,), -math.inf).softmax(-1))
 
 # %% [markdown]
@@ -437,7 +438,7 @@ def masked_weights(scores, mask):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.masked_weights(masked_weights)
 
 # %% [markdown]
@@ -460,7 +461,7 @@ def scaled_dot_product_attention(q, k, v, mask=None, dropout=0.0):
     return F.dropout(weights, dropout) @ v, weights
 
 
-# %%
+# %% tags=["nbval-check-output"]
 some = torch.rand(2, 1, 5, 5, generator=generator) < 0.5
 some[0, 0, 2] = False  # one row that may look at nothing
 ours, weights = scaled_dot_product_attention(q64, k64, v64, some)
@@ -470,7 +471,7 @@ assert ours.isfinite().all() and (ours[0, :, 2] == 0).all()
 print("equal to torch's under a mask too; the empty row reads", ours[0, 0, 2].tolist())
 
 # %% [markdown]
-# **What you built is what you import**: the package's `nextbert_lite.attention.scaled_dot_product_attention` is this code,
+# **What you built is what you import**: the package's `nextbert_lite.core.attention.scaled_dot_product_attention` is this code,
 # and a test keeps it so.
 #
 # ### Exercise 02.5 · find the bug ●●● · 12 minutes
@@ -513,14 +514,14 @@ def padded_attention(q, k, v, mask):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.padded_attention(padded_attention)
 
 # %% [markdown]
 # The bug runs only because B = T = 4: torch takes the mask's rows for queries. With any other batch size it would have been
 # an error on the first day. The course's functions refuse such a mask always, and say what to do:
 
-# %%
+# %% tags=["nbval-check-output"]
 try:
     scaled_dot_product_attention(texts, texts, texts, padding_mask)
 except ValueError as error:
@@ -541,7 +542,7 @@ def causal_mask(T):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.causal_mask(causal_mask)
 
 # %% [markdown]
@@ -549,7 +550,7 @@ check.causal_mask(causal_mask)
 #
 # Shuffle the words of the sentence. What happens to the output of *praises*? Guess before you run the cell.
 
-# %%
+# %% tags=["nbval-check-output"]
 order = torch.randperm(T, generator=generator)
 shuffled, _ = scaled_dot_product_attention(q[order], k[order], v[order])
 print("shuffled:", " ".join(words[i] for i in order))
@@ -580,7 +581,7 @@ assert change > 0.1
 # The task: a sentence of the toy world with its verb hidden, a **gap**; is the verb singular or plural? (The toy world is a
 # small language that this course ships. Lesson 01 shows it.)
 
-# %%
+# %% tags=["nbval-check-output"]
 world = ToyWorld()
 tokenizer = world.tokenizer()
 
@@ -595,7 +596,7 @@ for question in world.agreement_test(3, seed=5):
     text = " ".join(tokenizer.tokens(with_gap(question.sentence, question.position))[1:-1])
     print(f"{text:80} {question.right} or {question.wrong}?")
 
-# %%
+# %% tags=["nbval-check-output"]
 from nextbert_lite import pad
 
 

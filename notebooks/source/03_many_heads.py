@@ -8,6 +8,7 @@
 #     title: Many heads
 #     question: How can a word look at several things at once?
 #     minutes: 60
+#     part: "Part I: build an encoder"
 # ---
 
 # %% [markdown]
@@ -56,7 +57,7 @@ plots.show(
 # Let *praises* put half of its weight on *cook* and half on *waiters*, and exchange the two words. Does it notice? Guess
 # first. Every word has a random vector here; only the row of weights is ours.
 
-# %%
+# %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(seed)
 vector = {word: torch.randn(8, generator=generator) for word in words}
 row = torch.zeros(len(words))
@@ -170,7 +171,7 @@ def split_heads(x, H):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.split_heads(split_heads)
 
 # %% [markdown]
@@ -188,7 +189,7 @@ def merge_heads(heads):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.merge_heads(merge_heads)
 
 # %% [markdown]
@@ -203,7 +204,7 @@ growth = None
 growth = 1.0  # the packed matrix stays C × 3C, the output matrix C × C: only the cuts change
 ### END SOLUTION
 
-# %%
+# %% tags=["nbval-check-output"]
 check.parameters(growth)
 
 # %% [markdown]
@@ -223,7 +224,7 @@ def multi_head(x, qkv, out, H):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.multi_head(multi_head)
 
 # %% [markdown]
@@ -265,7 +266,7 @@ class MultiHeadAttention(nn.Module):
 # Is it PyTorch's? `nn.MultiheadAttention` packs the three matrices in the same order. With its weights copied, and one text
 # shorter than the other (note that its mask means the opposite of ours):
 
-# %%
+# %% tags=["nbval-check-output"]
 torch.manual_seed(seed)
 ours = MultiHeadAttention(C, H).double()
 torchs = nn.MultiheadAttention(C, H, batch_first=True).double()
@@ -291,7 +292,7 @@ print("equal to nn.MultiheadAttention, output and weights; fused and open path e
 # What it costs, by formula and counted. The projections are $4C^2$ weights and $4C$ biases, whatever H is. The work for a
 # text is $4TC^2$ products for the projections and $2T^2C$ for scores and blends: long texts pay for the second.
 
-# %%
+# %% tags=["nbval-check-output"]
 for heads_now in (1, 2, 4, 8):
     counted = sum(p.numel() for p in MultiHeadAttention(64, heads_now).parameters())
     print(f"C = 64, H = {heads_now}: {counted:,} parameters; by formula {4 * 64**2 + 4 * 64:,}")
@@ -307,7 +308,7 @@ assert 4 * longer * 64**2 == 2 * longer**2 * 64
 # The model is one attention layer, nothing else: letter and place vectors in, attention, and a linear read-out for each of
 # the two answers.
 
-# %%
+# %% tags=["nbval-check-output"]
 letters = "abcdefghijklmnop"
 example = torch.randint(16, (16,), generator=torch.Generator().manual_seed(3)).tolist()
 print("text:  ", " ".join(letters[i] for i in example))
@@ -384,7 +385,7 @@ assert results_heads[0]["both"] < 0.2 and min(results_heads[1]["both"], results_
 # table over three seeds that is stored with the course, with the command that made it. Which of the two neighbours the one
 # head gets depends on its random start:
 
-# %%
+# %% tags=["nbval-check-output"]
 table = stored_table("03_heads")
 print("seed  heads  before  after  both")
 for r in table:
@@ -515,7 +516,7 @@ def self_attend(module, x):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.self_attend(self_attend)
 
 # %% [markdown]

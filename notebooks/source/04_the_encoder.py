@@ -8,6 +8,7 @@
 #     title: The encoder
 #     question: What has to stand around attention so that layers can be stacked?
 #     minutes: 90
+#     part: "Part I: build an encoder"
 # ---
 
 # %% [markdown]
@@ -159,7 +160,7 @@ def layer_norm(x, gain, bias, eps):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.layer_norm(layer_norm)
 
 # %% [markdown]
@@ -208,13 +209,13 @@ def gelu(x):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.gelu(gelu)
 
 # %% [markdown]
 # "Each token by itself" means: the network on the whole batch is the network on each token.
 
-# %%
+# %% tags=["nbval-check-output"]
 widen, narrow = nn.Linear(C, 4 * C), nn.Linear(4 * C, C)
 with torch.no_grad():
     together = narrow(F.gelu(widen(x)))  # (B, T, C)
@@ -238,7 +239,7 @@ def post_norm_layer(x, attention, ffn, norm1, norm2):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.post_norm_layer(post_norm_layer)
 
 # %% [markdown]
@@ -562,7 +563,7 @@ farthest = None
 farthest = 8  # each layer doubles: a place reads, from where it points, where that place points to
 ### END SOLUTION
 
-# %%
+# %% tags=["nbval-check-output"]
 check.reach(farthest)
 
 
@@ -661,7 +662,7 @@ print(f"by chance: 1 / 11 = {1 / 11:.2f}, for a place knows that the answer is n
 # A layer's weights: $4C^2$ in attention, $8C^2$ in the feed-forward network (with its width 4C), and small change. So
 # $12 C^2$ a layer, and $V \cdot C$ for the words.
 
-# %%
+# %% tags=["nbval-check-output"]
 base = EncoderConfig.preset("base", vocab_size=30522, token_types=2)  # BERT-base's sizes
 with torch.device("meta"):  # shapes only, no memory
     model = Encoder(base)
@@ -675,7 +676,7 @@ assert counted == by_formula
 # The work: every weight of a layer is used once for each token, a multiplication and an addition, so $24 C^2$ operations per
 # token and layer, plus $4TC$ for scores and blends. Counted by torch while it runs:
 
-# %%
+# %% tags=["nbval-check-output"]
 from torch.utils.flop_counter import FlopCounterMode
 
 small = Encoder(EncoderConfig.preset("small", vocab_size=1000))
@@ -693,7 +694,7 @@ for T in (32, 128):
 #
 # Somebody stacks layers like this. It runs without a complaint:
 
-# %%
+# %% tags=["nbval-check-output"]
 layers = nn.ModuleList([nn.Linear(3, 3)] * 6)
 print(len(layers), "layers,", sum(p.numel() for p in layers.parameters()), "parameters; one layer has", 3 * 3 + 3)
 assert sum(p.numel() for p in layers.parameters()) == 12
@@ -710,7 +711,7 @@ def stack(make_layer, n):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.stack(stack)
 
 # %% [markdown]

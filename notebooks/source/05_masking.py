@@ -8,6 +8,7 @@
 #     title: Masking
 #     question: What does a model learn from when nobody labels anything?
 #     minutes: 80
+#     part: "Part II: pretrain"
 # ---
 
 # %% [markdown]
@@ -84,7 +85,7 @@ plots.show(fig, alt="The course's sentence with [MASK] in place of the verb, and
 # What is the best answer to this question? Of the toy world we know every probability, so we can put each of its words into
 # the gap and ask how likely the sentence would be. Guess first: is there one right word?
 
-# %%
+# %% tags=["nbval-check-output"]
 fillings = [" ".join([*words[:gap], word, *words[gap + 1 :]]) for word in world.words]
 perfect = world.log_probability(fillings).softmax(dim=0)  # (number of words,)
 for word, p in zip(world.words, perfect.tolist(), strict=True):
@@ -104,7 +105,7 @@ assert (perfect > 0).sum() == 3 and perfect[world.words.index("praise")] == 0
 # Three students answer. (V counts the five special tokens too.) The first knows nothing, the second that a verb is
 # missing, the third knows the whole language. Sum with a loop, over all V words:
 
-# %%
+# %% tags=["nbval-check-output"]
 names = tokenizer.tokens(range(V))
 topics = world.grammar["topics"].values()
 verbs = {form for topic in topics for verb in topic["verbs"] for form in (verb["singular"], verb["plural"])}
@@ -123,7 +124,7 @@ for student, p in students.items():
 # All terms but one are zero times something: of the whole sum the one logarithm at the right word remains. So in practice nobody
 # writes a one-hot list. The label is the word's id, and `F.cross_entropy` picks:
 
-# %%
+# %% tags=["nbval-check-output"]
 label = torch.tensor([tokenizer.id("praises")])
 for student, p in students.items():
     logits = torch.tensor([p]).log()  # (1, V); the softmax of ln p is p
@@ -150,7 +151,7 @@ assert abs(by_hand["knows nothing"] - math.log(V)) < 1e-9 and abs(by_hand["knows
 # How to select? A draw for each token, a uniform number between 0 and 1. Where it is below 0.15 the token is
 # **selected**. For our sentence:
 
-# %%
+# %% tags=["nbval-check-output"]
 ids = torch.tensor([tokenizer.encode(COURSE_SENTENCE)])  # (B, T) = (1, 13)
 draw = torch.rand(ids.shape, generator=seeded(seed, 5))
 for token, number in zip(tokenizer.tokens(ids[0]), draw[0].tolist(), strict=True):
@@ -175,7 +176,7 @@ def make_labels(ids, draw, rate):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.make_labels(make_labels)
 
 # %% [markdown]
@@ -211,7 +212,7 @@ def corrupt(ids, selected, draw, words):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.corrupt(corrupt)
 
 # %% [markdown]
@@ -317,7 +318,7 @@ def two_draws(ids, tokenizer, rate=0.15, generator=None):
 # sentences:
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def fates(ids, corrupted, labels):
     """Return how many selected tokens were hidden, replaced and kept."""
     selected = labels != IGNORE
@@ -347,7 +348,7 @@ for name, (corrupted, labels) in masked.items():
 # is the rate of **false alarms**, and we may choose it: one in a million.
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def chi_square(counts, shares):
     """How far counts are from what the shares let expect."""
     expected = [sum(counts) * share for share in shares]
@@ -485,7 +486,7 @@ class MaskedLanguageModel(nn.Module):
 # %% [markdown]
 # What does tying save? For BERT-base, with its V = 30,522 and C = 768, a second table would be:
 
-# %%
+# %% tags=["nbval-check-output"]
 base = EncoderConfig.preset("base", vocab_size=30522, token_types=2)
 with torch.device("meta"):  # shapes only, no memory
     size = sum(p.numel() for p in MaskedLanguageModel(Encoder(base)).parameters())
@@ -498,7 +499,7 @@ assert second_table > 0.2 * size
 # gets one at every gap: up for the right word, down for all the others. We take the two apart by giving the head a copy of
 # the table. The parts add up to the gradient of the tied one:
 
-# %%
+# %% tags=["nbval-check-output"]
 torch.manual_seed(seed)
 model = MaskedLanguageModel(Encoder(EncoderConfig(vocab_size=V))).double()
 batch_ids, batch_mask = world.sample_ids(8, seed=seed)
@@ -604,7 +605,7 @@ loss_of_a_new_bert = None
 loss_of_a_new_bert = math.log(30522) + 768 * 0.02**2 / 2  # ln V + C s² / 2
 ### END SOLUTION
 
-# %%
+# %% tags=["nbval-check-output"]
 check.start_loss(loss_of_a_new_bert)
 
 # %% [markdown]
@@ -735,7 +736,7 @@ assert whole[1] < whole[0]
 # In a real model the vocabulary is larger, and so is what is saved. For BERT-base, by lesson 04's formula for the encoder (512
 # tokens a text) and $2(C^2 + VC)$ for the head, for each token:
 
-# %%
+# %% tags=["nbval-check-output"]
 C, L, T = base.width, base.layers, 512
 in_encoder, in_head = L * (24 * C**2 + 4 * T * C), 2 * (C**2 + base.vocab_size * C)
 saved = 0.85 * in_head / (in_encoder + in_head)
@@ -779,7 +780,7 @@ def selected_loss(logits, labels, selected):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.selected_loss(selected_loss)
 
 # %% [markdown]
@@ -967,7 +968,7 @@ def exact_count(ids, draw, rate):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.exact_count(exact_count)
 
 # %% [markdown]

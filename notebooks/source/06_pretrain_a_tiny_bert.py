@@ -8,6 +8,7 @@
 #     title: Pretrain a tiny BERT
 #     question: How good can a masked language model get, and what does it learn on the way?
 #     minutes: 110
+#     part: "Part II: pretrain"
 # ---
 
 # %% [markdown]
@@ -99,7 +100,7 @@ action = {"kitchen": {"bakes": 1 / 2, "serves": 1 / 2}, "farm": {"ploughs": 1.0}
 # %% [markdown]
 # Somebody says *"cook ____"*. In the kitchen, or on the farm? Guess the probability of *ploughs* before you go on.
 
-# %%
+# %% tags=["nbval-check-output"]
 joint = {z: p * person[z]["cook"] for z, p in frames.items()}  # P(z and "cook")
 weights = {z: p / sum(joint.values()) for z, p in joint.items()}  # P(z | "cook")
 answer = {word: weights[z] * p for z in frames for word, p in action[z].items()}
@@ -116,7 +117,7 @@ assert abs(answer["ploughs"] - 0.2) < 1e-12 and abs(sum(answer.values()) - 1) < 
 # where the $y_u$ are the other words. Why is this the best answer? Because the expected loss of any other answer q is larger.
 # Here are some:
 
-# %%
+# %% tags=["nbval-check-output"]
 others = {
     "the perfect one": [0.4, 0.4, 0.2],
     "all alike": [1 / 3, 1 / 3, 1 / 3],
@@ -150,7 +151,7 @@ def fill_gap(prior, evidence, tables):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.fill_gap(fill_gap)
 
 # %% [markdown]
@@ -218,7 +219,7 @@ assert kept > 0.95
 # The expected loss of the perfect model, over sentences and their corruption. We estimate it on some thousand sentences, with
 # a standard error:
 
-# %%
+# %% tags=["nbval-check-output"]
 lowest, error = floor(world, n=4000)
 print(f"floor at {rate:.0%}: {lowest:.3f} ± {error:.3f} nats per selected token")
 print(f"a model that knows nothing: ln {V} = {math.log(V):.2f} nats")
@@ -302,7 +303,7 @@ def schedule(steps, warmup):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.schedule(schedule)
 
 # %% [markdown]
@@ -340,7 +341,7 @@ assert results_norms[1]["loss"] > results_norms[0]["loss"] + 0.5
 # stored: first as numbers (the loss in training, where 30 % are selected), then as a picture. Its dotted line is the loss
 # of somebody who knows only how frequent each word is.
 
-# %%
+# %% tags=["nbval-check-output"]
 table = stored_table("06_norms")
 by_arm = {arm: [] for arm in arms}
 for row in table:
@@ -444,7 +445,7 @@ def share_right(model, questions):
 # * **Pronoun**: *"because [MASK] smiled"*, *she* or *they*? It stands for the one to whom something was done. We ask only
 #   where the other person has the other number.
 
-# %%
+# %% tags=["nbval-check-output"]
 questions = {
     "topic": world.topic_test(500, seed=1),
     "agreement": [q for q in world.agreement_test(3000, seed=1) if q.misleading][:500],
@@ -460,7 +461,7 @@ assert all(len(exam) == 500 for exam in questions.values())
 # keeps what it has learned, and the cells below work with that (their asserts may then fail, of course). Run the cell again
 # and it starts anew.
 
-# %%
+# %% tags=["nbval-check-output"]
 model = new_model()
 
 
@@ -565,7 +566,7 @@ def loss_of_all(losses, counts):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.loss_of_all(loss_of_all)
 
 # %% [markdown]
@@ -637,7 +638,7 @@ order = None
 order = ("both", "right", "left")  # the end of a sentence gives more away: the place the topic, the verb the number
 ### END SOLUTION
 
-# %%
+# %% tags=["nbval-check-output"]
 check.better_side(order)
 
 # %% [markdown]
@@ -792,7 +793,7 @@ def without_head(weight, H, h):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.without_head(without_head)
 
 # %% [markdown]
@@ -888,7 +889,7 @@ results_gap = [
 # %% [markdown]
 # and three of them as stored. Look at the lines from *score* on.
 
-# %%
+# %% tags=["nbval-check-output"]
 table = stored_table("06_gap")
 for name in table[0]:
     print(f"{name:<14}" + "".join(f"{row[name]:>10}" for row in table))
@@ -990,7 +991,7 @@ for one, o in zip(guesses, off, strict=True):
 # that was never stopped? We press the stop button ourselves, at step 17 of 40. (Steps count from 0, and the running one
 # is finished.)
 
-# %%
+# %% tags=["nbval-check-output"]
 options = {"steps": 40, "lr": 2e-3, "warmup": 5, "seed": seed, "device": "cpu"}  # on one device sums are repeatable
 
 

@@ -8,6 +8,7 @@
 #     title: What RoBERTa changed
 #     question: Which of RoBERTa's changes mattered, and how would you know?
 #     minutes: 90
+#     part: "Part II: pretrain"
 # ---
 
 # %% [markdown]
@@ -107,7 +108,7 @@ assert max(spreads.values()) < 2
 # You may have read that RoBERTa "masks more sparsely". It does not: dynamic is not sparser. `MLMBatches` can do both. Watch
 # one text over four epochs:
 
-# %%
+# %% tags=["nbval-check-output"]
 world = ToyWorld()
 tokenizer = world.tokenizer()
 text = tokenizer.encode("the cook near the ovens praises the waiters in the kitchen")
@@ -127,7 +128,7 @@ for copies in (1, 2, None):
 #
 # Is the rate the same? Count over many texts:
 
-# %%
+# %% tags=["nbval-check-output"]
 ids, sentence_mask = world.sample_ids(4000, seed=seed)
 many = [row[real].tolist() for row, real in zip(ids, sentence_mask, strict=True)]
 for copies in (1, None):
@@ -158,7 +159,7 @@ def selected_tokens(n, rate, seed, epoch, copies):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.selected_tokens(selected_tokens)
 
 # %% [markdown]
@@ -248,7 +249,7 @@ plots.show(
 # %% [markdown]
 # The same as numbers: the mean of three seeds, and how often each mask was met.
 
-# %%
+# %% tags=["nbval-check-output"]
 # still from the stored `results_masking`
 for row, n in enumerate(epochs):
     means = {name: losses[row].mean().item() for name, losses in by_masks.items()}
@@ -269,7 +270,7 @@ assert (static[2] - dynamic[2]).abs().max() < 0.15 and torch.equal(ten[2], dynam
 # Look closely at the last column. There one static copy is even a little *ahead*, in each of the three seeds. By how much,
 # and is that much?
 
-# %%
+# %% tags=["nbval-check-output"]
 # still from the stored `results_masking`
 ahead = dynamic[2] - static[2]  # (seeds,)
 print("3,840 sentences, dynamic less static ×1:", [round(d, 3) for d in ahead.tolist()])
@@ -309,7 +310,7 @@ assert ahead.min() < static[2].max() - static[2].min()  # not clearly more than 
 # topics so that runs stay short. A document is two to four sentences about **the same two people**: so they share the topic
 # and the referents. (That the grammar is a text file pays off: we cut it after the third topic.)
 
-# %%
+# %% tags=["nbval-check-output"]
 with tempfile.TemporaryDirectory() as folder:
     grammar = Path(folder) / "three_topics.toml"
     grammar.write_text(
@@ -366,7 +367,7 @@ def make_example(documents, i, j, is_next, cls_id, sep_id):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.make_example(make_example)
 
 # %% [markdown]
@@ -375,7 +376,7 @@ check.make_example(make_example)
 # the *fit* of A and B.
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def pair_batch(groups, n, generator, mixed, rate=0.3):
     """Return n rows [CLS] A [SEP] B [SEP] as a batch, and the documents that they start from."""
     drawn = [draw_document(groups, generator) for _ in range(n)]
@@ -543,7 +544,7 @@ assert results_nsp[0]["next"] > 0.7
 # You need not train to see what it does. Take four pairs, two of them next and two not, and a model that is undecided. Which way
 # does each loss push its logits?
 
-# %%
+# %% tags=["nbval-check-output"]
 labels = torch.tensor([1, 0, 1, 0])  # next, not next, next, not next
 for name, ignore_label in {"right": IGNORE, "with the bug": 0}.items():
     logits = torch.zeros(4, 2, requires_grad=True)
@@ -555,7 +556,7 @@ assert logits.grad[labels == 0].abs().max() == 0  # the bug: no push at all wher
 # With the bug the pairs that are not next push nowhere. All others push towards "next". So here is a model that says "next" to
 # everything, and is sure of it. Guess both its losses.
 
-# %%
+# %% tags=["nbval-check-output"]
 always_next = torch.tensor([-10.0, 10.0]).expand(4, 2)
 costs = {name: F.cross_entropy(always_next, labels, ignore_index=i) for name, i in (("right", IGNORE), ("bug", 0))}
 print(f"always “next”: {costs['right']:.2f} nats by the right loss, {costs['bug']:.2f} with the bug")
@@ -587,7 +588,7 @@ def two_losses(word_log_p, word_labels, pair_log_p, is_next):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.two_losses(two_losses)
 
 # %% [markdown]
@@ -596,7 +597,7 @@ check.two_losses(two_losses)
 # All runs, three seeds. Before you look: which step changes more, taking the NSP loss away or taking the foreign
 # sentences out of the input?
 
-# %%
+# %% tags=["nbval-check-output"]
 table = stored_table("07_nsp")  # `results_nsp` of three seeds
 
 
@@ -650,7 +651,7 @@ plots.show(
 # What did each step change? Compare within a seed: there two runs share starting weights and documents, so their difference
 # is not blurred by either.
 
-# %%
+# %% tags=["nbval-check-output"]
 # still from the stored `results_nsp`
 loss_step = column("pairs + NSP", "mlm_documents") - column("pairs", "mlm_documents")
 input_step = column("pairs", "mlm_documents") - column("documents", "mlm_documents")
@@ -664,7 +665,7 @@ assert input_step.mean() > loss_step.mean() and foreign.min() > 0.05
 # %% [markdown]
 # And the probes, also against the untrained model:
 
-# %%
+# %% tags=["nbval-check-output"]
 # still from the stored `results_nsp`
 for measure in ("topic", "who_acts"):
     gain = column("pairs + NSP", measure) - column("pairs", measure)
@@ -729,7 +730,7 @@ largest_and_lowest = None
 largest_and_lowest = (256, 16)  # less noise allows larger steps; but there are only 128 of them
 ### END SOLUTION
 
-# %%
+# %% tags=["nbval-check-output"]
 check.largest_and_lowest(largest_and_lowest)
 
 # %% [markdown]
@@ -789,7 +790,7 @@ plots.show(
 # %% [markdown]
 # Each size with its best rate:
 
-# %%
+# %% tags=["nbval-check-output"]
 # still from the stored `results_batch`
 best = {size: losses.mean(1).argmin().item() for size, losses in by_batch.items()}
 best_loss = {size: losses[best[size]] for size, losses in by_batch.items()}
@@ -922,7 +923,7 @@ def bits_per_byte(nats_per_token, n_tokens, text):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.bits_per_byte(bits_per_byte)
 
 # %% [markdown]
@@ -1067,7 +1068,7 @@ if not every_row:
 # %% [markdown]
 # The same two models, three verdicts. All seeds, each with the better of the two rates:
 
-# %%
+# %% tags=["nbval-check-output"]
 table = stored_table("07_tokenizers")
 
 

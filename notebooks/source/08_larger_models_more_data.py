@@ -8,6 +8,7 @@
 #     title: Larger models, more data
 #     question: What does a larger model, more data or longer training buy, and how can you tell beforehand?
 #     minutes: 75
+#     part: "Part II: pretrain"
 # ---
 
 # %% [markdown]
@@ -116,13 +117,13 @@ def training_work(layers, C, T, V, rate):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.training_work(training_work)
 
 # %% [markdown]
 # Torch can count while it runs. A batch of toy sentences, up and back:
 
-# %%
+# %% tags=["nbval-check-output"]
 world = ToyWorld()
 tokenizer = world.tokenizer()
 V, T = tokenizer.vocab_size, int(world.lengths.max()) + 2
@@ -156,7 +157,7 @@ assert up_and_back.get_total_flops() == round(formula)
 # gets a quarter of the steps.
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def steps_for(layers, width, budget=1.0):
     """Return how many steps of 64 sentences the budget pays for."""
     return round(budget * 1150 * work(1, 64) / work(layers, width))
@@ -181,7 +182,7 @@ best_width = None
 best_width = 32  # four times the steps of width 64, and the budget is so small that steps are what is missing
 ### END SOLUTION
 
-# %%
+# %% tags=["nbval-check-output"]
 check.best_width(best_width)
 
 
@@ -235,7 +236,7 @@ assert four["excess"] > 1.5 * one["excess"]
 # %% [markdown]
 # The larger model loses. But that was two runs of one seed. All of them, for three seeds, as stored:
 
-# %%
+# %% tags=["nbval-check-output"]
 table = stored_table("08_scale")
 
 
@@ -279,7 +280,7 @@ assert by_shape[1, 64].max() < by_shape[2, 64].min() and by_shape[2, 64].max() <
 #
 # **Is the learning rate to blame?** A larger model may want another one. Four layers with half the rate and with twice:
 
-# %%
+# %% tags=["nbval-check-output"]
 for lr in (1.5e-3, 3e-3, 6e-3):
     print(f"four layers, rate {lr:.4f}: " + "  ".join(f"{value:.2f}" for value in excess(layers=4, lr=lr)))
 assert min(excess(layers=4, lr=lr).min() for lr in (1.5e-3, 6e-3)) > by_shape[1, 64].max()
@@ -326,7 +327,7 @@ assert (two > one[[4, 6]]).all() and behind[1] < behind[0] / 3
 #
 # One more look at the same table, with the mistake that is made most often. Two runs of about as many *steps*:
 
-# %%
+# %% tags=["nbval-check-output"]
 same_steps = {"1 layer": rows_with(budget=0.5), "2 layers": rows_with(layers=2)}
 for name_of, rows in same_steps.items():
     shown = "  ".join(f"{float(row['excess']):.2f}" for row in rows)
@@ -374,7 +375,7 @@ assert own < own_floor - 0.15 and gap.gap > 1
 #
 # $$\mathrm{excess} = a \cdot n^{-b} \qquad\Longleftrightarrow\qquad \log \mathrm{excess} = \log a - b \log n$$
 
-# %%
+# %% tags=["nbval-check-output"]
 known = torch.tensor([100.0, 200.0, 400.0], dtype=torch.float64)
 measured = torch.stack([excess(sentences=int(n)).log().mean() for n in known])  # log of the geometric mean of 3 seeds
 x = known.log() - known.log().mean()
@@ -439,7 +440,7 @@ assert abs(by_size[-1].mean() / excess().mean() - 1) < 0.3
 #
 # And training time, for one layer: is that a straight line? Section 2 drew it. Its steepness from one doubling to the next:
 
-# %%
+# %% tags=["nbval-check-output"]
 doublings = one[2:]  # budgets ¼, ½, 1, 2, 4; three seeds
 steepness = -(doublings[1:] / doublings[:-1]).log().mean(1) / math.log(2)
 for start, end, value in zip(budgets[1][2:], budgets[1][3:], steepness, strict=False):
@@ -485,7 +486,7 @@ def extrapolate(x, losses, floor, at):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.extrapolate(extrapolate)
 
 # %% [markdown]
@@ -499,7 +500,7 @@ check.extrapolate(extrapolate)
 # compute? They found that parameters and tokens should grow *together*. Their Chinchilla was trained with the same compute
 # as a model four times its size, and beat it. How many tokens did it see for each parameter? And yours?
 
-# %%
+# %% tags=["nbval-check-output"]
 chinchilla = 1.4e12 / 70e9  # tokens and parameters, Hoffmann et al. 2022
 toy = steps_for(1, 64) * 64 * T / sum(p.numel() for p in new_model(1, 64).parameters())  # padding included
 docs_seen = card["training"]["tokens_seen"] / card["parameters"]
@@ -582,7 +583,7 @@ def bigram(counts, k):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.bigram(bigram)
 
 # %% [markdown]

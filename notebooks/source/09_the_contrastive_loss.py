@@ -8,6 +8,7 @@
 #     title: The contrastive loss
 #     question: How does a model learn that two sentences mean the same?
 #     minutes: 85
+#     part: "Part III: contrast"
 # ---
 
 # %% [markdown]
@@ -70,7 +71,7 @@ masked_model = SentenceEncoder(load("toy-small").model.encoder)  # mean of the t
 # direction, 0 for a right angle, −1 for opposite directions. `F.normalize` does the division.
 
 
-# %%
+# %% tags=["nbval-check-output"]
 @torch.no_grad()
 def unit_vectors(model, texts):
     """Return one vector of length 1 for each text, (N, C)."""
@@ -149,7 +150,7 @@ assert S[0, 1] > S[0, 0] and S[2].argmax() == 2 and S.min() > 0.4
 #
 # The loss of a row is −ln of the right answer's share. By hand, with a loop; which of the four rows will have the largest loss?
 
-# %%
+# %% tags=["nbval-check-output"]
 temperature = 0.05
 by_hand = []
 for i, anchor in enumerate("ABCD"):
@@ -189,7 +190,7 @@ def row_losses(S, temperature):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.row_losses(row_losses)
 
 # %% [markdown]
@@ -198,7 +199,7 @@ check.row_losses(row_losses)
 # "−ln of the right answer's share" is what lesson 05 did with words. There the classes were the V words of the vocabulary. Here they
 # are the B positives of the batch, and the label of row i is i. So the whole loss is one call, with the labels 0, 1, 2, 3:
 
-# %%
+# %% tags=["nbval-check-output"]
 right = torch.arange(4)  # the right answer of row i is column i
 as_cross_entropy = F.cross_entropy(S / temperature, right).item()
 print(f"by hand {mean_by_hand:.4f}, as cross-entropy {as_cross_entropy:.4f}")
@@ -286,7 +287,7 @@ assert abs(exact - rows) < 1e-6 and abs((rows + columns) / 2 - both) < 1e-6 and 
 # $k \neq i$: the sum leaves out view i, and nothing else. The name is short for *normalised temperature-scaled cross-entropy*.
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def nt_xent_loss(a, b, temperature=0.5):
     """Return the loss of SimCLR: each of the 2B views finds its partner among the other 2B - 1, in nats.
 
@@ -460,7 +461,7 @@ for name, model in {"random weights": new_model, "masked model": masked_model}.i
 # One more number to remember. If *all* vectors are equal, all scores are equal, whatever τ is: the loss is exactly ln B. If your
 # loss stays at ln B, look whether all vectors have become nearly equal.
 
-# %%
+# %% tags=["nbval-check-output"]
 equal = torch.ones(B, 16)
 for t in (0.05, 0.5):
     print(f"all vectors equal, τ = {t}: {info_nce_loss(equal, equal, t):.4f}; ln B = {math.log(B):.4f}")
@@ -478,7 +479,7 @@ loss_of_a_new_simclr = None
 loss_of_a_new_simclr = 2 * math.log(2 * 512 - 1)  # each view chooses among 2B - 1 others, and two means are added
 ### END SOLUTION
 
-# %%
+# %% tags=["nbval-check-output"]
 check.simclr_start(loss_of_a_new_simclr)
 
 # %% [markdown]
@@ -519,7 +520,7 @@ def score_gradient(S, temperature):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.score_gradient(score_gradient)
 
 # %% [markdown]
@@ -986,7 +987,7 @@ def repaired_nt_xent(a, b, temperature):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.repaired_nt_xent(repaired_nt_xent)
 
 # %% [markdown]
@@ -996,7 +997,7 @@ check.repaired_nt_xent(repaired_nt_xent)
 # the other: a **false negative**. Suppose four pairs, of which two are the same, and a perfect encoder: equal meanings
 # have equal vectors, different ones are at right angles. What should the loss be, and what is it?
 
-# %%
+# %% tags=["nbval-check-output"]
 perfect = torch.eye(4)[[0, 0, 1, 2]]  # pairs 0 and 1 mean the same
 plain = info_nce_loss(perfect, perfect).item()
 meanings = ["praise", "praise", "defend", "question"]
@@ -1011,7 +1012,7 @@ assert abs(plain - math.log(2) / 2) < 1e-5 and with_same < 1e-5
 # %% [markdown]
 # How likely is that to happen? Count, over 50 batches for each size:
 
-# %%
+# %% tags=["nbval-check-output"]
 shares_with = {}
 for size in (4, 16, 64):
     hits = []
@@ -1109,7 +1110,7 @@ def gradient_in_chunks(weight, x, y, chunk):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.gradient_in_chunks(gradient_in_chunks)
 
 # %% [markdown]

@@ -8,6 +8,7 @@
 #     title: Sentence embeddings
 #     question: What turns a model of words into a model of sentences?
 #     minutes: 85
+#     part: "Part III: contrast"
 # ---
 
 # %% [markdown]
@@ -210,7 +211,7 @@ def mean_pool(hidden, mask):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.mean_pool(mean_pool)
 
 # %% [markdown]
@@ -219,7 +220,7 @@ check.mean_pool(mean_pool)
 # function has both. (`check_mask`, from lesson 02, refuses a mask that is not boolean or has another shape.)
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def pool(hidden, mask, how="mean"):
     """Return one vector a text: hidden (B, T, C), mask (B, T), True = a real token -> (B, C).
 
@@ -263,7 +264,7 @@ def first_and_last(hidden, mask):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.first_and_last(first_and_last)
 
 # %% [markdown]
@@ -332,7 +333,7 @@ print(f"the mean of all 300, the MRR: {reciprocal_places(cosines).mean():.3f}")
 # Neither is enough alone: one vector for all texts has the perfect alignment, vectors drawn at random a nearly perfect
 # uniformity.
 
-# %%
+# %% tags=["nbval-check-output"]
 chance = sum(1 / place for place in range(1, 301)) / 300
 
 
@@ -465,7 +466,7 @@ assert lengths.sum() <= chunks <= whole
 # This is how such code is often written first. It runs, and every shape is right:
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def buggy_in_chunks(encode, lengths, size):
     order = lengths.argsort()  # the shortest first
     vectors = torch.cat([encode(rows) for rows in order.split(size)])
@@ -493,7 +494,7 @@ def in_chunks(encode, lengths, size):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.in_chunks(in_chunks)
 
 # %% [markdown]
@@ -582,7 +583,7 @@ for dropout in (0.0, 0.1):
 # Few numbers are kept with the cache. And the gradients? With dropout, compare the cached run with the one that draws
 # the same masks.
 
-# %%
+# %% tags=["nbval-check-output"]
 for dropout, name in ((0.0, "whole"), (0.0, "chunks"), (0.1, "chunks")):
     torch.testing.assert_close(gradients[dropout, "cached"], gradients[dropout, name], rtol=0, atol=1e-10)
     print(f"dropout {dropout}: the cached gradients are those of '{name}', to ten digits")
@@ -653,7 +654,7 @@ def crop(ids, start, n):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.crop(crop)
 
 # %% [markdown]
@@ -772,7 +773,7 @@ loss_of_the_same_vector = None
 loss_of_the_same_vector = math.log(1 + 63 * math.exp((0.6 - 1) / 0.05))
 ### END SOLUTION
 
-# %%
+# %% tags=["nbval-check-output"]
 check.loss_of_the_same_vector(loss_of_the_same_vector)
 
 # %% [markdown]
@@ -890,7 +891,7 @@ if not every_row:
 # suggested. No rate was searched for each kind, so do not read much into small differences. Write down your order
 # before you look.
 
-# %%
+# %% tags=["nbval-check-output"]
 table = stored_table("10_starts")  # `results_starts` of three seeds
 
 
@@ -935,7 +936,7 @@ plots.show(
 # that use the same text twice, and those three beat no training. And each kind does better from `docs-small` than from
 # random weights.
 
-# %%
+# %% tags=["nbval-check-output"]
 # still from the stored `results_starts`
 same_text = KINDS[:3]
 found = {(start, kind): column("mrr", start, kind) for start in RATES for kind in ("not trained", *KINDS)}
@@ -1010,7 +1011,7 @@ print(f"dropout 0.1 less dropout 0: {', '.join(f'{value:+.3f}' for value in ahea
 # 167](https://github.com/princeton-nlp/SimCSE/issues/167)). Here it lifts the MRR above that of random weights, and to
 # less than half of what `docs-small` has without any contrastive training.
 
-# %%
+# %% tags=["nbval-check-output"]
 # still from the stored `results_starts`
 best_fresh = torch.stack([fresh[kind] for kind in same_text]).max().item()
 print(

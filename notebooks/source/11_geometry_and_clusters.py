@@ -8,6 +8,7 @@
 #     title: Geometry and clusters
 #     question: What does a good embedding space look like, and can you see it?
 #     minutes: 95
+#     part: "Part III: contrast"
 # ---
 
 # %% [markdown]
@@ -184,7 +185,7 @@ def mean_cosine(x):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.mean_cosine(mean_cosine)
 
 
@@ -299,7 +300,7 @@ two_poles = None
 two_poles = math.log((1 + math.exp(-2 * 4)) / 2)
 ### END SOLUTION
 
-# %%
+# %% tags=["nbval-check-output"]
 check.two_poles(two_poles)
 
 # %% [markdown]
@@ -407,7 +408,7 @@ def whitened(train, x):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.whitened(whitened)
 
 # %% [markdown]
@@ -527,7 +528,7 @@ assert abs(by_space["contrastive, centred"]["uniformity"] - centred["uniformity"
 # the reverse. It is the ordinary correlation of the ranks. "Better" is lower for our three figures, so we turn their sign.
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def rank_correlation(x, y):
     """x, y: lists of N numbers -> the correlation of their ranks"""
     ranks = torch.stack([torch.tensor(values).argsort().argsort() for values in (x, y)])  # (2, N)
@@ -566,7 +567,7 @@ assert ours["separation"] == max(ours.values()) and ours["separation"] > 0.75
 # %% [markdown]
 # The same with other random weights, other training bodies and other noise (two of the models stay):
 
-# %%
+# %% tags=["nbval-check-output"]
 table = stored_table("11_geometry")  # `results_geometry` of three seeds
 for row in table:
     row |= {figure: float(row[figure]) for figure in [*figures, "separation"]}
@@ -605,7 +606,7 @@ plots.show(fig, alt="MRR against anisotropy and uniformity: no order. Against se
 # Documentation can be searched by words alone, and lesson 12 shows how far that goes. Is there anything that a bag of words
 # cannot do? The toy world was built with such a question in it:
 
-# %%
+# %% tags=["nbval-check-output"]
 world = ToyWorld()
 toy_tokenizer = world.tokenizer()
 course = world.parse(COURSE_SENTENCE)
@@ -622,7 +623,7 @@ for label, sentence in {
 # both are many, so that the last two lines have exactly the same words. Which of the two is nearer to the first line? A test
 # of a thousand such questions; one of them:
 
-# %%
+# %% tags=["nbval-check-output"]
 test = world.role_swap_test(1000, seed=500 + seed)
 for text in (test[0].sentence.text, test[0].paraphrase.text, test[0].swapped.text):
     print(text)
@@ -650,7 +651,7 @@ def share_right(right, wrong):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.share_right(share_right)
 
 # %% [markdown]
@@ -769,7 +770,7 @@ assert bag == 0.5 and results_roles[0]["ties"] == 1.0 and min(encoders) >= 0.95
 # *roles*, or the templates that it was shown? The stored table has runs for three seeds, and one more kind: trained with
 # active and passive sentences only, while the test also asks for the cleft ("it is the cook that …").
 
-# %%
+# %% tags=["nbval-check-output"]
 table = stored_table("11_roles")  # `results_roles` of three seeds
 names = dict.fromkeys((row["start"], row["trained_on"]) for row in table)
 print(f"{'':<58}{'right, active and passive':>27}{'right, with a cleft':>27}")
@@ -852,7 +853,7 @@ def leave_one_out(x, labels):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.leave_one_out(leave_one_out)
 
 # %% [markdown]
@@ -950,7 +951,7 @@ assert clusters["topic", "contrastive"]["silhouette"] > clusters["topic", "maske
 # And over three seeds, which change the random weights, the sampled texts and the pictures. (The held-out texts of the
 # topics stay, so the topic silhouettes of the two trained models are the same three times.)
 
-# %%
+# %% tags=["nbval-check-output"]
 table = stored_table("11_clusters")  # `results_clusters` of three seeds
 for column in ("knn", "silhouette", "picture"):
     print(f"\n{column}")

@@ -8,6 +8,7 @@
 #     title: A search engine
 #     question: Does your encoder find what you look for, and how do you know?
 #     minutes: 95
+#     part: "Part III: contrast"
 # ---
 
 # %% [markdown]
@@ -104,7 +105,7 @@ assert not {"numpy.linalg.inv", "torch.linalg.inv", "torch.inverse"} & set(names
 # %% [markdown]
 # And this is what you were after:
 
-# %%
+# %% tags=["nbval-check-output"]
 wanted = next(document for document in docs.documents if document.name == "numpy.linalg.inv")
 print(f"{wanted.name}: {wanted.summary}")
 assert "invert" not in wanted.text.lower().split()
@@ -119,7 +120,7 @@ assert "invert" not in wanted.text.lower().split()
 #
 # Five small texts and a question:
 
-# %%
+# %% tags=["nbval-check-output"]
 TEXTS = [
     "Return the inverse of a square matrix.",
     "Invert the x axis of the plot.",
@@ -149,7 +150,7 @@ for word in words_of(QUERY):
 # The second is the **inverse document frequency**, idf: with N texts, of which n hold the word, $\ln(N / n)$. It is 0 for a
 # word of every text. The two multiplied and summed over the question's words are called **TF-IDF**:
 
-# %%
+# %% tags=["nbval-check-output"]
 N = len(TEXTS)
 tf_idf = [0.0] * N
 for word in words_of(QUERY):
@@ -174,7 +175,7 @@ assert max(tf_idf) == tf_idf[4] and tf_idf[2] > 0 == tf_idf[3]
 # The fraction never exceeds 1, however often the word comes. And in a long text ($\ell > \bar\ell$) each mention is worth
 # less. With loops:
 
-# %%
+# %% tags=["nbval-check-output"]
 lengths = [sum(c.values()) for c in counts]
 mean_length = sum(lengths) / N
 by_hand = [0.0] * N
@@ -191,7 +192,7 @@ assert max(by_hand) == by_hand[0]
 # Now the first text wins: it says the same in fewer words. The course's `Bm25` uses the library bm25s, which computes the
 # scores once for all texts and keeps them. The same numbers:
 
-# %%
+# %% tags=["nbval-check-output"]
 scores = Bm25(TEXTS).scores([QUERY])[0]
 print("  ".join(f"{score:.2f}" for score in scores.tolist()))
 torch.testing.assert_close(scores, torch.tensor(by_hand))
@@ -227,7 +228,7 @@ def word_scores(counts, lengths):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.word_scores(word_scores)
 
 # %% [markdown]
@@ -318,7 +319,7 @@ def reciprocal_ranks(scores, right):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.reciprocal_ranks(reciprocal_ranks)
 
 # %% [markdown]
@@ -346,7 +347,7 @@ expected_mrr = None
 expected_mrr = sum(1 / r for r in range(1, 501)) / 500
 ### END SOLUTION
 
-# %%
+# %% tags=["nbval-check-output"]
 check.random_mrr(expected_mrr)
 
 # %% [markdown]
@@ -534,7 +535,7 @@ assert sum(later) < sum(before)
 #
 # A lesson has no time for more, so the course ships an encoder, `docs-contrastive`, that was trained from the same start for about
 # forty minutes, with texts of up to 128 tokens. Four pairs in ten are of other kinds: a name and its text, a piece of a text and
-# what surrounds it (`tools/train_contrastive.py`). The package's `embed` gives its vectors in one line; it is
+# what surrounds it (`nextbert-lite pairs --data docs` makes such a one). The package's `embed` gives its vectors in one line; it is
 # what you use outside of this lesson:
 
 # %%
@@ -681,7 +682,7 @@ def fused_mrr(bm25_validation, cosine_validation, bm25_test, cosine_test):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.fused_mrr(fused_mrr)
 
 # %% [markdown]
@@ -811,7 +812,7 @@ assert kept["static bag"] < kept["shipped encoder"] < kept["BM25"]
 # Their samples overlap (500 of the same 692), and BM25, the masked model and the shipped encoder are the same in all three. So
 # the spread is smaller than that of new questions and new trainings would be:
 
-# %%
+# %% tags=["nbval-check-output"]
 stored = stored_table("12_search")
 seeds = sorted({row["seed"] for row in stored})
 print(f"\nmean (lowest to highest) of {len(seeds)} seeds\n{'':>28}  MRR among 500           MRR among all")
@@ -1085,7 +1086,7 @@ def hits_at(scores, relevant, k):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.hits_at(hits_at)
 
 # %% [markdown]

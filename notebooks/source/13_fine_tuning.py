@@ -8,6 +8,7 @@
 #     title: Fine-tuning
 #     question: How many labels does a pretrained encoder save you, and can you believe its answers?
 #     minutes: 100
+#     part: "Part IV: use it"
 # ---
 
 # %% [markdown]
@@ -229,7 +230,7 @@ def start_training(model):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.start_training(start_training)
 
 # %% [markdown]
@@ -249,23 +250,23 @@ class TextClassifier(nn.Module):
             self.encoder.eval()
         return self
 
-    def forward(self, ids, mask=None, token_types=None):
+    def forward(self, ids, mask=None):
         """ids: (B, T), mask: (B, T) -> logits (B, K)"""
         mask = ids != self.encoder.config.pad_id if mask is None else mask
-        return self.head(self.encoder(ids, mask, token_types), mask)
+        return self.head(self.encoder(ids, mask), mask)
 
-    def loss(self, ids, labels, mask=None, token_types=None):
+    def loss(self, ids, labels, mask=None):
         """labels: (B,), 0 to K - 1; -100 is left out"""
         labels = check_labels(labels, ids.shape[:1], self.head.classes)
-        total = F.cross_entropy(self(ids, mask, token_types), labels, ignore_index=IGNORE, reduction="sum")
+        total = F.cross_entropy(self(ids, mask), labels, ignore_index=IGNORE, reduction="sum")
         return total / (labels != IGNORE).sum().clamp(min=1)
 
 
 # %% [markdown]
-# `token_types` is for pairs of texts in models that have them; you will meet pairs in section 6. How many numbers does each way
+# How many numbers does each way
 # train?
 
-# %%
+# %% tags=["nbval-check-output"]
 for frozen in (True, False):
     model = TextClassifier(with_dropout(contrastive.encoder, 0.1), 4, frozen=frozen)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -461,7 +462,7 @@ show_labels(results_labels, spread=False)  # `results_labels` of this seed
 # order, dropout and starting weights; TF-IDF and the
 # probes have none of the last two, and hardly vary.)
 
-# %%
+# %% tags=["nbval-check-output"]
 table = stored_table("13_labels")  # `results_labels` of three seeds
 show_labels(table)
 
@@ -508,7 +509,7 @@ plots.show(
 # The claim of this lesson, put so that it can fail: with 64 labels, fine-tuning beats training from scratch by more than twice
 # the spread. Spread is here the larger of the two standard deviations.
 
-# %%
+# %% tags=["nbval-check-output"]
 scratch, scratch_spread = mean_and_spread(table, "from scratch", 64)
 for method in ("fine-tuned, masked", "fine-tuned, contrastive"):
     tuned_mean, spread = mean_and_spread(table, method, 64)
@@ -646,7 +647,7 @@ assert max((m for m, n in mean if n == every), key=lambda m: mean[m, every]) == 
 # So far a label belonged to a whole text. It can belong to a token: a part of speech, a name, or here the **role** of a word.
 # Who acts, and who is acted upon? In *the waiters are praised by the cook* the cook acts, though it comes last.
 
-# %%
+# %% tags=["nbval-check-output"]
 world = ToyWorld()
 toy, toy_tokenizer = load("toy-small")
 ROLES = ["", "who", "whom", "verb", "be", "participle", "attractor", "place", "pronoun", "reason"]
@@ -682,7 +683,7 @@ def token_loss(logits, labels):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.token_loss(token_loss)
 
 # %% [markdown]
@@ -783,7 +784,7 @@ assert role_scores["frozen"][1] < 0.7 and 0.75 < role_scores["frozen, all 256"][
 # so that each token of one can look at each token of the other. BERT also adds a **token type** to each embedding, 0 for the
 # first sentence and 1 for the second. Our encoders have no types; [SEP] must do.
 
-# %%
+# %% tags=["nbval-check-output"]
 item = world.role_swap_test(1, seed=5)[0]
 a, b, swapped = (toy_tokenizer.encode(s.text) for s in (item.sentence, item.paraphrase, item.swapped))
 print("same meaning: ", *toy_tokenizer.tokens(join_pair(a, b)))
@@ -794,7 +795,7 @@ print("roles swapped:", *toy_tokenizer.tokens(join_pair(a, swapped)))
 # make 4,096 pairs, half of them paraphrases, half with the roles swapped. For later, each word keeps its role as well.
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def labelled_pairs(n, seed):
     """Return n pairs as ids; 1 for a paraphrase, 0 where the roles are swapped; and the role of each token."""
     pairs, labels, roles = [], [], []
@@ -840,7 +841,7 @@ for name, start, roles_first in (
     results_pairs.append({"seed": seed, "training": name, "accuracy": accuracy(guesses, torch.tensor(test_labels))})
     print(f"{name:<28} {results_pairs[-1]['accuracy']:.3f} of the new pairs; by chance 0.500")
 
-# %%
+# %% tags=["nbval-check-output"]
 table = stored_table("13_pairs")  # `results_pairs` of three seeds
 for name in dict.fromkeys(row["training"] for row in table):
     print(f"{name:<28}" + "".join(f"{float(row['accuracy']):8.3f}" for row in table if row["training"] == name))
@@ -961,7 +962,7 @@ softer = None
 softer = 1 / (1 + 2.718281828 ** -(3 / 2 - 1 / 2))
 ### END SOLUTION
 
-# %%
+# %% tags=["nbval-check-output"]
 check.temperature_of_two(softer)
 
 # %% [markdown]
@@ -987,7 +988,7 @@ def mean_gap(probabilities, labels):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.mean_gap(mean_gap)
 
 # %% [markdown]
@@ -1061,7 +1062,7 @@ def calibrated(validation, validation_labels, test, test_labels):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.calibrated(calibrated)
 
 # %% [markdown]
@@ -1168,7 +1169,7 @@ assert again.labels == classifier.labels and again.temperature == classifier.tem
 # %% [markdown]
 # What the file gets wrong is said in words. Three broken files:
 
-# %%
+# %% tags=["nbval-check-output"]
 broken = {
     "a.csv": b"comment,label\nWait.,asyncio\n",
     "b.csv": b"text,label\nWait.,asyncio\n,torch.nn\n",

@@ -8,6 +8,7 @@
 #     title: Real weights
 #     question: Is the encoder you built the real thing?
 #     minutes: 90
+#     part: "Part IV: use it"
 # ---
 
 # %% [markdown]
@@ -160,7 +161,7 @@ for name, what in (
 # %% [markdown]
 # The first one is text. Each of these lines decides a field of your `EncoderConfig`:
 
-# %%
+# %% tags=["nbval-check-output"]
 settings = json.loads((folder / "config.json").read_text())
 for ours, theirs in BERT.fields.items():
     print(f"{theirs:>26} = {settings[theirs]!s:<8} → {ours}")
@@ -170,7 +171,7 @@ for ours, theirs in BERT.fields.items():
 # most 128); `load_pretrained` keeps
 # only so many positions. Another says how to pool: by the mean.)
 
-# %%
+# %% tags=["nbval-check-output"]
 print(
     f"the encoder that was loaded reads {published.encoder.config.max_len} tokens; pooling: {published.pooling or 'mean'}"
 )
@@ -183,7 +184,7 @@ print(
 # And the weights? A **safetensors** file is as plain as a file can be. Eight bytes say how long the header is. The header is JSON: for
 # each tensor its name, its type, its shape, and where its bytes stand. All the rest is bytes. You can read it with what Python has:
 
-# %%
+# %% tags=["nbval-check-output"]
 with open(folder / "model.safetensors", "rb") as file:
     (length,) = struct.unpack("<Q", file.read(8))  # a whole number of 8 bytes, the smallest digits first
     header = json.loads(file.read(length))
@@ -217,7 +218,7 @@ assert (digest == MINILM_SHA256) == real
 # %% [markdown]
 # How large is it? Guess first which part has the most numbers: the token embeddings, attention, or the feed-forward networks.
 
-# %%
+# %% tags=["nbval-check-output"]
 sizes = {"token embeddings": 0, "attention": 0, "feed-forward": 0, "the rest": 0}
 for name, tensor in tensors.items():
     kind = "token embeddings" if "word_embeddings" in name else "attention" if ".attention." in name else "the rest"
@@ -237,7 +238,7 @@ if real:
 #
 # Here is what the file has for its first layer. Which of these is which of yours?
 
-# %%
+# %% tags=["nbval-check-output"]
 for name, tensor in sorted(tensors.items()):
     if "layer.0." in name and name.endswith("weight"):
         print(f"{name.removeprefix('encoder.layer.0.'):<35} {tuple(tensor.shape)}")
@@ -271,7 +272,7 @@ def packed(query, key, value):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.packed(packed)
 
 # %% [markdown]
@@ -301,13 +302,13 @@ def our_name(names):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.our_name(our_name)
 
 # %% [markdown]
 # Now one layer by hand. The table as a dictionary, and for each of ours the tensors of theirs, one below the other:
 
-# %%
+# %% tags=["nbval-check-output"]
 LAYER = {
     "attention.qkv": ["attention.self.query", "attention.self.key", "attention.self.value"],
     "attention.out": ["attention.output.dense"],
@@ -329,7 +330,7 @@ print(layer.load_state_dict(state))
 #
 # Is it the layer that `load_pretrained` made? On random inputs:
 
-# %%
+# %% tags=["nbval-check-output"]
 C = published.encoder.config.width
 x = torch.randn(2, 9, C, generator=seeded(seed, 1))
 with torch.no_grad():
@@ -522,7 +523,7 @@ longest = None
 longest = 514 - (3 + 1)
 ### END SOLUTION
 
-# %%
+# %% tags=["nbval-check-output"]
 check.longest_text(longest)
 
 # %% [markdown]
@@ -549,7 +550,7 @@ def embedded(ids, tokens, positions, types, weight, bias):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.embedded(embedded)
 
 # %% [markdown]
@@ -626,7 +627,7 @@ def look_back(weights, words):
     ### END SOLUTION
 
 
-# %%
+# %% tags=["nbval-check-output"]
 check.looks_back(look_back)
 
 # %% [markdown]
@@ -968,7 +969,7 @@ for name in scores:
 #
 # The same pairs, the same loss, the same `fit` that trained your encoder in lesson 12. How much of the model do we touch?
 
-# %%
+# %% tags=["nbval-check-output"]
 STEPS, BATCH, CUT, RATE = 60, 64, 32, 2e-4
 PAIRS = STEPS * BATCH  # each is read once
 trained, everything = (sum(p.numel() for p in m.parameters()) for m in (top, encoder))
@@ -1113,7 +1114,7 @@ else:
 #
 # A seed decides which training pairs are drawn and in which order they come; the questions stay the same. Three seeds:
 
-# %%
+# %% tags=["nbval-check-output"]
 stored = stored_table("14_search")
 print(f"\n{'MRR on the test':>24}  " + "   ".join(f"seed {s}" for s in sorted({row["seed"] for row in stored})))
 for name in dict.fromkeys(row["search"] for row in stored):
@@ -1123,7 +1124,7 @@ for name in dict.fromkeys(row["search"] for row in stored):
 # %% [markdown]
 # Do the claims hold in each, and is this run near its own row?
 
-# %%
+# %% tags=["nbval-check-output"]
 for s in sorted({row["seed"] for row in stored}):
     rows = {
         row["search"]: {k: float(row[k]) for k in ("difference", "low", "high") if row[k]}

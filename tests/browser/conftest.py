@@ -36,8 +36,8 @@ def visit(browser):
         one.context.close()
 
 
-@pytest.fixture(scope="session")
-def axe_or_none():
+@pytest.fixture(scope="module")
+def axe_or_none(browser):
     """axe-core's text, from the cache of `make book` or fetched by npm; None where neither is to be had."""
     try:
         with tool.tarfile.open(tool.npm_package("axe-core")) as archive:
@@ -50,7 +50,9 @@ def axe_or_none():
 def axe(axe_or_none):
     """axe-core's text, to be evaluated in a page."""
     if axe_or_none is None:
-        pytest.skip("no accessibility check: axe-core is fetched by npm, once (Debian, Ubuntu: apt install npm)")
+        pytest.skip(
+            "no page was checked for accessibility: npm fetches axe-core, once (Debian, Ubuntu: apt install npm)"
+        )
     return axe_or_none
 
 
@@ -61,7 +63,7 @@ def book(tmp_path_factory):
     if tool.is_fresh(made):
         return made / "html"
     for module in ("sphinx", "myst_nb", "sphinx_book_theme"):
-        pytest.importorskip(module, reason='the book needs Sphinx and its theme: pip install -e ".[book,browser]"')
+        pytest.importorskip(module, reason=HOW)
     try:
         for package in tool.settings()["npm"]:
             tool.npm_package(package["name"])

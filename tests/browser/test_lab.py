@@ -19,7 +19,7 @@ RIGHT = lessons.solution("00.1")
 WRONG = RIGHT.replace("dim=-1", "dim=0")
 VIEW = """import torch
 
-from nextbert_lite.explorer import AttentionExplorer, show
+from nextbert_lite import AttentionExplorer, show
 
 tokens = "the cook praises the waiters".split()
 weights = torch.eye(5).roll(1, dims=0)[None, None]  # each token looks at the one before it

@@ -17,7 +17,7 @@ from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
 sync_api = pytest.importorskip("playwright.sync_api", reason=HOW)
 expect = sync_api.expect
 
-SITE = "http://explorer.test"
+SITE = "http://views.test"
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>A view</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><link rel="stylesheet" href="/style.css">
 <style>body { background: BACKGROUND; margin: 8px } </style></head>

@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 from urllib.parse import urlsplit
 
-HOW = 'a browser test needs Playwright and Chromium: pip install -e ".[book,browser]", then apt install chromium'
+HOW = "this test needs the extras book and browser, and Chromium: apt install chromium, then make test-extras"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 
