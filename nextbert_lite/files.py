@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PACKAGE = Path(__file__).resolve().parent
+FIRST_EDITION = ({"settings", "history"}, {"format"})  # what its files say of themselves; they had no hash
+NEW = ".new"  # the ending of a file that waits for the others of its folder
 
 
 def share_dir(name: str) -> Path:
@@ -66,8 +69,36 @@ def write_text(path: str | Path, text: str) -> None:
         part.write_text(text, encoding="utf-8", newline="\n")
 
 
+@contextmanager
+def writing_folder(folder: str | Path, names: Sequence[str]) -> Iterator[dict[str, Path]]:
+    """Give for each of a folder's files a name to write to; put all of them in their places together, or none.
+
+    The last one is the seal: when it is complete, the new files count, and a kill while they are moved leaves what
+    `settle` finishes. Before that, the older files are as they were.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    settle(folder, names[-1])
+    parts = {name: folder / f"{name}{NEW}" for name in names}
+    try:
+        yield parts
+    except BaseException:
+        for part in parts.values():
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+        raise
+    settle(folder, names[-1])
+
+
+def settle(folder: Path, seal: str) -> None:
+    """Put new files in their places where a complete set of them was left by a kill."""
+    if (folder / f"{seal}{NEW}").is_file():
+        for part in sorted(folder.glob(f"*{NEW}"), key=lambda part: part.name == f"{seal}{NEW}"):  # the seal last
+            os.replace(part, part.with_name(part.name.removesuffix(NEW)))
+
+
 def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file, whole or not at all; OSError, which says what to do, when that fails."""
+    """Write a safetensors file, whole or not at all, with a hash of what it holds; OSError when that fails."""
     from safetensors import SafetensorError  # here: who starts JupyterLab need not wait for torch
     from safetensors.torch import save_file
 
@@ -77,10 +108,41 @@ def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: di
         with writing(path) as part:
             part.touch()
             mode = part.stat().st_mode  # what others may do with a new file here; safetensors would let nobody read it
-            save_file(copies, part, metadata)
+            save_file(copies, part, metadata | {"sha256": content_hash(copies, metadata)})
             part.chmod(mode)
     except (OSError, SafetensorError) as error:
         raise OSError(
             f"could not write {path}: {error}. An older file of that name is as it was, and the model keeps its "
             "weights in memory. Free some space or choose another folder."
         ) from error
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a file that `write_safetensors` wrote.
+
+    Raises ValueError for a file that is damaged or of another kind; one of an older edition has no hash to compare.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged, or no whole safetensors file ({error}).") from None
+    stored = metadata.pop("sha256", None)
+    older = stored is None and set(metadata) in FIRST_EDITION
+    if not older and stored != content_hash(tensors, metadata):
+        raise ValueError(f"{path} is damaged, or was not written by the course.")
+    return tensors, metadata
+
+
+def content_hash(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """Return the SHA-256 of tensors with their names, kinds and shapes, and of metadata."""
+    import torch
+
+    digest = sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -16,7 +16,7 @@ from nextbert_lite.core.encoder import Encoder
 from nextbert_lite.core.heads import MaskedLanguageModel
 from nextbert_lite.training.batches import pad
 from nextbert_lite.use import finetuning
-from nextbert_lite.use.checkpoints import CARD
+from nextbert_lite.use.checkpoints import CARD, seal
 from nextbert_lite.use.finetuning import (
     Classifier,
     _split,
@@ -381,7 +381,12 @@ def test_what_is_loaded_is_what_was_saved(made, tmp_path):
 
 
 def card(**changes):
-    return lambda content: json.dumps(json.loads(content) | changes).encode()
+    def change(content):
+        told = json.loads(content) | changes
+        del told["sha256"]
+        return json.dumps(told | {"sha256": seal(told)}).encode()
+
+    return change
 
 
 WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"

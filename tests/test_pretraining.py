@@ -344,7 +344,8 @@ def edited(folder, **changes):
     card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     for name, value in changes.items():
         card[name] = card[name] | value if isinstance(value, dict) else value
-    (folder / CARD).write_text(json.dumps(card), encoding="utf-8")
+    del card["sha256"]
+    (folder / CARD).write_text(json.dumps(card | {"sha256": checkpoints.seal(card)}), encoding="utf-8")
 
 
 def cut(name, end):
@@ -376,8 +377,8 @@ DAMAGES = {
     "a newer format": (partial(edited, format=99), "has the format 99; this version reads up to 2"),
     "more layers": (partial(edited, config={"layers": 2}), UNFIT),
     "an unknown field": (partial(edited, config={"wings": 2}), UNFIT),
-    "a pickle": (other_weights(torch.save), "is no safetensors file"),
-    "foreign weights": (other_weights(save_file), UNFIT),
+    "a pickle": (other_weights(torch.save), "is damaged, or no whole safetensors file"),
+    "foreign weights": (other_weights(save_file), "is damaged, or was not written by the course"),
 }
 
 

@@ -256,9 +256,15 @@ NOTHING = {"ids": torch.tensor([[5, 6]]), "labels": torch.tensor([[-100, -100]])
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: train(new_model(), steps=0, warmup=1), "steps is 0 and warmup 1; steps must be at least 1"),
-        (lambda: train(new_model(), steps=-1, warmup=1), "steps is -1 and warmup 1; steps must be at least 1"),
-        (lambda: train(new_model(), steps=5, warmup=-1), "steps is 5 and warmup -1; steps must be at least 1"),
+        (lambda: train(new_model(), steps=0, warmup=1), "steps is 0; it must be a whole number of at least 1"),
+        (lambda: train(new_model(), steps=-1, warmup=1), "steps is -1; it must be a whole number of at least 1"),
+        (lambda: train(new_model(), steps=2.5), "steps is 2.5; it must be a whole number"),
+        (lambda: train(new_model(), warmup=-1), "warmup is -1; it must be a whole number of at least 0"),
+        (lambda: train(new_model(), warmup=math.inf), "warmup is inf; it must be a whole number"),
+        (lambda: train(new_model(), evaluate_every=0), "evaluate_every is 0; it must be a whole number of at least 1"),
+        (lambda: train(new_model(), lr=-1.0), "lr is -1.0.*lr must be finite and more than 0"),
+        (lambda: train(new_model(), lr=math.nan), "lr is nan"),
+        (lambda: train(new_model(), batches=lambda step: {}), "the batch of step 0 is empty"),
         (lambda: train(new_model(), device="tpu"), "there is no device 'tpu' here"),
         (lambda: held_out_loss(new_model(), lambda step: NOTHING, 3), "no token was selected.*take more batches"),
     ],
@@ -616,7 +622,7 @@ def in_its_place(path):
     path.mkdir()
 
 
-WHOLE = r"run\.safetensors is not a whole safetensors file .*delete it, to start anew"
+WHOLE = r"run\.safetensors is damaged, or no whole safetensors file .*delete it, to start anew"
 FOREIGN = r"is no checkpoint of `fit`\. Give another file name, or delete it"
 
 
@@ -628,7 +634,10 @@ FOREIGN = r"is no checkpoint of `fit`\. Give another file name, or delete it"
             for part in (0.0, 0.0005, 0.5, 0.999)
         ),
         (lambda path: torch.save({"weights": torch.zeros(3), "trap": Trap()}, path), WHOLE),
-        (lambda path: save_file({"weight": torch.zeros(3)}, path), FOREIGN),
+        (
+            lambda path: save_file({"weight": torch.zeros(3)}, path),
+            "was not written by the course.*delete it, to start anew",
+        ),
         (lambda path: save_file({"weight": torch.zeros(3)}, path, {"format": "pt"}), FOREIGN),
         (in_its_place, r"is a folder; a checkpoint is a file.*such as run\.safetensors"),
     ],

@@ -8,12 +8,11 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nextbert_lite.corpora.harvest import Document
 from nextbert_lite.corpora.python_docs import load_docs
-from nextbert_lite.files import cache_dir, file_hash, write_safetensors
+from nextbert_lite.files import cache_dir, file_hash, read_safetensors, write_safetensors
 from nextbert_lite.use import checkpoints
 from nextbert_lite.use.embedding import embed
 from nextbert_lite.use.search import SearchIndex
@@ -41,7 +40,7 @@ def open_index(
         return SearchIndex(docs.documents, folder, vectors=kept[0])
     vectors = _embed_all(docs.documents, folder, report)
     with suppress(OSError, RuntimeError):  # a folder that cannot be written costs the time again, nothing else
-        write_safetensors(_place(folder), {"vectors": vectors}, made_of | {"sha256": _digest(vectors)})
+        write_safetensors(_place(folder), {"vectors": vectors}, made_of)
     return SearchIndex(docs.documents, folder, vectors=vectors)
 
 
@@ -58,16 +57,11 @@ def _embed_all(documents: Sequence[Document], model: Path, report: Callable[[str
 def _stored(folder: Path) -> tuple[Tensor, dict[str, str]] | None:
     """Return the stored vectors and what they were made of; None when there are none or the file is damaged."""
     try:
-        with safe_open(_place(folder), "pt") as file:
-            made_of, vectors = file.metadata() or {}, file.get_tensor("vectors").clone()
-    except (OSError, RuntimeError, SafetensorError):
+        tensors, made_of = read_safetensors(_place(folder))
+        return tensors["vectors"], made_of
+    except (OSError, RuntimeError, ValueError, KeyError):
         return None
-    return (vectors, made_of) if made_of.pop("sha256", None) == _digest(vectors) else None
 
 
 def _place(folder: Path) -> Path:
     return cache_dir() / f"index-{sha256(str(folder).encode()).hexdigest()[:16]}.safetensors"
-
-
-def _digest(vectors: Tensor) -> str:
-    return sha256(vectors.numpy().tobytes()).hexdigest()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from nextbert_lite.files import write_text
+from nextbert_lite.files import NEW, settle, write_text
 from nextbert_lite.training.loop import History
 from nextbert_lite.training.tokenizer import Tokenizer
 from nextbert_lite.use import checkpoints
@@ -23,6 +23,7 @@ def unfinished(out: Path, options: dict, replace: bool) -> dict | None:
     Raises ValueError for a run with other options, FileExistsError for a folder with a model (unless it may be
     replaced) or with other files.
     """
+    settle(out, CARD)
     if (out / RUN).is_file():
         try:
             run = json.loads((out / RUN).read_text(encoding="utf-8"))
@@ -40,8 +41,9 @@ def unfinished(out: Path, options: dict, replace: bool) -> dict | None:
         raise FileExistsError(f"{out} is a file; name a folder for the checkpoint.")
     if (out / CARD).exists() and not replace:
         raise FileExistsError(f"{out} has a model already. Name another folder, or say --replace.")
+    known = {CARD, WEIGHTS, TOKENIZER, TRAINING}
     found = sorted(p.name for p in out.iterdir()) if out.is_dir() else []
-    others = [name for name in found if name not in (CARD, WEIGHTS, TOKENIZER) and not name.endswith(".part")]
+    others = [name for name in found if name not in known and not name.endswith((NEW, ".part"))]  # left by a kill
     if others:
         raise FileExistsError(f"{out} has other files ({', '.join(others[:3])}); name a folder of its own.")
     return None
@@ -49,6 +51,7 @@ def unfinished(out: Path, options: dict, replace: bool) -> dict | None:
 
 def begin(out: Path, plan: dict) -> None:
     """Write down what the run in the folder is: its options, steps, and the fingerprint of its corpus."""
+    (out / TRAINING).unlink(missing_ok=True)  # of an earlier run: a kill may have left it
     write_text(out / RUN, json.dumps(plan))
 
 
@@ -84,6 +87,7 @@ def finish(
     }
     corpus["train_hashes"] = hashes
     card = checkpoints.save(out, model, tokenizer, card)
-    for path in (out / RUN, out / TRAINING, *out.glob(".*.part")):  # a part: of a process killed while it wrote
+    # the plan first: without it the checkpoint counts for nothing. A part: of a process killed while it wrote
+    for path in (out / RUN, out / TRAINING, *out.glob(".*.part")):
         path.unlink(missing_ok=True)
     return card

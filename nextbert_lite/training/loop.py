@@ -15,14 +15,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from nextbert_lite.core.encoder import EncoderConfig
 from nextbert_lite.core.masking import IGNORE
-from nextbert_lite.files import write_safetensors
+from nextbert_lite.files import read_safetensors, write_safetensors
 from nextbert_lite.training.device import pick_device
+from nextbert_lite.validate import check_count
 
 MakeBatch = Callable[[int], dict[str, Tensor]]  # a step -> its batch, such as `Batches`
 BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.98), 0.01, 1.0  # RoBERTa's betas; BERT's decay and clipping
@@ -76,8 +76,16 @@ def fit(
     `interrupted`. A second one stops at once.
     A loss or gradient that is not finite raises FloatingPointError and leaves the weights of the last good step.
     """
-    if steps < 1 or warmup < 0:
-        raise ValueError(f"steps is {steps} and warmup {warmup}; steps must be at least 1 and warmup at least 0.")
+    check_count("steps", steps)
+    check_count("warmup", warmup, least=0)
+    check_count("evaluate_every", evaluate_every)
+    check_count("checkpoint_every", checkpoint_every)
+    if not 0 < lr < math.inf or not stop_after >= 0:
+        raise ValueError(
+            f"lr is {lr}, stop_after {stop_after}; lr must be finite and more than 0, stop_after not negative."
+        )
+    if not callable(getattr(model, "loss", None)) or not callable(batches):
+        raise TypeError("fit needs a model with a method `loss` and batches to call with a step, such as MLMBatches.")
     device = pick_device(device)
     model.to(device).train()
     optimizer = adamw(model, lr)
@@ -102,6 +110,8 @@ def fit(
         while history.steps < steps and not history.interrupted:
             step = history.steps
             batch = batches(step)
+            if not batch or any(tensor.numel() == 0 for tensor in batch.values()):
+                raise ValueError(f"the batch of step {step} is empty: leave out empty batches.")
             masks = [tensor for name, tensor in batch.items() if name == "mask" or name.endswith("_mask")]
             real_tokens = sum(int(m.sum()) for m in masks) if masks else next(iter(batch.values())).numel()
             batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
@@ -128,7 +138,7 @@ def fit(
             if evaluate is not None and (done or history.steps % evaluate_every == 0):
                 random_state = rng_states(device)  # an evaluation must not change the training that follows
                 with evaluating(model), torch.no_grad():
-                    history.evaluations.append({"step": history.steps, **evaluate()})
+                    history.evaluations.append({"step": history.steps, **(evaluate() or {})})
                 set_rng_states(random_state)
             if checkpoint is not None and (done or history.steps - saved >= checkpoint_every):
                 save_checkpoint(checkpoint, model, optimizer, settings, history)
@@ -189,9 +199,10 @@ def steps_in(model: nn.Module, batches: MakeBatch, seconds: float) -> int:
     """Return how many training steps fit into the time, measured on a copy of the model."""
     trial = copy.deepcopy(model)
     device = next(model.parameters()).device
-    fit(trial, batches, 2, device=device, seed=None, progress=False)  # the first steps pay for start-up
+    first = fit(trial, batches, 2, device=device, seed=None, progress=False)  # the first steps pay for start-up
     start = time.perf_counter()
-    fit(trial, batches, 6, device=device, seed=None, progress=False)
+    if first.interrupted or fit(trial, batches, 6, device=device, seed=None, progress=False).interrupted:
+        raise KeyboardInterrupt
     return max(10, int(seconds / ((time.perf_counter() - start) / 6)))
 
 
@@ -274,16 +285,12 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
     if Path(path).is_dir():
         raise ValueError(f"{path} is a folder; a checkpoint is a file. Give a name in it, such as run.safetensors.")
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}). Give another name, or delete it, to start anew."
-        ) from error
-    if "history" not in metadata:
-        raise ValueError(f"{path} is no checkpoint of `fit`. Give another file name, or delete it.")
-    stored = json.loads(metadata["settings"])
+        tensors, metadata = read_safetensors(path)
+        if "history" not in metadata:
+            raise ValueError(f"{path} is no checkpoint of `fit`.")
+        stored, history = json.loads(metadata["settings"]), History(**json.loads(metadata["history"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{error} Give another file name, or delete it, to start anew.") from None
     changed = {key: (stored.get(key), value) for key, value in settings.items() if stored.get(key) != value}
     if changed:
         list_ = ", ".join(f"{key} was {old}, is now {new}" for key, (old, new) in changed.items())
@@ -310,4 +317,4 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
         if state:
             optimizer.state[parameter] = state
     set_rng_states(tensors)
-    return History(**json.loads(metadata["history"]))
+    return history

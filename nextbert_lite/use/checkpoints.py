@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nextbert_lite import __version__
@@ -21,7 +19,15 @@ from nextbert_lite.core.encoder import Encoder, EncoderConfig
 from nextbert_lite.core.heads import MaskedLanguageModel
 from nextbert_lite.corpora.harvest import Document, installed_versions
 from nextbert_lite.corpora.python_docs import DocsCorpus, near_duplicates, text_hash
-from nextbert_lite.files import file_hash, share_dir, write_safetensors, write_text
+from nextbert_lite.files import (
+    file_hash,
+    read_safetensors,
+    settle,
+    share_dir,
+    write_safetensors,
+    write_text,
+    writing_folder,
+)
 from nextbert_lite.training.tokenizer import Tokenizer
 
 FORMAT = 2  # 1 knew no classifiers
@@ -39,6 +45,7 @@ def find(name: str | Path) -> Path:
     """Return the folder of a checkpoint: a shipped one by its name, or your own by its path."""
     shipped = share_dir("data") / "checkpoints"
     folder = shipped / name if (shipped / name / CARD).is_file() else Path(name)
+    settle(folder, CARD)
     if not (folder / CARD).is_file():
         names = ", ".join(sorted(path.parent.name for path in shipped.glob(f"*/{CARD}"))) or "none"
         unfinished = (
@@ -58,7 +65,9 @@ def read_card(name: str | Path, file: str = CARD) -> dict:
     path = (find(name) if file == CARD else Path(name)) / file
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-        newer, _ = card["format"] > FORMAT, card["files"].items()
+        newer, _, sealed = card["format"] > FORMAT, card["files"].items(), card.pop("sha256", None)
+        if not newer and sealed != seal(card) and not (sealed is None and card["format"] == 1):
+            raise ValueError("its text is not what was written")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is damaged, or no card of a checkpoint ({error}). Make the checkpoint anew."
@@ -83,10 +92,12 @@ def read(name: str | Path, file: str = CARD) -> tuple[dict, dict[str, Tensor], T
                 f"{folder / part} is missing, damaged, or not the one that {file} describes. Copy the whole folder "
                 "again, or make the checkpoint anew."
             )
-    try:
-        weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS} is no safetensors file ({error}). Make the checkpoint anew.") from None
+    weights = {name: tensor.float() for name, tensor in read_safetensors(folder / WEIGHTS)[0].items()}
+    broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(f"{folder / WEIGHTS}: {broken[0]} holds NaN or an infinity. Make the checkpoint anew.")
+    if not isinstance(card.get("config"), dict) or not 0 <= card["config"].get("layers", -1) <= len(weights):
+        raise ValueError(f"the weights in {name} do not fit the configuration in its card.")
     return card, weights, Tokenizer.load(folder / TOKENIZER)
 
 
@@ -160,23 +171,25 @@ def save(folder: str | Path, model: nn.Module, tokenizer: Tokenizer, card: dict,
     model: anything with an `encoder`; what else its kind needs to be built again stands in the card. half: weights in
     float16. Raises OSError when something cannot be written.
     """
-    folder = Path(folder)
     weights = {name: tensor.half() if half else tensor for name, tensor in model.state_dict().items()}
-    parts = {name: folder / f"{name}.part" for name in (WEIGHTS, TOKENIZER, CARD)}
-    try:
+    broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{broken[0]} holds NaN, an infinity, or more than float16 can hold (65504): nothing was written."
+        )
+    with writing_folder(folder, (WEIGHTS, TOKENIZER, CARD)) as parts:
         write_safetensors(parts[WEIGHTS], weights, {"format": str(FORMAT)})
         write_text(parts[TOKENIZER], tokenizer.to_json())
         files = {name: file_hash(parts[name]) for name in (WEIGHTS, TOKENIZER)}
         kind = {"pooling": model.pooling} if isinstance(model, SentenceEncoder) else {}
         card = {"format": FORMAT, **card, **kind, "config": model.encoder.config.to_dict(), "files": files}
-        write_text(parts[CARD], json.dumps(card, indent=1, ensure_ascii=False) + "\n")
-        for name, part in parts.items():
-            os.replace(part, folder / name)
-    finally:
-        for part in parts.values():
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
+        write_text(parts[CARD], json.dumps(card | {"sha256": seal(card)}, indent=1, ensure_ascii=False) + "\n")
     return card
+
+
+def seal(card: dict) -> str:
+    """Return the hash of a card, which stands in it, so that no number of it can change in silence."""
+    return sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
 
 
 @torch.no_grad()
