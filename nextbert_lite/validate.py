@@ -128,11 +128,14 @@ def check_texts(texts: Sequence[str], *, blank: bool = False, least: int = 1) ->
     return texts
 
 
-def check_vectors(x: Tensor, name: str = "the embeddings") -> Tensor:
-    """Return x if it is (N, C), N >= 1, of floats, and finite; else say what is wrong."""
+VECTORS = "(N, C), one vector a text, and at least one text"
+
+
+def check_vectors(x: Tensor, name: str = "the embeddings", expected: str = VECTORS) -> Tensor:
+    """Return x if it has two dimensions, a row at least, floats, all of them finite; else say what is wrong."""
     if not isinstance(x, Tensor) or x.ndim != 2 or not len(x):
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"{name} have the shape {shape}; expected (N, C), one vector a text, and at least one text.")
+        raise ValueError(f"{name} have the shape {shape}; expected {expected}.")
     if not x.is_floating_point():
         raise TypeError(f"{name} are {x.dtype}; they must be vectors of floats. An encoder makes vectors of token ids.")
     finite = x.detach().isfinite().all(1)

@@ -214,7 +214,7 @@ REFUSED = {
     "ranks: right is 5": (lambda: ranks(WIDE, torch.tensor([0, 1, 5])), ValueError, RIGHT),
     "ranks: right is -1": (lambda: ranks(WIDE, torch.tensor([0, 1, -1])), ValueError, RIGHT),
     "ranks: right is a table": (lambda: ranks(WIDE, torch.tensor([[0, 1, 2]])), ValueError, RIGHT),
-    "ranks: of one query": (lambda: ranks(S[0]), ValueError, r"the scores have the shape \(3,\); expected \(N, C\)"),
+    "ranks: of one query": (lambda: ranks(S[0]), ValueError, r"the scores have the shape \(3,\); expected \(Q, N\)"),
     "fuse: other texts": (lambda: fuse(S, WIDE, 0.5), ValueError, SHAPES),
     "reciprocal ranks: other texts": (lambda: reciprocal_rank_fusion(S, WIDE), ValueError, SHAPES),
     "best weight: other texts": (lambda: best_weight(S, WIDE), ValueError, SHAPES),

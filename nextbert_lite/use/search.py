@@ -20,6 +20,7 @@ from nextbert_lite.validate import check_texts, check_vectors
 
 NO_WORDS = "none in common"
 WEIGHT = 0.35  # BM25's share in the fused score, chosen on validation (lesson 12)
+SCORES = "(Q, N), a row for each query and a column for each text"
 RESAMPLES = 10_000  # of the bootstrap
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG, and would write into other programs' logs
 
@@ -65,7 +66,7 @@ def ranks(scores: Tensor, right: Tensor | None = None) -> Tensor:
     scores: (Q, N), higher is better. right: (Q,), the number of the right text; None: text i answers query i.
     The middle is the rank to expect when ties are ordered by chance: a constant score then gains nothing.
     """
-    check_vectors(scores, "the scores")
+    check_vectors(scores, "the scores", SCORES)
     Q, N = scores.shape
     if right is None:
         if Q != N:
@@ -116,7 +117,7 @@ def paired_bootstrap(a: Tensor, b: Tensor) -> tuple[float, float, float]:
 
 def z_scores(scores: Tensor) -> Tensor:
     """Return the scores (Q, N) with mean 0 and standard deviation 1 for each query; a constant row becomes zeros."""
-    check_vectors(scores, "the scores")
+    check_vectors(scores, "the scores", SCORES)
     centred = scores - scores.mean(1, keepdim=True)
     flat = (scores == scores[:, :1]).all(1, keepdim=True)
     return (centred / scores.std(1, keepdim=True, correction=0)).masked_fill(flat, 0.0)
@@ -138,7 +139,7 @@ def reciprocal_rank_fusion(a: Tensor, b: Tensor) -> Tensor:
 
 def all_ranks(scores: Tensor) -> Tensor:
     """Return every text's rank for each query, (Q, N) float, from 1; ties share their middle rank."""
-    check_vectors(scores, "the scores")
+    check_vectors(scores, "the scores", SCORES)
     return torch.from_numpy(rankdata(-scores.detach().cpu().numpy(), axis=1)).to(scores)
 
 
