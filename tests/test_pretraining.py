@@ -283,6 +283,8 @@ def folder(copy, unfinished, monkeypatch):
         ({"changes": {"max_len": 5}}, ValueError, "max_len is 5; it must be at least 10"),
         ({"changes": {"max_len": 12}}, ValueError, "max_len is 12; the toy world's sentences have up to 16"),
         ({"rate": 0.0}, ValueError, "rate is 0.0"),
+        ({"lr": -1.0}, ValueError, "lr is -1.0; a learning rate is more than 0"),
+        ({"steps": 0}, ValueError, "steps is 0; it must be a whole number of at least 1"),
         ({"device": "abacus"}, ValueError, "there is no device 'abacus'"),
         ({"out": "copy"}, FileExistsError, r"has a model already\. Name another folder, or say --replace"),
         ({"out": "thesis"}, FileExistsError, r"other files \(thesis.docx\)"),

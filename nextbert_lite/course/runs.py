@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import date
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from nextbert_lite.training.loop import History
 from nextbert_lite.training.tokenizer import Tokenizer
 from nextbert_lite.use import checkpoints
 from nextbert_lite.use.checkpoints import CARD, TOKENIZER, WEIGHTS
+from nextbert_lite.validate import check_count
 
 RUN, TRAINING = "run.json", "training.safetensors"  # what an unfinished run needs to go on
 
@@ -51,6 +53,10 @@ def unfinished(out: Path, options: dict, replace: bool) -> dict | None:
 
 def begin(out: Path, plan: dict) -> None:
     """Write down what the run in the folder is: its options, steps, and the fingerprint of its corpus."""
+    check_count("steps", plan["steps"])
+    lr = plan["options"].get("lr", 1.0)
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr is {lr}; a learning rate is more than 0 and finite, such as 1e-3. Nothing was written.")
     (out / TRAINING).unlink(missing_ok=True)  # of an earlier run: a kill may have left it
     write_text(out / RUN, json.dumps(plan))
 
