@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parent
 FIRST_EDITION = ({"settings", "history"}, {"format"})  # what its files say of themselves; they had no hash
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 NEW = ".new"  # the ending of a file that waits for the others of its folder
 
 
@@ -42,6 +45,33 @@ def cache_dir() -> Path:
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file."""
     return sha256(path.read_bytes()).hexdigest()
+
+
+def read_text(path: str | Path, encoding: str = "utf-8", newline: str | None = None, call: str = "") -> str:
+    """Return what a text file holds, without a byte order mark; line ends become "\\n", or stay with newline="".
+
+    call: the function that takes an encoding, for the advice. Raises ValueError for an encoding that is not known, and
+    for bytes that are not in it, with the line of the first one.
+    """
+    content = Path(path).read_bytes()
+    try:
+        if content.startswith(UTF_16) and codecs.lookup(encoding).name == "utf-8":
+            other = f', or read it with encoding="utf-16": {call}(path, encoding="utf-16")' if call else ""
+            raise ValueError(f"{path} is written in UTF-16. Save it as UTF-8{other}.")
+        text = content.decode(encoding).removeprefix("\ufeff")
+    except LookupError:
+        raise ValueError(f"there is no encoding {encoding!r}; usual ones are utf-8, cp1252 and utf-16.") from None
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        other = (
+            f' (in a spreadsheet: CSV UTF-8), or name its encoding, such as {call}(path, encoding="cp1252"), and look '
+            "whether the letters are right"
+        )
+        raise ValueError(
+            f"{path} is not {encoding}: byte 0x{content[error.start]:02x} in line {line} (number {error.start} of the "
+            f"file, from 0). Save the file as UTF-8{other if call else ''}."
+        ) from None
+    return io.StringIO(text, newline=newline).getvalue()
 
 
 @contextmanager

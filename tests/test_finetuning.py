@@ -1,7 +1,10 @@
 """A learner's own file: read, trained on, predicted, saved; and whatever is wrong with it is said in words."""
 
+import csv
 import json
+import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -75,6 +78,48 @@ def test_unusual_line_separators_inside_a_text_do_not_end_it(write):
     assert read_csv(write(HEADER + "one\u2028two\x0bthree,a\n")) == (["one\u2028two\x0bthree"], ["a"])
 
 
+def test_a_quoted_field_after_a_space_is_read_without_its_quotes(write):
+    path = write('text, label\nfilm, "pos"\n "so, so", neg\nsay "a", pos\n')
+    assert read_csv(path) == (["film", "so, so", 'say "a"'], ["pos", "neg", "pos"])
+
+
+def test_a_field_of_any_length_is_read_and_the_limit_of_others_stays(write):
+    limit, long = csv.field_size_limit(), "word " * 40_000
+    assert read_csv(write(f"{HEADER}{long},a\n")) == ([long], ["a"])
+    assert csv.field_size_limit() == limit
+    with pytest.raises(ValueError, match="no texts"):
+        read_csv(write(HEADER))
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf8", "UTF-8", "utf_8", "U8", "utf-8-sig"])
+def test_a_byte_order_mark_is_dropped_however_utf_8_is_spelt(write, encoding):
+    assert read_csv(write("\ufefftext,label\nCafé,a\n"), encoding=encoding) == (["Café"], ["a"])
+    if encoding != "utf-8-sig":
+        with pytest.raises(ValueError, match="written in UTF-16"):
+            read_csv(write((HEADER + "x,a\n").encode("utf-16")), encoding=encoding)
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_another_separator_can_be_named(write, mark):
+    path = write(f"text{mark}label\nOne, two.{mark}a\n")
+    assert read_csv(path, separator=mark) == (["One, two."], ["a"])
+    with pytest.raises(ValueError, match=r"line 2: 3 fields, .* A text with a (semicolon|tab|bar) or"):
+        read_csv(write(f"text{mark}label\nOne{mark} two.{mark}a\n"), separator=mark)
+
+
+@pytest.mark.parametrize("mark", ["", ";;", " ", '"', "\n"])
+def test_what_cannot_part_fields_is_refused(write, mark):
+    with pytest.raises(ValueError, match="must be one character between the fields"):
+        read_csv(write(HEADER + "x,a\n"), separator=mark)
+
+
+def test_a_first_line_of_long_texts_is_not_printed_whole(write):
+    with pytest.raises(ValueError, match="word…, a, a, a, a, a, a, a, and 12 more") as error:
+        read_csv(write("word " * 500 + ",a" * 19))
+    assert len(str(error.value)) < 500
+
+
 def test_columns_and_encoding_can_be_named(write):
     path = write("comment;,class\nCafé,a\n".replace(";", "").encode("cp1252"))
     assert read_csv(path, text="comment", label="class", encoding="cp1252") == (["Café"], ["a"])
@@ -88,8 +133,21 @@ WRONG = {
     "no row": (HEADER, "has a first line and no texts below it"),
     "no column of texts": ("comment,label\nx,a\n", "no column 'text'. Columns found: comment, label. Rename one"),
     "no column of labels": ("text,class\nx,a\n", "no column 'label'. Columns found: text, class."),
-    "semicolons": ("text;label\nx;a\n", "Columns found: text;label. Its fields are not separated by commas."),
-    "tabs": ("text\tlabel\nx\ta\n", "not separated by commas"),
+    "semicolons": (
+        "text;label\nx;a\n",
+        'not separated by commas but, it seems, by semicolons. Name the separator: separator=";"',
+    ),
+    "tabs": ("text\tlabel\nx\ta\n", r'by tabs. Name the separator: separator="\\t"'),
+    "bars": ("text|label\nx|a\n", r'by bars. Name the separator: separator="\|"'),
+    "semicolons and a comma": ("text;label;a, b\nx;a;y\n", "it seems, by semicolons"),
+    "a spreadsheet's line": ("sep=;\ntext;label\nx;a\n", "line 'sep=;', .* Delete it and name the .*separator=\";\""),
+    "a spreadsheet's needless line": ("sep=,\ntext,label\nx,a\n", "line 'sep=,', which spreadsheets add. Delete it.$"),
+    "no line of names": (
+        "Good,a\nBad,b\n",
+        "found: Good, a. .* If the first line is a text already, .*it: text,label.",
+    ),
+    "a quote after a tab": (HEADER + 'x,a\nfilm,\t"pos"\n', "line 3: before the double quote of the label stands a"),
+    "a space after a quote": (HEADER + '"film" ,a\n', "line 2: .* is there a space behind one"),
     "a column twice": ("text,label,text\nx,a,y\n", "more than one column 'text'"),
     "an empty text": (HEADER + "x,a\n  ,a\n", "line 3: the text is empty. Fill it in, or delete the row"),
     "an empty label": (HEADER + "x,a\ny,\n", "line 3: the label is empty"),
@@ -210,6 +268,12 @@ def test_five_lines_learn_a_file_and_keep_what_they_learned(write, start, tmp_pa
     assert "accuracy 1.00 on the held-out texts (always 'even': 0.33)" in said
 
 
+@pytest.mark.parametrize("of", [list, torch.tensor, np.array, lambda row: list(torch.tensor(row))])
+def test_labels_of_torch_and_numpy_get_their_plain_names(start, of):
+    made = quick(start, rows(20)[0], of([i % 3 for i in range(20)]), epochs=1, report=None)
+    assert made.labels == ("0", "1", "2")
+
+
 def test_the_start_stays_as_it_was(start):
     before = {name: tensor.clone() for name, tensor in start[0].state_dict().items()}
     quick(start, *rows(), epochs=2, report=None)
@@ -317,6 +381,14 @@ FIT_REFUSED = {
     "a label missing": (["a", "b"], ["x"], {}, ValueError, "2 texts and 1 labels; each text needs its own"),
     "an empty text": (["a", " "], ["x", "y"], {}, ValueError, "text 1 is empty"),
     "an empty label": (["a", "b"], ["x", " "], {}, ValueError, "the label of text 1 is empty"),
+    "a label None": (["a", "b"], ["x", None], {}, ValueError, "label of text 1 is missing .None.: fill it in, or"),
+    "a label NaN": (["a", "b"], [1.0, math.nan], {}, ValueError, "label of text 1 is missing .nan."),
+    "a label NaN of NumPy": (["a", "b"], np.array([1, np.nan]), {}, ValueError, "label of text 1 is missing"),
+    "a label NaN of torch": (["a", "b"], torch.tensor([1, math.nan]), {}, ValueError, "label of text 1 is missing"),
+    "a label NaN as a text": (["a", "b"], ["x", "NaN"], {}, ValueError, "label of text 1 is missing"),
+    "a label of bytes": (["a", "b"], ["x", b"y"], {}, TypeError, "label of text 1 is bytes; each label must be a str"),
+    "rows of numbers": (["a", "b"], torch.eye(2), {}, TypeError, "label of text 0 is Tensor"),
+    "one str of labels": (["a", "b"], "xy", {}, TypeError, "expected a list of labels"),
     "one label": (["a", "b"], ["x", "x"], {}, ValueError, "all 2 texts have the label 'x': with one"),
     "too few texts of a label": (list("abcde"), ["x"] * 4 + ["y"], {}, ValueError, FEW),
     "too few different ones": (list("abcd") + ["e"] * 9, ["x"] * 4 + ["y"] * 9, {}, ValueError, FEW),

@@ -124,7 +124,10 @@ def test_a_chain_of_shared_texts_is_one_group():
     "rows, words",
     [
         ([("question",), *[(a,) for a, _ in MANY]], r"has 1 columns \(question\); expected 2"),
-        ([("question;answer",), *[(f"{a};{b}",) for a, b in MANY]], "Its fields are not separated by commas"),
+        (
+            [("question;answer",), *[(f"{a};{b}",) for a, b in MANY]],
+            "by semicolons. Name the separator: .* in the command --separator .;",
+        ),
         ([("a", "b", "c"), ("x", "y", "z")], r"has 3 columns \(a, b, c\); expected 2, or say which to take"),
         ([("a", "b"), ("x", "y"), ("x", " ")], "line 3: the b is empty. Fill it in, or delete the row"),
         ([("a", "b"), ("x", "NaN"), ("x", "y")], "the b of pair 0 is 'NaN', which programs write for a missing value"),
@@ -142,6 +145,18 @@ def test_a_file_of_no_use_is_told_in_one_sentence_and_nothing_is_written(rows, w
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and re.search(words, said), said
     assert not (tmp_path / "out").exists()
+
+
+def test_another_separator_can_be_named_and_the_command_takes_it(tmp_path, capsys):
+    file = tmp_path / "mine.csv"
+    file.write_text("question\tanswer\nreally, truly\tyes\n", encoding="utf-8")
+    assert read_pairs(file, separator="\t") == [("really, truly", "yes")]
+    command = ["pairs", "--data", str(file), "--steps", "3", "--out", str(tmp_path / "out")]
+    assert main([*command, "--separator", r"\t"]) == 2
+    assert "there are 1 different pairs" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--separator", ";;"])
+    assert "is not one character" in capsys.readouterr().err
 
 
 def test_two_columns_of_more_are_taken_by_their_names(tmp_path):

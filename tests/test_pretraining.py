@@ -11,6 +11,7 @@ import sys
 from contextlib import redirect_stdout
 from functools import partial
 from io import StringIO
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -170,6 +171,91 @@ def test_text_files_are_a_corpus_and_no_paragraph_is_in_two_parts(tmp_path):
     assert tokenizer.vocab_size == 300 and model.encoder.config.vocab_size == 300
 
 
+def note(i):
+    return f"Note {i}: the {'quick slow red old'.split()[i % 4]} fox number {i} jumps over dog {i * 7}."
+
+
+def corpus_of(path, *texts, **options):
+    for number, text in enumerate(texts):
+        (path / f"{number}.txt").write_text(text, encoding="utf-8", newline="")
+    return pretraining.file_corpus(path, 40, 300, **options)
+
+
+NOTES = [note(i) for i in range(200)]
+LONG = " ".join(NOTES[:8])
+
+
+@pytest.mark.parametrize("parting", ["\n\n", "\n \n", "\n\t\n \n", "\r\n\r\n", "\r\n \r\n"])
+@pytest.mark.parametrize("start", ["", "\ufeff", " \n"])
+def test_paragraphs_are_the_same_however_blank_lines_and_the_beginning_are_written(tmp_path, parting, start):
+    corpus = corpus_of(tmp_path, start + parting.join(NOTES))
+    hashes = {text_hash(text): text for text in NOTES}
+    assert set(corpus.train_hashes) == {h for h in hashes if int(h, 16) % 10 > 1}
+    assert corpus.about.startswith("read 200 paragraphs in 1 file; left out 0 repeated")
+
+
+def test_each_line_is_a_text_when_told_and_what_was_left_out_is_said(tmp_path, capsys):
+    lines = [*NOTES, *NOTES[:30], "too", "short"]
+    text = "\r\n".join(lines) + "\r\n\r\n"
+    corpus = corpus_of(tmp_path, text, LONG, lines=True)
+    whole = {h: note for note in [*NOTES, LONG] if int(h := text_hash(note), 16) % 10 > 1}
+    assert corpus.about.startswith(
+        f"read 233 lines in 2 files; left out 30 repeated and 2 shorter than 8 tokens; cut the others into "
+        f"{corpus.pieces} pieces: {len(whole)} texts, "
+    )
+    each = [corpus.tokenizer.encode_batch([text])[0][1:-1] for text in {*NOTES, LONG}]
+    ends = [len(ids) % 38 for ids in each]
+    assert corpus.pieces == sum(len(ids) // 38 for ids in each) + sum(end >= 8 for end in ends) > 201
+    sizes = [part for name, value in SMALL.items() for part in ("--set", f"{name}={value}")]
+    command = ["pretrain", "--corpus", str(tmp_path / "0.txt"), "--steps", "2", "--out", str(tmp_path / "out"), *sizes]
+    assert cli.main(command) == 2 and "has 1 different paragraphs" in capsys.readouterr().err
+    assert cli.main([*command, "--lines", "--vocab", "300"]) == 0
+    assert "read 232 lines in 1 file; left out 30 repeated and 2 shorter" in capsys.readouterr().out
+    assert read_card(tmp_path / "out")["corpus"]["about"].startswith("read 232 lines")
+
+
+def test_text_files_count_whatever_the_case_of_their_ending(tmp_path):
+    folder = tmp_path / "below" / "notes.txt"
+    folder.mkdir(parents=True)
+    for name in ("a.txt", "B.TXT", "c.Txt", "d.md"):
+        (folder / name).write_text("text")
+    assert [file.name for file in pretraining.text_files(tmp_path)] == ["B.TXT", "a.txt", "c.Txt"]
+
+
+def test_a_folder_and_a_file_that_may_not_be_read_are_errors_that_name_them(tmp_path, monkeypatch, capsys):
+    """By a system that refuses: the administrator, who runs these tests in places, may read everything."""
+    closed = tmp_path / "notes" / "closed"
+    closed.mkdir(parents=True)
+    (tmp_path / "notes" / "a.txt").write_text("\n\n".join(NOTES), encoding="utf-8")
+    command = ["pretrain", "--corpus", str(tmp_path / "notes"), "--steps", "2", "--out", str(tmp_path / "out")]
+
+    def refusing(function, refused):
+        def call(path, *rest):
+            if os.fspath(path) == os.fspath(refused):
+                raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+            return function(path, *rest)
+
+        return call
+
+    for owner, name, refused in ((os, "scandir", closed), (Path, "read_bytes", tmp_path / "notes" / "a.txt")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, refusing(getattr(owner, name), refused))
+            patch.setattr(os, "access", lambda path, mode, r=refused: not (mode & os.R_OK and path == r))
+            assert cli.main(command) == 1
+            said = capsys.readouterr().err
+            assert f"'{refused}': this may not be read by you" in said and "written" not in said
+
+
+def test_what_may_not_be_read_and_what_may_not_be_written_are_told_apart(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    denied = partial(PermissionError, errno.EACCES, "Permission denied")
+    assert "may not be written by you" in cli.sentence(denied(str(tmp_path / "file")))
+    assert "may not be written by you" in cli.sentence(denied(str(tmp_path / "new" / "file")))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    for path in ("file", "new/file"):  # the second lies in a folder that may not be entered
+        assert "may not be read by you" in cli.sentence(denied(str(tmp_path / path)))
+
+
 # --- interruptions ----------------------------------------------------------------------------------------------------
 
 
@@ -271,8 +357,14 @@ def folder(copy, unfinished, monkeypatch):
     ("options", "error", "words"),
     [
         ({"corpus": "nowhere"}, FileNotFoundError, "there is no corpus 'nowhere': give toy, docs"),
-        ({"corpus": "two.txt"}, ValueError, "has 2 different paragraphs"),
-        ({"corpus": "latin.txt"}, ValueError, "is not text in UTF-8"),
+        (
+            {"corpus": "two.txt"},
+            ValueError,
+            "has 2 different paragraphs .* each line is a text of its own, say --lines",
+        ),
+        ({"corpus": "two.txt", "lines": True}, ValueError, "has 2 different lines; a corpus needs some hundreds.$"),
+        ({"lines": True}, ValueError, "lines is for text files of your own; the corpus toy has none"),
+        ({"corpus": "latin.txt"}, ValueError, r"is not utf-8: byte 0xe9 in line 1 .* Save the file as UTF-8\.$"),
         ({"corpus": "empty"}, ValueError, r"has no \.txt file"),
         ({"preset": "huge"}, ValueError, "there is no preset 'huge'; choose one of tiny, small, base"),
         ({"minutes": 1.0}, ValueError, "either minutes or steps"),

@@ -498,7 +498,11 @@ def test_a_wrong_edit_is_told_the_file_the_key_and_what_is_wrong(tmp_path, old, 
             ValueError,
             "`topics` must be a table with at least",
         ),
-        ("[words]\nreasons = ['café']".encode("latin-1"), ValueError, "is not text in UTF-8"),
+        (
+            "[words]\nreasons = ['café']".encode("latin-1"),
+            ValueError,
+            "byte 0xe9 in line 2 (number 23 of the file, from 0). Save the file as UTF-8.",
+        ),
         (None, FileNotFoundError, "there is no grammar file"),
     ],
 )
@@ -509,6 +513,29 @@ def test_a_file_that_is_no_grammar_is_refused(tmp_path, content, error, complain
     with pytest.raises(error, match=re.escape(complaint)) as caught:
         ToyWorld(path)
     assert str(path) in str(caught.value)
+
+
+HINDI = ["रसोई", "तहख़ाना", "अदालत-कक्ष", "می\u200cرود"]  # vowel signs, a dot below, a hyphen, an inner joiner
+
+
+@pytest.mark.parametrize("word", [*HINDI, "cafe\u0301"])
+def test_letters_with_marks_are_words(tmp_path, word):
+    world = ToyWorld(edited(tmp_path, ('"cellar"', f'"{word}"')))
+    found = [s for s in world.sample(3000, seed=0) if word in s.words]
+    assert found and all(world.parse(s.text) == s for s in found)
+    assert world.tokenizer().decode(world.tokenizer().encode(found[0].text)) == found[0].text
+
+
+@pytest.mark.parametrize("word", ["\u0301e", "e-\u0301e", "a\u200c", "\u0301", "e\u0301 e", "1\u0301"])
+def test_a_mark_without_its_letter_is_no_word(tmp_path, word):
+    with pytest.raises(ValueError, match=r"topics\.kitchen\.places\[1\]` has .* expected: a word"):
+        ToyWorld(edited(tmp_path, ('"cellar"', f'"{word}"')))
+
+
+def test_a_byte_order_mark_before_the_grammar_is_dropped(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("\ufeff" + SHIPPED, encoding="utf-8")
+    assert ToyWorld(path).words == WORLD.words
 
 
 def test_the_template_that_the_file_suggests_works(tmp_path):

@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 import re
 import tomllib
+import unicodedata
 from pathlib import Path
 from typing import Any
+
+from nextbert_lite.files import read_text
 
 MAX_WORDS = 14
 NUMBERS = ("singular", "plural")
 GROUPS = ("group_a", "group_b")
-WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")  # letters of any alphabet, with inner hyphens and apostrophes
+MARK = "\u0300"  # stands for every mark that belongs to the letter before it, such as a vowel sign of Hindi
+LETTERS = rf"(?:[^\W\d_]{MARK}*)+"  # of any alphabet
+WORD = re.compile(rf"{LETTERS}(?:['’\u200c\u200d-]{LETTERS})*")  # with inner hyphens, apostrophes and joiners
 
 
 def read_grammar(path: str | Path) -> dict[str, Any]:
@@ -21,12 +26,11 @@ def read_grammar(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no grammar file {path}; ToyWorld() without a path takes the shipped one.")
+    content = read_text(path)
     try:
-        return _check_grammar(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+        return _check_grammar(tomllib.loads(content))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not valid TOML: {error}.") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8: {error}.") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -118,7 +122,8 @@ def _forms(value: Any, key: str, names: tuple[str, ...], taken: dict[str, str]) 
 
 
 def _word(word: Any, key: str, taken: dict[str, str]) -> None:
-    if not isinstance(word, str) or not WORD.fullmatch(word) or word != word.lower():
+    marked = "".join(MARK if unicodedata.category(c)[0] == "M" else c for c in word) if isinstance(word, str) else ""
+    if not WORD.fullmatch(marked) or word != word.lower():
         raise ValueError(f"`{key}` has {word!r}; expected: a word, letters in lower case without a space.")
     if word in taken:
         raise ValueError(

@@ -35,6 +35,7 @@ PRETRAIN_EXAMPLES = """examples:
   nextbert-lite pretrain --corpus toy --steps 3000 --out my-toy           the toy world, near its floor in a minute
   nextbert-lite pretrain --corpus docs --minutes 10 --out my-docs         the documentation on this machine
   nextbert-lite pretrain --corpus notes/ --minutes 20 --out my-notes      your own .txt files
+  nextbert-lite pretrain --corpus reviews.txt --lines --minutes 20 --out my-reviews    one text a line
   nextbert-lite pretrain --corpus docs --preset small --steps 18000 --bf16 --out docs-small    as docs-small was made
 The folder gets model.safetensors, tokenizer.json and card.json; in Python:
   model, tokenizer = nextbert_lite.load("my-docs")
@@ -100,8 +101,18 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         what = ADVICE.get(error.errno, error.strerror or type(error).__name__)
         where = error.filename2 or error.filename
+        if where and error.errno in (errno.EACCES, errno.EPERM) and unreadable(Path(os.fsdecode(where))):
+            what = "this may not be read by you: ask for the right to, or name another"
         return f"'{where}': {what}" if where else what
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def unreadable(path: Path) -> bool:
+    """Return whether what is there may not be read, or a folder on the way to it not be entered."""
+    if os.path.lexists(path):
+        return not os.access(path, os.R_OK)
+    there = next((folder for folder in path.absolute().parents if os.path.lexists(folder)), None)
+    return there is not None and not os.access(there, os.X_OK)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -169,6 +180,7 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help="toy, docs (the documentation of your installed packages), or a path of .txt files",
     )
+    command.add_argument("--lines", action="store_true", help="each line of the files is a text, not each paragraph")
     command.add_argument("--preset", default="tiny", help="size of the model: tiny (default), small or base")
     run_options(command, batch=32, lr="by the preset")
     command.add_argument(
@@ -206,6 +218,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--data", required=True, help="a CSV file of two columns, or docs", dest="pairs")
     command.add_argument("--columns", nargs=2, default=(), metavar=("A", "B"), help="the columns, if there are more")
+    command.add_argument("--separator", type=separator, default=",", help="what parts the fields (default: ,)")
     command.add_argument("--start", default="docs-small", help="the checkpoint to begin with (default: docs-small)")
     run_options(command, batch=64, lr="6e-4")
     command.add_argument("--temperature", type=number(0, math.inf, "a temperature; 0.05 is"), default=0.05)
@@ -243,6 +256,14 @@ def positive(text: str) -> int:
     if whole(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 on")
     return int(text)
+
+
+def separator(text: str) -> str:
+    """Read the one character between fields; a tab may be written as two, \\t."""
+    text = "\t" if text == "\\t" else text
+    if len(text) != 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not one character; ';' and '\\t' (a tab) are")
+    return text
 
 
 def number(low: float, high: float, words: str) -> Callable[[str], float]:

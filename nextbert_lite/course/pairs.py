@@ -53,13 +53,13 @@ class PairCorpus:
 # --- pairs of one's own -----------------------------------------------------------------------------------------------
 
 
-def read_pairs(path: str | Path, columns: Sequence[str] = ()) -> list[Pair]:
+def read_pairs(path: str | Path, columns: Sequence[str] = (), separator: str = ",") -> list[Pair]:
     """Return the pairs of a CSV file with a header line: the two columns of that name, or the only two that it has.
 
     Raises FileNotFoundError, or ValueError with the line for an empty side, a missing value written as "nan", a row
     with too many or too few fields, and for a file without two columns.
     """
-    columns, pairs = read_columns(path, columns, wanted=2)
+    columns, pairs = read_columns(path, columns, wanted=2, separator=separator)
     for number, pair in enumerate(pairs):
         for name, text in zip(columns, pair, strict=True):
             if text.strip().lower() == "nan":
@@ -209,6 +209,7 @@ def train_pairs(
     out: str | Path,
     *,
     columns: Sequence[str] = (),
+    separator: str = ",",
     start: str | Path = "docs-small",
     minutes: float | None = None,
     steps: int | None = None,
@@ -235,6 +236,7 @@ def train_pairs(
         raise ValueError("give either minutes or steps.")
     named = str(pairs) if isinstance(pairs, str | Path) else f"{len(pairs)} pairs"
     options = dict(data=named, columns=list(columns), start=str(start), minutes=minutes, batch=batch, lr=lr)
+    options |= dict(separator=None if separator == "," else separator)  # older runs have none
     options |= dict(temperature=temperature, pooling=pooling, max_len=max_len, seed=seed, bf16=bf16)
     chosen = pick_device(device)
     run = runs.unfinished(out, options | ({} if steps is None else {"steps": steps}), replace)
@@ -247,7 +249,8 @@ def train_pairs(
     if pairs == "docs":
         source = docs_pairs(load_docs(), tokenizer)
     else:
-        source = own_pairs(read_pairs(pairs, columns) if isinstance(pairs, str | Path) else pairs, tokenizer)
+        mine = read_pairs(pairs, columns, separator) if isinstance(pairs, str | Path) else pairs
+        source = own_pairs(mine, tokenizer)
     print(f"  {source.about}")
     if run:
         runs.check_corpus(out, run, source.fingerprint)
@@ -296,7 +299,7 @@ def train_pairs(
     }
     corpus = dict(name=source.name, about=source.about, fingerprint=source.fingerprint)
     corpus["train_hashes"] = source.train_hashes
-    told = {key: value for key, value in options.items() if key not in ("minutes", "columns")}
+    told = {key: value for key, value in options.items() if key not in ("minutes", "columns", "separator")}
     card = runs.finish(out, model, tokenizer, corpus, told, history, figures)
     print(
         f"Test MRR {figures['mrr_before']:.3f} -> {figures['mrr']:.3f} (BM25 {figures['bm25_mrr']:.3f}) among "

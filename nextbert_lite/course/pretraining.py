@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -18,8 +20,8 @@ from nextbert_lite.corpora.harvest import SPLITS
 from nextbert_lite.corpora.python_docs import load_docs, text_hash
 from nextbert_lite.corpora.toy_world import ToyWorld
 from nextbert_lite.course import runs
-from nextbert_lite.files import file_hash
-from nextbert_lite.training.batches import LEAST, MLMBatches, fresh_batches, pieces
+from nextbert_lite.files import file_hash, read_text
+from nextbert_lite.training.batches import LEAST, MLMBatches, fresh_batches, pieces_of_each
 from nextbert_lite.training.device import pick_device
 from nextbert_lite.training.loop import MakeBatch, fit, held_out_loss, steps_in
 from nextbert_lite.training.tokenizer import SPECIALS, Tokenizer, train_bpe
@@ -43,6 +45,8 @@ class Corpus:
     test_batches: int
     about: str  # one line for people
     train_hashes: list[str] = field(default_factory=list)
+    short: int = 0  # texts that are too short to learn from
+    pieces: int = 0  # what the others are cut into
 
 
 def toy_corpus(max_len: int) -> Corpus:
@@ -73,42 +77,60 @@ def docs_corpus(max_len: int, vocab_size: int, tokenizer: Tokenizer | None = Non
     return corpus
 
 
-def file_corpus(path: Path, max_len: int, vocab_size: int, tokenizer: Tokenizer | None = None) -> Corpus:
-    """Return the paragraphs of a text file, or of all .txt files of a folder; by a hash two in ten are held out."""
+def file_corpus(
+    path: Path, max_len: int, vocab_size: int, tokenizer: Tokenizer | None = None, lines: bool = False
+) -> Corpus:
+    """Return the paragraphs of a text file, or of all .txt files of a folder; by a hash two in ten are held out.
+
+    lines: each line is a text. Raises OSError with the name of a file or folder that may not be read.
+    """
     if not path.exists():
         raise FileNotFoundError(
             f"there is no corpus {str(path)!r}: give toy, docs, a text file, or a folder of .txt files."
         )
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    files = text_files(path) if path.is_dir() else [path]
     if not files:
         raise ValueError(f"{path} has no .txt file.")
-    texts: dict[str, None] = {}  # an ordered set: a repeated paragraph must not be in both parts
-    for file in files:
-        try:
-            texts |= dict.fromkeys(p.strip() for p in file.read_text(encoding="utf-8").split("\n\n") if p.strip())
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{file} is not text in UTF-8 ({error}); convert it first.") from None
-    hashes = {text: text_hash(text) for text in texts}
-    validation, test = ([text for text in texts if int(hashes[text], 16) % 10 == k] for k in (0, 1))
-    train = [text for text in texts if int(hashes[text], 16) % 10 > 1]
+    parting = r"\n" if lines else r"\n\s*\n"
+    read = [text.strip() for file in files for text in re.split(parting, read_text(file)) if text.strip()]
+    hashes = {text: text_hash(text) for text in read}  # in order; a repeated text must not be in two parts
+    validation, test = ([text for text in hashes if int(hashes[text], 16) % 10 == k] for k in (0, 1))
+    train = [text for text in hashes if int(hashes[text], 16) % 10 > 1]
     if len(train) < 20 or not validation or not test:
-        raise ValueError(
-            f"{path} has {len(texts)} different paragraphs (blank lines part them); a corpus needs some hundreds."
-        )
+        found = "lines" if lines else "paragraphs (blank lines part them)"
+        hint = "" if lines else " If each line is a text of its own, say --lines (in Python lines=True)."
+        raise ValueError(f"{path} has {len(hashes)} different {found}; a corpus needs some hundreds.{hint}")
     corpus = text_corpus(train, validation, test, max_len, tokenizer or train_bpe(train, vocab_size))
     corpus.name, corpus.train_hashes = "file", [hashes[text] for text in train]
     corpus.fingerprint = {"sha256": sha256("".join(sorted(hashes.values())).encode()).hexdigest()}
+    corpus.about = (
+        f"read {len(read):,} {'lines' if lines else 'paragraphs'} in {len(files):,} file{'s'[: len(files) > 1]}; left "
+        f"out {len(read) - len(hashes):,} repeated and {corpus.short:,} shorter than {LEAST} tokens; cut the others "
+        f"into {corpus.pieces:,} pieces: {corpus.about}"
+    )
     return corpus
+
+
+def text_files(folder: Path) -> list[Path]:
+    """Return all .txt files in a folder and those below it, .TXT too; OSError for a folder that may not be read."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found = [Path(place, name) for place, _, names in os.walk(folder, onerror=refuse) for name in names]
+    return sorted(file for file in found if file.suffix.lower() == ".txt")
 
 
 def text_corpus(train: list[str], validation: list[str], test: list[str], max_len: int, tokenizer: Tokenizer) -> Corpus:
     """Return texts, cut into pieces, as a corpus."""
-    parts = [pieces(texts, tokenizer, max_len) for texts in (train, validation, test)]
+    each = [pieces_of_each(texts, tokenizer, max_len) for texts in (train, validation, test)]
+    parts = [[piece for found in texts for piece in found] for texts in each]
     if not all(parts):
         raise ValueError(f"the texts are too short to train on: pieces of at least {LEAST} tokens are needed.")
     validation_batches, test_batches = (
         MLMBatches(part, tokenizer, 64, HELD_OUT_RATE, HELD_OUT_SEED, copies=1) for part in parts[1:]
     )
+    used = [sum(map(bool, texts)) for texts in each]
     return Corpus(
         name="",
         tokenizer=tokenizer,
@@ -117,7 +139,9 @@ def text_corpus(train: list[str], validation: list[str], test: list[str], max_le
         validation=validation_batches,
         test=test_batches,
         test_batches=len(test_batches),
-        about=f"{len(train):,} texts, {sum(map(len, parts[0])):,} tokens, and {len(test):,} texts as test",
+        about=f"{used[0]:,} texts, {sum(map(len, parts[0])):,} tokens, and {used[2]:,} texts as test",
+        short=sum(map(len, each)) - sum(used),
+        pieces=sum(map(len, parts)),
     )
 
 
@@ -125,6 +149,7 @@ def pretrain(
     corpus: str,
     out: str | Path,
     *,
+    lines: bool = False,
     preset: str = "tiny",
     changes: dict | None = None,
     minutes: float | None = None,
@@ -141,8 +166,9 @@ def pretrain(
 ) -> dict | None:
     """Pretrain a masked language model and write it into the folder `out`; return its card, or None if interrupted.
 
-    corpus: "toy", "docs", or the path of a text file or of a folder of .txt files. Give minutes, which are turned into
-    steps by a trial, or steps. The same call goes on from an unfinished run, bit for bit.
+    corpus: "toy", "docs", or the path of a text file or of a folder of .txt files; lines: each line of them is a text,
+    not each paragraph. Give minutes, which are turned into steps by a trial, or steps. The same call goes on from an
+    unfinished run, bit for bit.
     changes: fields of EncoderConfig that differ from the preset's. bf16: see `fit`'s mixed_precision.
     Raises FileExistsError for a folder that has a model already (unless `replace`) or other files; ValueError for wrong
     arguments, and for an unfinished run with others; OSError for what cannot be read or written.
@@ -157,11 +183,14 @@ def pretrain(
     if unknown:
         raise ValueError(f"{unknown[0]} is no field of EncoderConfig that can be set here.")
     config = EncoderConfig.preset(preset, len(SPECIALS) + 1, **changes)  # refuses impossible ones before any work
+    if lines and corpus in ("toy", "docs"):
+        raise ValueError(f"lines is for text files of your own; the corpus {corpus} has none. Leave it out.")
     max_len = config.max_len
     if max_len < LEAST + 2:
         raise ValueError(f"max_len is {max_len}; it must be at least {LEAST + 2}.")
     lr = LEARNING_RATES[preset] if lr is None else lr
     options = dict(corpus=str(corpus), preset=preset, changes=changes, minutes=minutes, batch=batch, lr=lr, rate=rate)
+    options |= dict(lines=lines or None)  # older runs have none
     options |= dict(vocab_size=None if corpus == "toy" else vocab_size, seed=seed, bf16=bf16)
     chosen = pick_device(device)
     run = runs.unfinished(out, options | ({} if steps is None else {"steps": steps}), replace)
@@ -173,7 +202,7 @@ def pretrain(
     elif corpus == "docs":
         source = docs_corpus(max_len, vocab_size, tokenizer)
     else:
-        source = file_corpus(Path(corpus), max_len, vocab_size, tokenizer)
+        source = file_corpus(Path(corpus), max_len, vocab_size, tokenizer, lines)
     print(f"  {source.about}; {source.tokenizer.vocab_size:,} different tokens")
     if run:
         runs.check_corpus(out, run, source.fingerprint)
@@ -215,7 +244,7 @@ def pretrain(
 
     corpus = dict(name=source.name, about=source.about, fingerprint=source.fingerprint)
     corpus["train_hashes"] = source.train_hashes
-    told = {key: value for key, value in options.items() if key not in ("corpus", "minutes")}
+    told = {key: value for key, value in options.items() if key not in ("corpus", "lines", "minutes")}
     figures = held_out(checkpoints.rounded(model), source)
     card = runs.finish(out, model, source.tokenizer, corpus, told, history, figures)
     print(f"Held-out loss {figures['loss']:.3f} nats per selected token. Wrote {out / checkpoints.CARD} and its model.")

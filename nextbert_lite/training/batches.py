@@ -260,9 +260,14 @@ def join_pair(a: Sequence[int], b: Sequence[int]) -> list[int]:
 
 def pieces(texts: list[str], tokenizer: Tokenizer, max_len: int) -> list[list[int]]:
     """Return the texts as pieces of at most max_len ids, each between [CLS] and [SEP]; very short ones are left out."""
+    return [piece for found in pieces_of_each(texts, tokenizer, max_len) for piece in found]
+
+
+def pieces_of_each(texts: list[str], tokenizer: Tokenizer, max_len: int) -> list[list[list[int]]]:
+    """Return the pieces of each text, as `pieces` makes them: none of a text that is too short."""
     found, room = [], max_len - 2
     for ids in tokenizer.encode_batch(texts):
         words = ids[1:-1]
         parts = [words[i : i + room] for i in range(0, len(words), room)]
-        found += [[tokenizer.cls_id, *part, tokenizer.sep_id] for part in parts if len(part) >= LEAST]
+        found.append([[tokenizer.cls_id, *part, tokenizer.sep_id] for part in parts if len(part) >= LEAST])
     return found

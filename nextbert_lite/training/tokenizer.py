@@ -190,11 +190,13 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 4096) -> Tokenizer:
     """Learn a byte-level BPE vocabulary: any Unicode string can be written with it, none is unknown.
 
     Starts from the 256 bytes and adds the most frequent pair again and again (Sennrich et al. 2016, arXiv:1508.07909;
-    on bytes: Radford et al. 2019). Raises ValueError when vocab_size has no room for the bytes and the specials.
+    on bytes: Radford et al. 2019). Raises ValueError when vocab_size has no room for the bytes and the specials,
+    and for no texts at all; TypeError for one text alone and for what is no text.
     """
     least = 256 + len(SPECIALS)
     if vocab_size < least:
         raise ValueError(f"vocab_size is {vocab_size}; the 256 bytes and {len(SPECIALS)} special tokens need {least}.")
+    texts = check_texts(texts, blank=True)
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

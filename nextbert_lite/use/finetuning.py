@@ -7,7 +7,8 @@ import dataclasses
 import io
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from nextbert_lite.core.classify import TextClassifier
 from nextbert_lite.core.encoder import Encoder, EncoderConfig
+from nextbert_lite.files import read_text
 from nextbert_lite.training.batches import LabelledBatches, by_length, seeded
 from nextbert_lite.training.loop import evaluating, fit
 from nextbert_lite.training.tokenizer import Tokenizer, cut
@@ -25,101 +27,125 @@ from nextbert_lite.validate import check_texts
 OLD_CARD = "classifier.json"  # what the card was called in format 1
 DROPOUT, PATIENCE = 0.1, 3  # in fine-tuning; epochs without a better held-out loss
 LEAST = 4  # texts that each label needs: some to learn from, at least one held out
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}  # what parts fields
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def read_csv(
-    path: str | Path, text: str = "text", label: str = "label", encoding: str = "utf-8"
+    path: str | Path, text: str = "text", label: str = "label", encoding: str = "utf-8", separator: str = ","
 ) -> tuple[list[str], list[str]]:
     """Return the texts and the labels of a CSV file with a header line; other columns are left out.
 
-    text, label: the names of the two columns. Raises FileNotFoundError, or ValueError with the line for a column that
-    is missing, an empty text or label, a row with too many or too few fields, and bytes that are not in the encoding.
+    text, label: the names of the two columns. Spaces behind a separator do not count. Raises FileNotFoundError, or
+    ValueError with the line for a column that is missing, an empty text or label, a row with too many or too few
+    fields, and bytes that are not in the encoding.
     """
-    _, rows = read_columns(path, (text, label), encoding=encoding)
+    _, rows = read_columns(path, (text, label), encoding=encoding, separator=separator)
     return [row[0] for row in rows], [row[1].strip() for row in rows]
 
 
 def read_columns(
-    path: str | Path, names: Sequence[str], wanted: int = 0, encoding: str = "utf-8"
+    path: str | Path, names: Sequence[str], wanted: int = 0, encoding: str = "utf-8", separator: str = ","
 ) -> tuple[list[str], list[list[str]]]:
     """Return the names of columns of a CSV file and, for each row, what stands there. Raises as `read_csv`.
 
-    names: the columns; none: all of them, if the file has as many as are wanted.
+    names: the columns; none: all of them, if the file has as many as are wanted. wanted: 0 when `read_csv` asks.
     """
     path = Path(path)
+    if len(separator) != 1 or separator in ' "\r\n':
+        raise ValueError(f"separator is {separator!r}; it must be one character between the fields: , ; | or a tab.")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}. Its folder {path.parent.resolve()} is where I looked.")
-    content = _decoded(path, encoding)
+    content = read_text(path, encoding, newline="", call="" if wanted else "read_csv")
+    example = separator.join(names or ("question", "answer"))
     if not content.strip():
-        example = ",".join(names) or "question,answer"
         raise ValueError(f"{path} is empty; expected a first line such as {example} and one line a text.")
-    reader = csv.reader(io.StringIO(content, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(content, newline=""), strict=True, delimiter=separator, skipinitialspace=True)
     rows = []
     try:
-        header = [name.strip() for name in next(reader)]
-        if not names and len(header) != wanted:
-            raise ValueError(
-                f"{path} has {len(header)} columns ({', '.join(header)}); expected {wanted}, or say which to take."
-                f"{_separator_hint(header)}"
-            )
-        names = list(names) or header
-        columns = [_column(path, header, name) for name in names]
-        start = reader.line_num + 1
-        for row in reader:
-            place, start = f"{path}, line {start}", reader.line_num + 1
-            if not row:
-                continue  # a blank line
-            if len(row) != len(header):
-                raise ValueError(
-                    f"{place}: {len(row)} fields, but the first line has {len(header)}. A text with a comma or a line "
-                    'break in it must stand in "double quotes".'
-                )
-            for name, column in zip(names, columns, strict=True):
-                if not row[column].strip():
-                    raise ValueError(f"{place}: the {name} is empty. Fill it in, or delete the row.")
-            rows.append([row[column] for column in columns])
+        with _fields_of_any_length():
+            header = [name.strip() for name in next(reader)]
+            columns = _columns(path, header, names, wanted, separator)
+            names = list(names) or header
+            start = reader.line_num + 1
+            for row in reader:
+                place, start = f"{path}, line {start}", reader.line_num + 1
+                if not row:
+                    continue  # a blank line
+                if len(row) != len(header):
+                    what = NAMES.get(separator, repr(separator))
+                    raise ValueError(
+                        f"{place}: {len(row)} fields, but the first line has {len(header)}. A text with a {what} or a "
+                        'line break in it must stand in "double quotes".'
+                    )
+                for name, column in zip(names, columns, strict=True):
+                    if not row[column].strip():
+                        raise ValueError(f"{place}: the {name} is empty. Fill it in, or delete the row.")
+                    if row[column] != row[column].lstrip() and row[column].lstrip()[0] == '"':
+                        raise ValueError(
+                            f"{place}: before the double quote of the {name} stands a blank that is no space, so the "
+                            "quotes would count as text. Delete that blank."
+                        )
+                rows.append([row[column] for column in columns])
     except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: {error}. Is a double quote left open?") from None
+        raise ValueError(
+            f"{path}, line {reader.line_num}: {error}. Is a double quote left open, or is there a space behind one?"
+        ) from None
     if not rows:
         raise ValueError(f"{path} has a first line and no texts below it.")
     return names, rows
 
 
-def _decoded(path: Path, encoding: str) -> str:
-    """Return the file's text, without a byte order mark; ValueError that names the first byte that does not fit."""
-    content = path.read_bytes()
-    if content.startswith(UTF_16) and encoding == "utf-8":
-        raise ValueError(f'{path} is written in UTF-16. Save it as UTF-8, or read it with encoding="utf-16".')
+@contextmanager
+def _fields_of_any_length() -> Iterator[None]:
+    """Lift the limit of 131,072 characters that the csv module has for all its readers."""
+    limit = csv.field_size_limit(2**31 - 1)
     try:
-        return content.decode("utf-8-sig" if encoding == "utf-8" else encoding)
-    except LookupError:
-        raise ValueError(f"there is no encoding {encoding!r}; usual ones are utf-8, cp1252 and utf-16.") from None
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _columns(path: Path, header: list[str], names: Sequence[str], wanted: int, separator: str) -> list[int]:
+    """Return the numbers of the columns; ValueError that says what the first line has instead, and what to do."""
+    line = separator.join(header)
+    if line.lower().startswith("sep="):
+        mark = line[4:5] or separator
+        named = "" if mark == separator else f" and name the separator: {_named(mark, wanted)}"
+        raise ValueError(f"{path} begins with the line 'sep={mark}', which spreadsheets add. Delete it{named}.")
+    missing = [name for name in names if header.count(name) != 1]
+    if not missing and (names or len(header) == wanted):
+        return [header.index(name) for name in names] or list(range(wanted))
+    short = [name if len(name) <= 30 else f"{name[:29]}…" for name in header[:8]]
+    found = ", ".join(short + [f"and {len(header) - 8} more"] * (len(header) > 8)) or "none"
+    for mark, what in NAMES.items():
+        parts = [part.strip(' "') for part in line.split(mark)]
+        if mark != separator and len(parts) > 1 and (len(header) == 1 or (names and set(names) <= set(parts))):
+            now = f"{NAMES[separator]}s" if separator in NAMES else repr(separator)
+            raise ValueError(
+                f"{path} has other columns than expected: its fields are not separated by {now} but, it seems, by "
+                f"{what}s. Name the separator: {_named(mark, wanted)}."
+            )
+    mine = "columns=(..., ...), in the command --columns A B" if wanted else "read_csv(path, text=..., label=...)"
+    if not missing:
         raise ValueError(
-            f"{path} is not {encoding}: byte 0x{content[error.start]:02x} in line {line} (number {error.start} of the "
-            "file, from 0). Save the file as UTF-8 (in a spreadsheet: CSV UTF-8), or name its encoding, such as "
-            'read_csv(path, encoding="cp1252"), and look whether the letters are right.'
-        ) from None
-
-
-def _separator_hint(header: list[str]) -> str:
-    return " Its fields are not separated by commas." if len(header) == 1 and {";", "\t"} & set(header[0]) else ""
-
-
-def _column(path: Path, header: list[str], name: str) -> int:
-    if header.count(name) != 1:
-        found = ", ".join(header) or "none"
-        what = "no column" if name not in header else "more than one column"
-        raise ValueError(
-            f"{path} has {what} {name!r}. Columns found: {found}.{_separator_hint(header)} Rename one in the first "
-            "line, or name yours: read_csv(path, text=..., label=...)."
+            f"{path} has {len(header)} columns ({found}); expected {wanted}, or say which to take: {mine}."
         )
-    return header.index(name)
+    what = "more than one column" if missing[0] in header else "no column"
+    none = set(names).isdisjoint(header)
+    above = f" If the first line is a text already, put a line of names above it: {separator.join(names)}."
+    raise ValueError(
+        f"{path} has {what} {missing[0]!r}. Columns found: {found}. Rename one in the first line, or name yours: "
+        f"{mine}.{above if none else ''}"
+    )
+
+
+def _named(mark: str, wanted: int) -> str:
+    """Return how to say which character parts the fields."""
+    mark = "\\t" if mark == "\t" else mark
+    return f'separator="{mark}"' + (f', in the command --separator "{mark}"' if wanted else "")
 
 
 # --- calibration ------------------------------------------------------------------------------------------------------
@@ -241,7 +267,7 @@ class Classifier:
 
 def fine_tune(
     texts: Sequence[str],
-    labels: Sequence[str],
+    labels: Sequence[str | int | float],
     start: str | Path | tuple[nn.Module, Tokenizer] = "docs-contrastive",
     *,
     epochs: int = 20,
@@ -255,17 +281,19 @@ def fine_tune(
 ) -> Classifier:
     """Train a classifier of texts and return it with the weights of its best epoch.
 
-    start: a checkpoint's name or folder, or (model, tokenizer); it stays as it is. A share `held_out` of the texts of
-    each label is kept apart (equal texts on the same side): training stops when the loss there has not improved for
-    three epochs. The temperature is chosen on the held-out texts as well, but at least 1: a few texts that are all
-    right are no reason to be surer. max_len: cut texts there, by default at the model's own. frozen: train the head
-    only. report: gets a line now and then; None for silence.
-    Raises ValueError for lists that do not fit, empty texts or labels, one label only, too few texts of a label.
+    labels: one a text; numbers, of torch and NumPy too, become their digits. start: a checkpoint's name or folder, or
+    (model, tokenizer); it stays as it is. A share `held_out` of the texts of each label is kept apart (equal texts on
+    the same side): training stops when the loss there has not improved for three epochs. The temperature is chosen on
+    the held-out texts as well, but at least 1: a few texts that are all right are no reason to be surer. max_len: cut
+    texts there, by default at the model's own. frozen: train the head only. report: gets a line now and then; None for
+    silence.
+    Raises ValueError for lists that do not fit, empty texts, empty or missing labels, one label only, too few texts of
+    a label; TypeError for what is no list of texts, or no label.
     """
     say = report or (lambda line: None)
     if epochs < 1 or not 0 < held_out < 1:
         raise ValueError(f"epochs is {epochs}, held_out {held_out}; expected at least 1, and a number between 0 and 1.")
-    texts, labels = check_texts(texts), [str(label) for label in labels]
+    texts, labels = check_texts(texts), _plain(labels)
     names = _check_rows(texts, labels)
     source, tokenizer = checkpoints.load(start) if isinstance(start, str | Path) else start
     original = getattr(source, "encoder", source)
@@ -332,6 +360,24 @@ def class_logits(model: nn.Module, sequences: Sequence[Sequence[int]], pad_id: i
     device = next(model.parameters()).device
     with evaluating(model):
         return by_length(sequences, pad_id, lambda *batch: model(*(x.to(device) for x in batch)).float().cpu())
+
+
+def _plain(labels: Sequence[str | int | float]) -> list[str]:
+    """Return each label as a str, of a number its digits; an error with its place for one that is missing or none."""
+    if isinstance(labels, str):
+        raise TypeError("expected a list of labels, one a text; this is one str.")
+    plain = []
+    for number, label in enumerate(labels):
+        if hasattr(label, "item") and len(getattr(label, "shape", ())) == 0:  # a number of torch or NumPy
+            label = label.item()
+        if label is None or str(label).strip().lower() in ("nan", "<na>", "nat"):
+            raise ValueError(f"the label of text {number} is missing ({label}): fill it in, or leave the text out.")
+        if not isinstance(label, str | int | float):
+            raise TypeError(
+                f"the label of text {number} is {type(label).__name__}; each label must be a str or a number."
+            )
+        plain.append(str(label))
+    return plain
 
 
 def _check_rows(texts: Sequence[str], labels: Sequence[str]) -> list[str]:
