@@ -32,7 +32,7 @@ ROOMS = {
         "filling": "fill_mask",
         "embedding": "embed",
         "search": "SearchIndex",
-        "finetuning": "Classifier fine_tune read_csv",
+        "finetuning": "Classifier fine_tune",
     },
     "views: figures, and views that react": {
         "plots": "plots",
@@ -47,6 +47,7 @@ ROOMS = {
         "pretraining": "pretrain",
         "pairs": "train_pairs",
         "results": "stored_table",
+        "tables": "read_csv",
     },
 }
 _HOME = {

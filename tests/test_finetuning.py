@@ -17,6 +17,7 @@ from nextbert_lite.core.classify import TextClassifier
 from nextbert_lite.core.contrastive import SentenceEncoder
 from nextbert_lite.core.encoder import Encoder
 from nextbert_lite.core.heads import MaskedLanguageModel
+from nextbert_lite.course.tables import read_csv
 from nextbert_lite.training.batches import pad
 from nextbert_lite.use import finetuning
 from nextbert_lite.use.checkpoints import CARD, seal
@@ -28,7 +29,6 @@ from nextbert_lite.use.finetuning import (
     class_logits,
     fine_tune,
     fit_temperature,
-    read_csv,
     with_dropout,
 )
 

@@ -18,7 +18,7 @@ TODAY = {
     "embedding": "use.embedding",
     "encoder": "core.encoder",
     "explorer": "views.attention views.embeddings views.masking views.similarity views.view",
-    "finetuning": "use.finetuning",
+    "finetuning": "use.finetuning course.tables",
     "heads": "core.heads core.classify training.batches training.loop use.filling",
     "masking": "core.masking training.batches",
     "paths": "files",

@@ -18,13 +18,14 @@ from torch import Tensor
 from nextbert_lite.core.contrastive import SentenceEncoder
 from nextbert_lite.corpora.python_docs import DocsCorpus, load_docs, text_hash
 from nextbert_lite.course import runs
+from nextbert_lite.course.tables import read_columns
 from nextbert_lite.training.batches import PairBatches, pair_batch, seeded
 from nextbert_lite.training.device import pick_device
 from nextbert_lite.training.loop import MakeBatch, fit, steps_in
 from nextbert_lite.training.tokenizer import Tokenizer, cut
 from nextbert_lite.use import checkpoints
 from nextbert_lite.use.embedding import embed
-from nextbert_lite.use.finetuning import read_columns, with_dropout
+from nextbert_lite.use.finetuning import with_dropout
 from nextbert_lite.use.search import Bm25, mrr
 from nextbert_lite.validate import check_texts
 
