@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parent
 FIRST_EDITION = ({"settings", "history"}, {"format"})  # what its files say of themselves; they had no hash
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+ABOUT = "about"  # where a safetensors file says what it is
 NEW = ".new"  # the ending of a file that waits for the others of its folder
 
 
@@ -138,7 +139,8 @@ def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: di
         with writing(path) as part:
             part.touch()
             mode = part.stat().st_mode  # what others may do with a new file here; safetensors would let nobody read it
-            save_file(copies, part, metadata | {"sha256": content_hash(copies, metadata)})
+            told = json.dumps(metadata | {"sha256": content_hash(copies, metadata)}, sort_keys=True)
+            save_file(copies, part, {ABOUT: told})  # one entry: several would be stored in an order that changes
             part.chmod(mode)
     except (OSError, SafetensorError) as error:
         raise OSError(
@@ -158,10 +160,11 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, UnicodeDecodeError) as error:
+        older = set(metadata) in FIRST_EDITION
+        metadata = json.loads(metadata[ABOUT]) if ABOUT in metadata else metadata
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is damaged, or no whole safetensors file ({error}).") from None
     stored = metadata.pop("sha256", None)
-    older = stored is None and set(metadata) in FIRST_EDITION
     if not older and stored != content_hash(tensors, metadata):
         raise ValueError(f"{path} is damaged, or was not written by the course.")
     return tensors, metadata
