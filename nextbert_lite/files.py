@@ -75,6 +75,23 @@ def read_text(path: str | Path, encoding: str = "utf-8", newline: str | None = N
     return io.StringIO(text, newline=newline).getvalue()
 
 
+def json_of(text: str) -> object:
+    """Return what a JSON text holds; ValueError for what is none, and for one that is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+
+
+def make_folder(folder: str | Path) -> None:
+    """Make a folder when it is not there; NotADirectoryError, which says what to do, when something else is."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        what = "a link to nowhere" if os.path.islink(error.filename) else "a file"
+        raise NotADirectoryError(f"'{error.filename}' is {what}; name a folder, or move it away.") from None
+
+
 @contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
     """Give a name beside `path` to write to; put that file in the place of `path` when it is complete.
@@ -82,7 +99,9 @@ def writing(path: str | Path) -> Iterator[Path]:
     After an error, a full disk or a kill an older file is as it was. The folder is made when it is not there.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(f"'{path}' is a folder; name a file in it, such as {path / 'name'}.")
+    make_folder(path.parent)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
@@ -108,7 +127,7 @@ def writing_folder(folder: str | Path, names: Sequence[str]) -> Iterator[dict[st
     `settle` finishes. Before that, the older files are as they were.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     settle(folder, names[-1])
     parts = {name: folder / f"{name}{NEW}" for name in names}
     try:
@@ -126,6 +145,12 @@ def settle(folder: Path, seal: str) -> None:
     if (folder / f"{seal}{NEW}").is_file():
         for part in sorted(folder.glob(f"*{NEW}"), key=lambda part: part.name == f"{seal}{NEW}"):  # the seal last
             os.replace(part, part.with_name(part.name.removesuffix(NEW)))
+
+
+def check_readable(path: str | Path) -> None:
+    """Raise the system's own error for a file that may not be read: safetensors says of it that it is not there."""
+    with open(path, "rb"):
+        pass
 
 
 def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -153,9 +178,11 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
     """Return the tensors and the metadata of a file that `write_safetensors` wrote.
 
     Raises ValueError for a file that is damaged or of another kind; one of an older edition has no hash to compare.
+    OSError when it is not there or may not be read.
     """
     from safetensors import SafetensorError, safe_open
 
+    check_readable(path)
     try:
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})

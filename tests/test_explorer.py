@@ -2,9 +2,11 @@
 
 import base64
 import importlib.util
+import io
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -72,6 +74,46 @@ VIEWS = {
     ),
     "similarity": lambda: SimilarityMatrix(random(3, 8), random(3, 8, seed=1), ["a", "$b", "c_"]),
 }
+
+
+HOSTILE = ["$x$", r"\$5", "half \ud800", "_a_{b}$"]
+DRAWN = {"$x$", r"\$5", "half ?", "_a_{b}$"}
+PRICE = "Both $x^2$ and _y_ cost $5"
+TWO = {"$a$": 0, "_b$c$": 1}
+WITH_DOLLARS = {
+    "attention": lambda: AttentionExplorer(
+        HOSTILE, {name: weights(4, 4, seed=seed) for name, seed in TWO.items()}, title=PRICE
+    ),
+    "embeddings": lambda: EmbeddingExplorer(
+        {name: random(4, 2, seed=seed) for name, seed in TWO.items()}, HOSTILE, HOSTILE, title=PRICE
+    ),
+    "similarity": lambda: SimilarityMatrix(random(4, 8), random(4, 8, seed=1), HOSTILE, title=PRICE),
+}
+
+
+def drawn(fig):
+    """Return the texts that stand in a figure; a formula would be in pieces."""
+    with plt.rc_context({"svg.fonttype": "none"}):
+        buffer = io.StringIO()
+        fig.savefig(buffer, format="svg")
+    tree = ElementTree.fromstring(buffer.getvalue())
+    return {"".join(text.itertext()) for text in tree.iter("{http://www.w3.org/2000/svg}text")}
+
+
+@pytest.mark.parametrize("kind", WITH_DOLLARS)
+def test_tokens_labels_and_titles_are_drawn_and_stored_character_by_character(kind):
+    view = WITH_DOLLARS[kind]()
+    names = set() if kind == "similarity" else {*TWO}
+    assert {*DRAWN, PRICE, *names} <= drawn(view.figure())
+    stored = {key: value for key, value in view.get_state().items() if not isinstance(value, bytes)}
+    json.dumps(stored, ensure_ascii=False).encode()  # as a notebook's file holds it
+
+
+def test_the_playgrounds_words_and_title_are_drawn_character_by_character(reader):
+    view = MaskingPlayground(*reader, sentences=["It costs $5 or $6."], title=PRICE)
+    assert PRICE in drawn(view.figure())
+    view.title = ""
+    assert "It co st s  $ ____ or  $ 6 ." in drawn(view.figure())
 
 
 # --- attention --------------------------------------------------------------------------------------------------------

@@ -204,3 +204,21 @@ def test_the_map_of_lesson_00_has_room_for_five_parts_and_ten_lessons_in_one(mon
     assert all(header["title"] in shown and header["part"] in shown for header in headers)
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     assert all(fig.bbox.x0 <= box.x0 and box.x1 <= fig.bbox.x1 and fig.bbox.y0 <= box.y0 for box in boxes)
+
+
+def test_every_lesson_says_what_nbconvert_needs_to_write_it_as_a_script():
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        told = json.loads(path.read_text(encoding="utf-8"))["metadata"]["language_info"]
+        assert told == {
+            "file_extension": ".py",
+            "mimetype": "text/x-python",
+            "name": "python",
+            "nbconvert_exporter": "python",
+        }
+        assert tool.read_source(tool.SOURCES / f"{path.stem}.py").metadata["language_info"] == told
+
+
+def test_nbconvert_writes_a_lesson_as_a_python_file():
+    exporters = pytest.importorskip("nbconvert.exporters")
+    text, resources = exporters.ScriptExporter().from_filename(str(ROOT / "notebooks" / "02_attention.ipynb"))
+    assert resources["output_extension"] == ".py" and text.startswith("#!/usr/bin/env python")

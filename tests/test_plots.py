@@ -1,6 +1,8 @@
 """Figures say what they show, to everyone; the same figure is the same file."""
 
 import base64
+import io
+from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -67,6 +69,39 @@ def test_the_same_figure_gives_the_same_bytes(kind):
     assert plots.png(first) == content  # drawn again
     assert plots.png(FIGURES[kind]()) == content  # made again
     assert b"matplotlib" not in content.lower()  # no version, no date
+
+
+HOSTILE = ["$x$", r"\$5", "half \ud800", "_a_{b}$"]
+DRAWN = {"$x$", r"\$5", "half ?", "_a_{b}$"}
+PRICE = "Both $x^2$ and _y_ cost $5"
+WITH_DOLLARS = {
+    "map": lambda: plots.attention_map(weights(4, 4), HOSTILE, title=PRICE),
+    "keys": lambda: plots.attention_map(weights(1, 4), ["a"], HOSTILE, title=PRICE),
+    "heads": lambda: plots.attention_heads(weights(3, 4, 4), HOSTILE, title=PRICE),
+    "layers": lambda: plots.attention_heads(weights(2, 3, 4, 4), HOSTILE, title=PRICE),
+    "arcs": lambda: plots.attention_from(torch.tensor([0.9, 0.1, 0, 0]), HOSTILE, 2, title=PRICE),
+}
+
+
+def drawn(fig):
+    """Return the texts that stand in a figure; a formula would be in pieces."""
+    with plt.rc_context({"svg.fonttype": "none"}):
+        buffer = io.StringIO()
+        fig.savefig(buffer, format="svg")
+    tree = ElementTree.fromstring(buffer.getvalue())
+    return {"".join(text.itertext()) for text in tree.iter("{http://www.w3.org/2000/svg}text")}
+
+
+@pytest.mark.parametrize("kind", WITH_DOLLARS)
+def test_tokens_and_titles_are_drawn_character_by_character(kind):
+    fig = WITH_DOLLARS[kind]()
+    assert {*DRAWN, PRICE} <= drawn(fig)
+    plots.png(fig)
+
+
+def test_the_names_of_reference_lines_are_drawn_character_by_character():
+    fig = plots.loss_curve([3, 2], title=PRICE, reference={"_a $x$ \ud800": 1.0, "$\\ln V$": 2.0})
+    assert {PRICE, "_a $x$ ?: 1.00", r"$\ln V$: 2.00"} <= drawn(fig)
 
 
 def test_another_figure_gives_other_bytes():

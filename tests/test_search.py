@@ -1,5 +1,6 @@
 """Search: BM25, ranks, fusion, the bootstrap, the index that is kept, the box and the command."""
 
+import io
 import json
 import math
 import re
@@ -447,11 +448,19 @@ def test_typing_a_query_and_enter_shows_the_hits_and_another_number_shows_more(i
 
 
 def test_what_a_document_says_is_shown_and_never_run(model):
-    hostile = Document("x.<img>", "python", "x", "Return <script>alert(1)</script> & sort a list.", "")
+    hostile = Document("x.<img>", "<img src=x>", "x", "Return <script>alert(1)</script> & sort a list.", "")
     index = SearchIndex([hostile, replace(hostile, name="y", summary="Read a file.")], model)
     shown = hits_html(index.search("sort script <script>"))
-    assert "<script>" not in shown and "<img>" not in shown and "x.&lt;img&gt;" in shown
+    assert "<script>" not in shown and "<img" not in shown
+    assert "x.&lt;img&gt;" in shown and "(&lt;img src=x&gt;)" in shown
     assert "&lt;<b>script</b>&gt;alert(1)" in shown and "&amp; <b>sort</b> a list" in shown
+
+
+def test_what_a_document_says_sends_nothing_to_the_terminal(model):
+    hostile = Document("x\x1b[2J\ny\ud800", "a\rb", "x", "Clear\x9b2J the\x07 screen.", "")
+    index = SearchIndex([hostile, replace(hostile, name="y", summary="Read a file.")], model)
+    lines = search.hits_text(index.search("screen", k=1)).splitlines()
+    assert lines[:2] == ["1. x?[2J y?  (a b)", "   Clear?2J the? screen."] and len(lines) == 3
 
 
 def test_the_bars_are_as_long_as_the_scores(index):
@@ -512,12 +521,14 @@ def test_the_command_refuses_an_unknown_model_and_no_hits(capsys):
         assert stop.value.code == 2
 
 
-def test_a_console_that_lacks_a_character_gets_a_question_mark(kept, monkeypatch, capsys):
+def test_a_console_that_lacks_a_character_gets_a_question_mark(kept, monkeypatch):
     folder, _ = kept
     monkeypatch.setattr(search, "hits_text", lambda hits: "a → b")
-    monkeypatch.setattr(type(sys.stdout), "encoding", "ascii", raising=False)
+    console = io.TextIOWrapper(io.BytesIO(), encoding="ascii", newline="\n")
+    monkeypatch.setattr(sys, "stdout", console)
     assert cli.main(["search", "array", "--model", str(folder / "model")]) == 0
-    assert capsys.readouterr().out == "a ? b\n"
+    console.flush()
+    assert console.buffer.getvalue() == b"a ? b\n"
 
 
 @pytest.mark.slow

@@ -319,7 +319,7 @@ def test_expected_trouble_is_one_sentence(shipped, tmp_path, capsys, monkeypatch
     assert {path.suffix for path in (tmp_path / "new").glob("*")} <= {".ipynb"}  # no part of a file
 
 
-def test_the_demo_gets_its_options_and_ctrl_c_ends_quietly(monkeypatch, capsys):
+def test_the_demo_gets_its_options_and_ctrl_c_is_told_in_a_line(monkeypatch, capsys):
     def run_demo(out, minutes, seed, device):
         if seed == 7:
             raise KeyboardInterrupt
@@ -328,7 +328,7 @@ def test_the_demo_gets_its_options_and_ctrl_c_ends_quietly(monkeypatch, capsys):
 
     monkeypatch.setitem(sys.modules, "nextbert_lite.course.demo", types.SimpleNamespace(run_demo=run_demo))
     assert run(capsys, "demo", "--minutes", "0.5", "--device", "cpu") == (0, "demo 0.5 0 cpu\n", "")
-    assert run(capsys, "demo", "--seed", "7") == (130, "", "")
+    assert run(capsys, "demo", "--seed", "7") == (130, "", "nextbert-lite: stopped by Ctrl-C.\n")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,12 @@ TIMES = NOTEBOOKS / "times.json"
 HEADER = ("title", "question", "minutes", "part")
 CELL_TIMEOUT = 300  # seconds
 SIZE_CAP = 1_000_000  # bytes a lesson
+LANGUAGE = {  # what `jupyter nbconvert --to script` needs; no version, which differs between machines
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "name": "python",
+    "nbconvert_exporter": "python",
+}
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 
 
@@ -51,7 +57,7 @@ def read_source(path):
     notebook.metadata = nbformat.NotebookNode(
         {
             "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
+            "language_info": LANGUAGE,
             "lesson": lesson,
         }
     )

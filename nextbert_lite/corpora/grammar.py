@@ -31,6 +31,8 @@ def read_grammar(path: str | Path) -> dict[str, Any]:
         return _check_grammar(tomllib.loads(content))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not valid TOML: {error}.") from None
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply to be a grammar.") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

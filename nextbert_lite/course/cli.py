@@ -70,10 +70,13 @@ ADVICE = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 1 for trouble with files, 2 for a wrong argument, 130 for Ctrl-C.
+    """Run one command and return its exit status: 0, 1 for trouble here, 2 for a wrong argument, 130 for Ctrl-C.
 
     Expected trouble is one line on stderr. NEXTBERT_DEBUG=1 shows the whole traceback instead.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal may lack a character
     own, extra = split(sys.argv[1:] if arguments is None else list(arguments))
     options = parser().parse_args(own)
     if extra and options.run is not start:
@@ -82,12 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except KeyboardInterrupt:
+        print("nextbert-lite: stopped by Ctrl-C.", file=sys.stderr)
         return 130
-    except (OSError, ValueError, FloatingPointError) as error:
+    except (OSError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
         if os.environ.get("NEXTBERT_DEBUG"):
             raise
         print(f"nextbert-lite: {sentence(error)}", file=sys.stderr)
-        return 1 if isinstance(error, OSError) else 2
+        return 2 if isinstance(error, ValueError | ArithmeticError) else 1
 
 
 def split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -98,6 +102,10 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def sentence(error: Exception) -> str:
     """Return an error as one line: for the system's own errors, what to do."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory: take a smaller --batch, a smaller model or less text"
+    if isinstance(error, RecursionError):
+        return "something that was read is nested too deeply"
     if isinstance(error, OSError) and error.errno is not None:
         what = ADVICE.get(error.errno, error.strerror or type(error).__name__)
         where = error.filename2 or error.filename
@@ -134,10 +142,10 @@ def parser() -> argparse.ArgumentParser:
         epilog=START_EXAMPLES,
         formatter_class=raw,
     )
-    command.add_argument("folder", metavar="DIR", type=Path, help="your folder; made when it is not there")
+    command.add_argument("folder", metavar="DIR", type=folder, help="your folder; made when it is not there")
     command.add_argument("--no-open", action="store_true", help="only fill the folder")
     command.add_argument("--port", type=whole, help="JupyterLab's port (default: the first free one from 8888)")
-    command.add_argument("--lesson", help="the lesson to open, such as 02 (default: the first, 00)")
+    command.add_argument("--lesson", type=named, help="the lesson to open, such as 02 (default: the first, 00)")
     command.set_defaults(run=start)
 
     command = commands.add_parser(
@@ -148,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "folder",
         metavar="DIR",
-        type=Path,
+        type=folder,
         nargs="?",
         default=Path("workspace"),
         help="your folder (default: workspace)",
@@ -162,7 +170,7 @@ def parser() -> argparse.ArgumentParser:
         description="Pretrain a small encoder on the documentation in your installed packages and look at what it "
         "learned. Ctrl-C keeps what was trained and still shows it.",
     )
-    command.add_argument("--out", type=Path, default=Path("demo"), help="folder for the pictures (default: demo)")
+    command.add_argument("--out", type=folder, default=Path("demo"), help="folder for the pictures (default: demo)")
     command.add_argument("--minutes", type=minutes, default=2.0, help="training time (default: 2)")
     command.add_argument("--seed", type=whole, default=0, help="seed of all that is random (default: 0)")
     command.add_argument("--device", help="cpu, cuda or mps (default: the fastest there is)")
@@ -178,6 +186,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--corpus",
         required=True,
+        type=named,
         help="toy, docs (the documentation of your installed packages), or a path of .txt files",
     )
     command.add_argument("--lines", action="store_true", help="each line of the files is a text, not each paragraph")
@@ -216,10 +225,12 @@ def parser() -> argparse.ArgumentParser:
         epilog=PAIRS_EXAMPLES,
         formatter_class=raw,
     )
-    command.add_argument("--data", required=True, help="a CSV file of two columns, or docs", dest="pairs")
+    command.add_argument("--data", required=True, type=named, help="a CSV file of two columns, or docs", dest="pairs")
     command.add_argument("--columns", nargs=2, default=(), metavar=("A", "B"), help="the columns, if there are more")
     command.add_argument("--separator", type=separator, default=",", help="what parts the fields (default: ,)")
-    command.add_argument("--start", default="docs-small", help="the checkpoint to begin with (default: docs-small)")
+    command.add_argument(
+        "--start", type=named, default="docs-small", help="the checkpoint to begin with (default: docs-small)"
+    )
     run_options(command, batch=64, lr="6e-4")
     command.add_argument("--temperature", type=number(0, math.inf, "a temperature; 0.05 is"), default=0.05)
     command.add_argument("--pooling", default="mean", choices=("mean", "cls", "first-last"), help="(default: mean)")
@@ -237,11 +248,25 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("query", metavar="QUERY", nargs="+", help="what you look for")
     command.add_argument("-k", type=positive, default=5, help="how many hits (default: 5)")
     command.add_argument("--library", help="only python, torch, numpy or matplotlib (default: all)")
-    command.add_argument("--model", default="docs-contrastive", help="a checkpoint (default: docs-contrastive)")
+    command.add_argument(
+        "--model", type=named, default="docs-contrastive", help="a checkpoint (default: docs-contrastive)"
+    )
     command.add_argument("--rebuild", action="store_true", help="make the index anew")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=search)
     return top
+
+
+def named(text: str) -> str:
+    """Read a name or a path; a blank one would mean the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; write a name, or . for the current folder")
+    return text
+
+
+def folder(text: str) -> Path:
+    """Read the path of a folder."""
+    return Path(named(text))
 
 
 def whole(text: str) -> int:
@@ -286,7 +311,7 @@ minutes = number(0, math.inf, "a time in minutes; 2 and 0.5 are")
 
 def run_options(command: argparse.ArgumentParser, batch: int, lr: str) -> None:
     """Add what `pretrain` and `pairs` have in common."""
-    command.add_argument("--out", type=Path, required=True, help="folder for the model; made when it is not there")
+    command.add_argument("--out", type=folder, required=True, help="folder for the model; made when it is not there")
     length = command.add_mutually_exclusive_group(required=True)
     length.add_argument("--minutes", type=minutes, help="training time; turned into steps by a short trial")
     length.add_argument("--steps", type=positive, help="training steps")
@@ -380,6 +405,5 @@ def search(options: argparse.Namespace) -> int:
             del row["document"], row["body"]
         print(json.dumps({"query": query, "hits": found}, indent=1))
     else:
-        coding = sys.stdout.encoding or "utf-8"
-        print(hits_text(hits).encode(coding, "replace").decode(coding))  # a console may lack a character
+        print(hits_text(hits))
     return 0

@@ -13,6 +13,7 @@ from nextbert_lite.core.encoder import Encoder, EncoderConfig
 from nextbert_lite.core.heads import MaskedLanguageModel
 from nextbert_lite.corpora.harvest import Document
 from nextbert_lite.corpora.python_docs import load_docs
+from nextbert_lite.files import make_folder
 from nextbert_lite.training.batches import MLMBatches, seeded
 from nextbert_lite.training.device import pick_device
 from nextbert_lite.training.loop import fit, held_out_loss, steps_in
@@ -30,7 +31,7 @@ def run_demo(out: Path, minutes: float = 2.0, seed: int = 0, device: str | None 
     more. Ctrl-C ends the training and shows what was learned until then.
     """
     chosen = pick_device(device)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     print("Reading the documentation of Python, PyTorch, NumPy and Matplotlib on this machine …", flush=True)
     docs = load_docs()
     print(

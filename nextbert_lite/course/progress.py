@@ -26,6 +26,8 @@ SYMBOLS = {"passes": "✓", "blank": "○", "fails": "✗", "missing": "✗"}
 NOTE = "NameError: only imports, functions and exercises were run here. A value that one needs belongs into its cell."
 START = "import json, sys; job = json.load(sys.stdin); sys.path[:] = job['path']; "
 WORK = "from nextbert_lite.course.progress import work; work(job)"
+# a magic or a command of the shell, with or without a name for its result; help, with the ? before or behind
+FOR_JUPYTER = r"^([ \t]*)(?:(?:\w+[ \t]*=[ \t]*)?[%!]|\?|[%\w*][\w.*\[\]]*\?\??[ \t]*$).*$"
 QUIET = {"NEXTBERT_GRADE": "1", "MPLBACKEND": "Agg", "TQDM_DISABLE": "1", "PYTHONIOENCODING": "utf-8"}
 
 
@@ -37,7 +39,7 @@ def show(folder: Path, as_json: bool = False) -> int:
     for row in progress(folder):
         rows.append(row)
         for line in [] if as_json else table(row, width, symbols):
-            print(line.encode(encoding, "replace").decode(encoding), flush=True)
+            print(line, flush=True)
     every = [one for row in rows for one in row["exercises"]]
     passed = sum(one["status"] == "passes" for one in every)
     if as_json:
@@ -185,7 +187,7 @@ def define(sources: list[str], kinds: tuple, names: dict) -> str:
     for source in sources:
         try:
             nodes = [node for node in parsed(source).body if isinstance(node, kinds)]
-        except (SyntaxError, ValueError):  # half-edited
+        except (SyntaxError, ValueError, RecursionError, MemoryError):  # half-edited; nested too deeply
             continue
         for node in nodes:
             try:
@@ -196,11 +198,11 @@ def define(sources: list[str], kinds: tuple, names: dict) -> str:
 
 
 def parsed(source: str) -> ast.Module:
-    """Parse a cell; where it is not Python, without its lines for Jupyter, such as `%%time` and `!pip`."""
+    """Parse a cell; where it is not Python, without its lines for Jupyter: `%%time`, `!pip`, `nn.Linear?`, `?help`."""
     try:
         return ast.parse(source)
     except SyntaxError:
-        plain = re.sub(r"^([ \t]*)[%!].*$", r"\1pass", source, flags=re.MULTILINE)
+        plain = re.sub(FOR_JUPYTER, r"\1pass", source, flags=re.MULTILINE)
         if plain == source:
             raise
         return ast.parse(plain)

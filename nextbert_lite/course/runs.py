@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from datetime import date
 from pathlib import Path
 
 from torch import nn
 
-from nextbert_lite.files import NEW, settle, write_text
+from nextbert_lite.files import NEW, json_of, settle, write_text
 from nextbert_lite.training.loop import History
 from nextbert_lite.training.tokenizer import Tokenizer
 from nextbert_lite.use import checkpoints
@@ -28,7 +29,7 @@ def unfinished(out: Path, options: dict, replace: bool) -> dict | None:
     settle(out, CARD)
     if (out / RUN).is_file():
         try:
-            run = json.loads((out / RUN).read_text(encoding="utf-8"))
+            run = json_of((out / RUN).read_text(encoding="utf-8"))
             stored = run["options"] | {"steps": run["steps"]}
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{out / RUN} is damaged; delete it to start anew.") from None
@@ -39,8 +40,9 @@ def unfinished(out: Path, options: dict, replace: bool) -> dict | None:
                 f"delete {out / RUN} and {out / TRAINING} to start anew, or name another folder."
             )
         return run
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"{out} is a file; name a folder for the checkpoint.")
+    if os.path.lexists(out) and not out.is_dir():
+        what = "a link to nowhere" if out.is_symlink() else "a file"
+        raise FileExistsError(f"{out} is {what}; name a folder for the checkpoint.")
     if (out / CARD).exists() and not replace:
         raise FileExistsError(f"{out} has a model already. Name another folder, or say --replace.")
     known = {CARD, WEIGHTS, TOKENIZER, TRAINING}

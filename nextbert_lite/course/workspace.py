@@ -21,7 +21,7 @@ from itertools import count
 from pathlib import Path
 from urllib.parse import quote
 
-from nextbert_lite.files import share_dir, write_text
+from nextbert_lite.files import json_of, make_folder, share_dir, write_text
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 BLANK = "pass  # your code here"  # not `...`: as a cell's last line that would print Ellipsis
@@ -35,15 +35,13 @@ def prepare(folder: str | Path) -> list[str]:
     Raises OSError when the folder cannot be written and FileNotFoundError when the course has no lessons.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"'{folder}' is a file; name a folder, or move that file away.")
     found = find_lessons()
     if not found:
         raise FileNotFoundError(
             "the course's folder 'notebooks' holds no lessons. In a clone `make notebooks` builds them; "
             "else install the package again: pip install --force-reinstall --no-deps nextbert-lite"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     written = []
     for lesson in found:
         notebook = learner_version(read_notebook(lesson))
@@ -129,7 +127,7 @@ def open_lab(arguments: list[str]) -> None:
 def read_notebook(path: Path) -> dict:
     """Return the notebook of a file; ValueError, which names the file, when it holds none."""
     try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
+        notebook = json_of(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not JSON, not UTF-8
         raise ValueError(f"{path} is not a notebook that can be read: {error}") from None
     if not isinstance(notebook, dict) or not isinstance(notebook.get("cells"), list):

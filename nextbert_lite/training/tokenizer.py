@@ -151,6 +151,8 @@ class Tokenizer:
             raise FileNotFoundError(f"there is no tokenizer file {path}. `Tokenizer.save` writes one.")
         try:
             backend, specials = _read(Path(path).read_text(encoding="utf-8"))
+        except OSError:
+            raise
         except Exception as error:  # the library has no class of its own for this
             raise ValueError(f"{path} is no tokenizer file: {error}. `Tokenizer.save` writes one.") from error
         return cls(backend, specials)

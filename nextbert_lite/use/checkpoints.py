@@ -21,6 +21,7 @@ from nextbert_lite.corpora.harvest import Document, installed_versions
 from nextbert_lite.corpora.python_docs import DocsCorpus, near_duplicates, text_hash
 from nextbert_lite.files import (
     file_hash,
+    json_of,
     read_safetensors,
     settle,
     share_dir,
@@ -64,7 +65,7 @@ def read_card(name: str | Path, file: str = CARD) -> dict:
     """
     path = (find(name) if file == CARD else Path(name)) / file
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = json_of(path.read_text(encoding="utf-8"))
         newer, _, sealed = card["format"] > FORMAT, card["files"].items(), card.pop("sha256", None)
         if not newer and sealed != seal(card) and not (sealed is None and card["format"] == 1):
             raise ValueError("its text is not what was written")

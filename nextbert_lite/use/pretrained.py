@@ -11,7 +11,6 @@ loaded. Weights are read from safetensors only; no pickle is opened and no code 
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import tomllib
 from hashlib import sha256
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 
 from nextbert_lite.core.encoder import ACTIVATIONS, Encoder, EncoderConfig
 from nextbert_lite.core.heads import MaskedLanguageModel
-from nextbert_lite.files import share_dir
+from nextbert_lite.files import check_readable, json_of, share_dir
 from nextbert_lite.training.tokenizer import ROLES, Tokenizer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -157,7 +156,7 @@ def read_json(path: Path, kind: type) -> dict | list:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing. A checkpoint needs {CONFIG}, a tokenizer and {WEIGHTS}.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_of(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON file ({error}). Copy it again.") from None
     if not isinstance(content, kind):
@@ -307,6 +306,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 "is not. If you trust it, convert it: save_pretrained of transformers writes safetensors."
             )
         raise FileNotFoundError(f"{path} is missing. A checkpoint needs {CONFIG}, a tokenizer and {WEIGHTS}.")
+    check_readable(path)
     try:
         tensors = load_file(path)
     except SafetensorError as error:

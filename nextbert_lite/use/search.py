@@ -227,8 +227,13 @@ def hits_text(hits: Sequence[Hit]) -> str:
     for number, hit in enumerate(hits, 1):
         words = ", ".join(f"{word} {part:.1f}" for word, part in hit.words.items())
         blocks.append(
-            f"{number}. {hit.document.name}  ({hit.document.library})\n"
-            f"   {shorten(hit.document.summary, 100, placeholder=' …')}\n"
+            f"{number}. {_on_a_line(hit.document.name)}  ({_on_a_line(hit.document.library)})\n"
+            f"   {shorten(_on_a_line(hit.document.summary), 100, placeholder=' …')}\n"
             f"   score {hit.score:.2f}  BM25 {hit.bm25:.1f}  cosine {hit.cosine:.2f}  words: {words or NO_WORDS}"
         )
     return "\n".join(blocks)
+
+
+def _on_a_line(text: str) -> str:
+    """Return a text as one line of plain characters: nothing in it moves a terminal's cursor or sets its colours."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))

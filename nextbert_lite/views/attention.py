@@ -76,22 +76,22 @@ class AttentionExplorer(View):
 
     def figure(self) -> Figure:
         """Return the chosen head on the chosen sentence: a map for each model."""
-        tokens = self.sentences[self.sentence]
+        tokens = [plots.plain(token) for token in self.sentences[self.sentence]]
         maps = [of_model[self.sentence][self.layer, self.head] for of_model in self._arrays.values()]
         side = 1.8 + min(0.25 * len(tokens), 4.0)
         fig, axes = plots.figure(1, len(maps), size=(side * len(maps) + 0.6, side), squeeze=False, sharey=True)
         size = 9 if len(tokens) <= 16 else max(2, 150 / len(tokens))
         for ax, weights, name in zip(axes[0], maps, self.models, strict=True):
             image = ax.imshow(weights, vmin=0, vmax=1)
-            ax.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=size, parse_math=False)
-            ax.set_yticks(range(len(tokens)), tokens, fontsize=size, parse_math=False)
+            ax.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=size)
+            ax.set_yticks(range(len(tokens)), tokens, fontsize=size)
             ax.tick_params(length=0)
             ax.set_xlabel("looks at (key)")
-            ax.set_title(name, fontsize=10, weight="normal")
+            ax.set_title(plots.plain(name), fontsize=10, weight="normal")
         axes[0, 0].set_ylabel("looks from (query)")
         fig.colorbar(image, ax=axes, shrink=0.7).set_label("attention weight")
         where = f"Layer {self.layer + 1}, head {self.head + 1}"
-        fig.suptitle(self.title or f"{where}: who looks at whom", x=0.01, ha="left", wrap=True)
+        fig.suptitle(plots.plain(self.title) or f"{where}: who looks at whom", x=0.01, ha="left", wrap=True)
         return fig
 
 

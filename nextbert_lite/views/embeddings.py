@@ -93,13 +93,14 @@ class EmbeddingExplorer(View):
         for ax, points, name in zip(axes[0], self._maps, self.names, strict=True):
             for number, label in enumerate(self.labels):
                 style = {"color": palette[number % 7], "marker": MARKERS[number % 5], "s": 12, "linewidths": 0}
-                ax.scatter(*points[label_of == number].T, label=label, **style)
+                ax.scatter(*points[label_of == number].T, label=plots.plain(label), **style)
             ax.set(xticks=[], yticks=[], aspect="equal", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
             ax.spines[:].set_visible(False)
-            ax.set_title(name, fontsize=10, weight="normal", parse_math=False)
-        handles, names = axes[0, 0].get_legend_handles_labels()
-        fig.legend(handles, names, loc="outside right upper", fontsize=8)
-        fig.suptitle(self.title or f"A map of {len(self.texts):,} texts by label", x=0.01, ha="left", wrap=True)
+            ax.set_title(plots.plain(name), fontsize=10, weight="normal")
+        fig.legend(handles=axes[0, 0].collections, loc="outside right upper", fontsize=8)
+        fig.suptitle(
+            plots.plain(self.title) or f"A map of {len(self.texts):,} texts by label", x=0.01, ha="left", wrap=True
+        )
         return fig
 
 

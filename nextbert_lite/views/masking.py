@@ -141,12 +141,12 @@ class MaskingPlayground(View):
             pairs.append(("the perfect predictor", one.perfect[t], plots.ORANGE))
         for number, (name, values, colour) in enumerate(pairs):
             ax.barh(np.arange(k) + 0.4 * number, values, height=0.38, color=colour, label=name)
-        ax.set_yticks(np.arange(k) + 0.2 * (len(pairs) - 1), one.words[t], parse_math=False)
+        ax.set_yticks(np.arange(k) + 0.2 * (len(pairs) - 1), map(plots.plain, one.words[t]))
         ax.invert_yaxis()
         ax.set(xlabel="probability", xlim=(0, 1))
         ax.legend(loc="lower right")
         gap = " ".join("____" if i == t else token.strip() for i, token in enumerate(one.tokens))
-        ax.set_title(self.title or f"What fits into the gap?\n{gap}", wrap=True, parse_math=False)
+        ax.set_title(plots.plain(self.title or f"What fits into the gap?\n{gap}"), wrap=True)
         return fig
 
     def _ids(self, text: str) -> list[int]:

@@ -48,6 +48,16 @@ def figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.0, 3.
     return plt.subplots(rows, columns, figsize=size, layout="constrained", **options)
 
 
+def plain(text: str) -> str:
+    """Return a text as a figure draws it character by character: a $ begins no formula, half a surrogate is a ?."""
+    return whole(text).replace("$", r"\$")
+
+
+def whole(text: str) -> str:
+    """Return a text with a ? for each half of a surrogate, which no font, file or browser can take."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def png(fig: Figure) -> bytes:
     """Return the figure as a PNG file's bytes; the same figure gives the same bytes."""
     buffer = io.BytesIO()
@@ -99,10 +109,10 @@ def attention_map(
         side = min(8.0, 2.6 + 0.42 * len(keys))
         _, ax = figure(size=(side, 1.6 + (side - 1.6) * len(tokens) / len(keys) * 0.9))
     image = ax.imshow(weights, vmin=0.0, vmax=1.0, cmap="Blues", aspect="auto")
-    ax.set_xticks(range(len(keys)), keys, rotation=45, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(len(tokens)), tokens)
+    ax.set_xticks(range(len(keys)), map(plain, keys), rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(tokens)), map(plain, tokens))
     ax.set(xlabel="looks at (key)", ylabel="looks from (query)")
-    ax.set_title(title)
+    ax.set_title(plain(title))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set_xticks(np.arange(len(keys) + 1) - 0.5, minor=True)
@@ -141,13 +151,13 @@ def attention_heads(weights: Tensor, tokens: Sequence[str], *, title: str = "", 
         image = ax.imshow(maps[i], vmin=0.0, vmax=1.0, cmap="Blues")
         ax.set_title(f"layer {i // H + 1}, head {i % H + 1}" if L > 1 else f"head {i + 1}", fontsize=9, weight="normal")
         size = 8 if len(tokens) <= 12 else 6
-        ax.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=size)
-        ax.set_yticks(range(len(tokens)), tokens, fontsize=size)
+        ax.set_xticks(range(len(tokens)), map(plain, tokens), rotation=90, fontsize=size)
+        ax.set_yticks(range(len(tokens)), map(plain, tokens), fontsize=size)
         ax.tick_params(length=0)
     fig.supxlabel("looks at (key)", fontsize=10)
     fig.supylabel("looks from (query)", fontsize=10)
     fig.colorbar(image, ax=axes, shrink=0.6, pad=0.02).set_label("attention weight")
-    fig.suptitle(title, x=0.01, ha="left")
+    fig.suptitle(plain(title), x=0.01, ha="left")
     return fig
 
 
@@ -183,10 +193,10 @@ def attention_from(weights: Tensor, tokens: Sequence[str], query: int, *, title:
     for i, token in enumerate(tokens):
         own = f"\n({weights[i]:.2f} on itself)" if i == query and weights[i] >= 0.05 else ""
         weight = "bold" if i == query or weights[i] >= 0.3 else "normal"
-        ax.text(centres[i], -0.06, token + own, ha="center", va="top", fontsize=size, weight=weight)
+        ax.text(centres[i], -0.06, plain(token) + own, ha="center", va="top", fontsize=size, weight=weight)
     ax.set(xlim=(0, lengths.sum()), ylim=(-0.35, 1.15))
     ax.set_axis_off()
-    ax.set_title(title)
+    ax.set_title(plain(title))
     return fig
 
 
@@ -204,10 +214,10 @@ def loss_curve(
     middle = np.arange(len(mean)) + (window + 1) / 2
     ax.plot(middle, mean, color=BLUE, label=f"mean of {window} steps")
     for (name, value), (dashes, colour) in zip((reference or {}).items(), REFERENCE_LINES, strict=False):
-        ax.axhline(value, color=colour, linestyle=dashes, linewidth=1.4, label=f"{name}: {value:.2f}")
+        ax.axhline(value, color=colour, linestyle=dashes, linewidth=1.4, label=plain(f"{name}: {value:.2f}"))
     ax.set(xlabel="training step", ylabel="loss (nats per token)")
-    ax.set_title(title)
-    ax.legend()
+    ax.set_title(plain(title))
+    ax.legend(handles=ax.lines)  # given, for a name may begin with _
     return fig
 
 

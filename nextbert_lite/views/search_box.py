@@ -9,7 +9,7 @@ from collections.abc import Container, Sequence
 import ipywidgets as widgets
 
 from nextbert_lite.use.search import NO_WORDS, Hit, SearchIndex
-from nextbert_lite.views.plots import BLUE, ORANGE
+from nextbert_lite.views.plots import BLUE, ORANGE, whole
 
 
 def search_box(index: SearchIndex):
@@ -38,10 +38,10 @@ def hits_html(hits: Sequence[Hit]) -> str:
         words = ", ".join(f"<b>{html.escape(word)}</b> {part:.1f}" for word, part in hit.words.items())
         bars = _bar("BM25", hit.bm25, hit.bm25 / longest, BLUE) + _bar("cosine", hit.cosine, hit.cosine, ORANGE)
         rows.append(
-            f"<li><code>{html.escape(d.name)}</code> ({d.library}), score {hit.score:.2f}<br>"
+            f"<li><code>{html.escape(d.name)}</code> ({html.escape(d.library)}), score {hit.score:.2f}<br>"
             f"{_in_bold(d.summary, hit.words)}<br>{bars}words: {words or NO_WORDS}</li>"
         )
-    return f"<ol>{''.join(rows)}</ol>"
+    return whole(f"<ol>{''.join(rows)}</ol>")
 
 
 def _bar(name: str, value: float, share: float, colour: str) -> str:

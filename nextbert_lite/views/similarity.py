@@ -95,14 +95,16 @@ class SimilarityMatrix(View):
                 if i == j:
                     box = {"fill": False, "color": plots.ORANGE, "linewidth": 2}
                     ax.add_patch(plots.plt.Rectangle((j - 0.47, i - 0.47), 0.94, 0.94, **box))
-            short = [label if len(label) <= 14 else label[:13] + "…" for label in self.labels]
-            ax.set_xticks(range(B), short[B:], rotation=45, ha="right", fontsize=8, parse_math=False)
-            ax.set_yticks(range(B), short[:B], fontsize=8, parse_math=False)
+            short = [plots.plain(label if len(label) <= 14 else label[:13] + "…") for label in self.labels]
+            ax.set_xticks(range(B), short[B:], rotation=45, ha="right", fontsize=8)
+            ax.set_yticks(range(B), short[:B], fontsize=8)
             ax.tick_params(length=0)
             ax.set_title(name, fontsize=10, weight="normal")
             ax.set(xlabel="positive", ylabel="anchor")
         loss = -np.log(np.diag(shares).clip(1e-300)).mean()
-        fig.suptitle(self.title or f"The loss at τ = {self.temperature:g} is {loss:.2f} nats", x=0.01, ha="left")
+        fig.suptitle(
+            plots.plain(self.title) or f"The loss at τ = {self.temperature:g} is {loss:.2f} nats", x=0.01, ha="left"
+        )
         return fig
 
 

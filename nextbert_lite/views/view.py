@@ -30,6 +30,9 @@ class View(anywidget.AnyWidget):
     _css = (HERE / "style.css").read_text(encoding="utf-8")
     title = traitlets.Unicode("").tag(sync=True)
 
+    def __init__(self, **state):
+        super().__init__(**{name: _whole(value) for name, value in state.items()})
+
     def figure(self) -> Figure:
         """Return what the view shows at first as a static figure."""
         raise NotImplementedError
@@ -64,6 +67,13 @@ def _small(png: bytes) -> bytes:
     buffer = io.BytesIO()
     Image.open(io.BytesIO(png)).convert("RGB").quantize(128).save(buffer, format="png", optimize=True)
     return buffer.getvalue()
+
+
+def _whole(value):
+    """Return a text, or the texts of a list, so that a notebook can store them."""
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    return plots.whole(value) if isinstance(value, str) else value
 
 
 def packed(values: np.ndarray) -> bytes:
