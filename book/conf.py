@@ -117,6 +117,14 @@ def on_signature(app, what, name, obj, options, signature, returns) -> tuple:
     return tuple(short)
 
 
+def within_script(content: str) -> str:
+    """Return JSON or JavaScript in which no text ends the script element that it stands in: there < is \\u003c.
+
+    In place of myst-nb's own, which sees only </script> in just these letters.
+    """
+    return re.sub(r"<(?=/?script|!--)", r"\\u003c", content, flags=re.IGNORECASE)
+
+
 def on_doctree(app, doctree) -> None:
     """Give each figure its sentence: it stands in the notebook's output, where myst-nb does not look."""
     from docutils import nodes  # here: the tests of what stands above need no Sphinx
@@ -127,6 +135,9 @@ def on_doctree(app, doctree) -> None:
 
 
 def setup(app) -> None:
+    from myst_nb.core import render
+
+    render.sanitize_script_content = within_script
     app.connect("autodoc-skip-member", on_skip)
     app.connect("autodoc-process-docstring", on_docstring)
     app.connect("autodoc-process-signature", on_signature)

@@ -9,7 +9,9 @@ import re
 import shutil
 import tomllib
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -103,6 +105,68 @@ def test_a_title_with_markup_in_it_is_text_on_the_map():
     odd = replace(FOUND[0], title="<script> & more", part="a < b")
     svg = ElementTree.fromstring(book.course_map([odd]))
     assert "00 <script> & more" in "".join(svg.itertext()) and "a < b" in "".join(svg.itertext())
+
+
+ODD = "<script>alert(1)</script> [a](b) | *c* `d` $e$ \\ &amp; _f_ https://example.org {{g}}\n# h"
+
+
+@pytest.mark.parametrize("make", [book.course_table, book.needs_table, book.effort_table])
+def test_a_title_a_question_and_a_part_are_text_in_the_tables(make):
+    from markdown_it import MarkdownIt
+
+    given = make([replace(FOUND[0], title=ODD, question=ODD, part=ODD, exercises=())])
+    page = MarkdownIt("commonmark", {"html": True}).enable("table").render(given)
+    shown = " ".join(ODD.split())
+    cells = ElementTree.fromstring(f"<page>{page}</page>").find("table/tbody/tr").findall("td")
+    assert len(cells) == len(given.splitlines()[1].strip("|").split("|"))
+    texts = ["".join(cell.itertext()) for cell in cells]
+    wanted = {book.course_table: 2, book.needs_table: 3, book.effort_table: 1}[make]
+    assert sum(shown in text for text in texts) == wanted and f"00 {shown}" in texts
+    inside = {node.tag for cell in cells[:3] for node in cell.iter()}
+    assert inside <= {"td", "a"}
+
+
+@pytest.mark.parametrize(
+    "name", ['02_a"><script>.ipynb', "02_a b.ipynb", "02_a\nb.ipynb", "02_a](b).ipynb", "02_.ipynb"]
+)
+def test_a_file_whose_name_could_not_stand_in_a_page_is_refused(name, tmp_path):
+    with pytest.raises(book.Trouble, match="is no lesson's name: call it like 02_attention.ipynb"):
+        book.read_lesson(tmp_path / name, {})
+
+
+def test_the_name_of_a_part_stays_a_caption():
+    contents = book.toctrees([replace(FOUND[0], part='A "part"\n:glob:\n```')])
+    assert ':caption: "A \\"part\\"\\n:glob:\\n```"\n' in contents and "\n:glob:" not in contents
+
+
+def test_a_stored_picture_ends_no_attribute():
+    data = {book.VIEW: {}, "image/png": 'iVBOR"><script>alert(1)</script>'}
+    output = {"data": data, "metadata": {"image/png": {"alt": '"><b>'}}, "output_type": "display_data"}
+    picture = book.with_figure(output)[1]["data"]["text/html"]
+    assert "<script" not in picture and "<b>" not in picture and picture.count('"') == 4
+
+
+@pytest.mark.parametrize("hostile", ["</script>", "</SCRIPT >", "</script\n>", "<!--<script>", "<ScRiPt>", "a < b"])
+def test_a_stored_output_never_ends_the_script_that_holds_it(hostile):
+    class Reader(HTMLParser):
+        found = ""
+
+        def handle_data(self, data):
+            self.found += data
+
+    held = conf.within_script(json.dumps({"title": f"{hostile}<img src=x>"}))
+    reader = Reader()
+    reader.feed(f'<script type="application/json">{held}</script>')
+    reader.close()
+    assert json.loads(reader.found) == {"title": f"{hostile}<img src=x>"}
+    assert not re.search("</?script|<!--", held, re.IGNORECASE)
+
+
+def test_sphinx_writes_stored_outputs_so(monkeypatch):
+    render = pytest.importorskip("myst_nb.core.render")
+    monkeypatch.setattr(render, "sanitize_script_content", render.sanitize_script_content)
+    conf.setup(SimpleNamespace(connect=lambda *arguments: None))
+    assert render.sanitize_script_content('"</SCRIPT >"') == '"\\u003c/SCRIPT >"'
 
 
 @pytest.mark.parametrize("make", [book.course_table, book.needs_table, book.effort_table])

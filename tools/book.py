@@ -92,8 +92,17 @@ def prose(notebook: dict) -> str:
     return "\n\n".join(text_of(cell) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
 
 
+def plain(text: str) -> str:
+    """Return a text of a lesson's header as Markdown that shows it character by character."""
+    return re.sub(r"[\\`*_{}\[\]<>()#|$&~!^@:]", r"\\\g<0>", " ".join(str(text).split()))
+
+
 def read_lesson(path: Path, seconds: dict[str, int]) -> Lesson:
     """Return what a built lesson says of itself; Trouble, which names it and what is missing, when something is."""
+    if not re.fullmatch(r"\d\d_[A-Za-z0-9_-]+\.ipynb", path.name):  # it stands in links, and in lists of Sphinx
+        raise Trouble(
+            f"{path.name!r} is no lesson's name: call it like 02_attention.ipynb, in a to z, 0 to 9, - and _."
+        )
     notebook = lessons.read_notebook(path)
     header, text = notebook["metadata"].get("lesson", {}), prose(notebook)
     needs = re.search(r"^\| You need \| (.+?) \|$", text, re.MULTILINE)
@@ -225,7 +234,9 @@ def with_figure(output: dict) -> list[dict]:
     if VIEW not in data or "image/png" not in data:
         return [output]
     alt = html.escape(output["metadata"]["image/png"]["alt"])
-    picture = f'<noscript><img alt="{alt}" src="data:image/png;base64,{png_of(output).strip()}"></noscript>'
+    picture = (
+        f'<noscript><img alt="{alt}" src="data:image/png;base64,{html.escape(png_of(output).strip())}"></noscript>'
+    )
     view = output | {"data": {VIEW: data[VIEW]}}
     return [view, {"output_type": "display_data", "metadata": {}, "data": {"text/html": picture}}]
 
@@ -263,7 +274,7 @@ def table(*rows: tuple) -> str:
 
 
 def link(lesson: Lesson) -> str:
-    return f"[{lesson.number} {lesson.title}](lessons/{lesson.path.name})"
+    return f"[{lesson.number} {plain(lesson.title)}](lessons/{lesson.path.name})"
 
 
 def seconds_of(lesson: Lesson) -> str:
@@ -277,13 +288,19 @@ def sizes(found: list[Lesson]) -> str:
 
 
 def course_table(found: list[Lesson]) -> str:
-    rows = [(link(lesson), lesson.question, f"{lesson.minutes} min") for lesson in found]
+    rows = [(link(lesson), plain(lesson.question), f"{lesson.minutes} min") for lesson in found]
     return table(("lesson", "the question it answers", "your time"), *rows)
 
 
 def needs_table(found: list[Lesson]) -> str:
     rows = [
-        (lesson.part, link(lesson), lesson.question, f"{lesson.minutes} min", linked_here(lesson.needs, found))
+        (
+            plain(lesson.part),
+            link(lesson),
+            plain(lesson.question),
+            f"{lesson.minutes} min",
+            linked_here(lesson.needs, found),
+        )
         for lesson in found
     ]
     return table(("part", "lesson", "the question it answers", "your time", "what you need for it"), *rows)
@@ -532,7 +549,8 @@ def toctrees(found: list[Lesson]) -> str:
         blocks.append((part, [f"lessons/{lesson.path.stem}" for lesson in found if lesson.part == part]))
     blocks.append(("To look up", ["glossary", "reference/index", "teachers", "licence"]))
     return "\n\n".join(
-        f'```{{toctree}}\n:hidden:\n:caption: "{caption}"\n\n' + "\n".join(pages) + "\n```" for caption, pages in blocks
+        f"```{{toctree}}\n:hidden:\n:caption: {json.dumps(caption)}\n\n" + "\n".join(pages) + "\n```"
+        for caption, pages in blocks
     )
 
 
