@@ -130,7 +130,7 @@ def test_a_title_a_question_and_a_part_are_text_in_the_tables(make):
     "name", ['02_a"><script>.ipynb', "02_a b.ipynb", "02_a\nb.ipynb", "02_a](b).ipynb", "02_.ipynb"]
 )
 def test_a_file_whose_name_could_not_stand_in_a_page_is_refused(name, tmp_path):
-    with pytest.raises(book.Trouble, match="is no lesson's name: call it like 02_attention.ipynb"):
+    with pytest.raises(book.Trouble, match=r"is no lesson's name: call it like 02_attention\.ipynb"):
         book.read_lesson(tmp_path / name, {})
 
 
