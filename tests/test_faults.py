@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 from oracles import config, words
+from safetensors.torch import save_file
 
 from nextbert_lite import Classifier, SentenceEncoder, TextClassifier, files, load
 from nextbert_lite.core.encoder import Encoder
@@ -232,3 +233,33 @@ def test_pretrain_killed_at_random_moments_always_ends_with_the_same_weights(tmp
         assert digest(load(out).model) == right
         shutil.rmtree(out)
     print(json.dumps({"kills": kills, "lost": 0}))
+
+
+# --- what the first edition wrote -------------------------------------------------------------------------------------
+
+
+def test_a_classifier_of_the_first_edition_is_read(tmp_path):
+    save_classifier(tmp_path, 1)
+    right, card = read(tmp_path), json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))
+    (tmp_path / "card.json").unlink()
+    weights, _ = files.read_safetensors(tmp_path / "model.safetensors")
+    save_file(weights, tmp_path / "model.safetensors", {"format": "1"})
+    card |= {"format": 1, "files": {n: files.file_hash(tmp_path / n) for n in card["files"]}}
+    del card["sha256"], card["name"]
+    (tmp_path / "classifier.json").write_text(json.dumps(card), encoding="utf-8")
+    loaded = Classifier.load(tmp_path)
+    assert (digest(loaded.model), loaded.temperature) == right
+
+
+def test_a_run_of_the_first_edition_goes_on(tmp_path):
+    batch = {"ids": torch.full((2, 4), 7), "labels": torch.full((2, 4), 8), "mask": torch.ones(2, 4, dtype=torch.bool)}
+    path, options = tmp_path / "run.safetensors", dict(steps=6, warmup=0, progress=False)
+    whole = model(0)
+    fit(whole, lambda step: batch, **options)
+    fit(model(0), lambda step: batch, checkpoint=path, stop_after=0.0, **options)
+    tensors, told = files.read_safetensors(path)
+    settings = json.loads(told["settings"]) | {"weight_decay": 0.01, "betas": [0.9, 0.98], "clip": 1.0}
+    save_file(tensors, path, told | {"settings": json.dumps(settings)})
+    resumed = model(5)
+    assert fit(resumed, lambda step: batch, checkpoint=path, **options).steps == 6
+    assert digest(resumed) == digest(whole)
