@@ -1,5 +1,9 @@
 """Other libraries' models with our weights, and what the tests of the core share."""
 
+import io
+from xml.etree import ElementTree
+
+import matplotlib.pyplot as plt
 import torch
 from hypothesis import settings
 from torch import Tensor, nn
@@ -192,3 +196,12 @@ def contrastive_losses(anchors: Tensor, positives: Tensor, negatives: Tensor, te
         "st.symmetric": ranking([anchors, positives], **both),
         "st.negatives": ranking([anchors, positives, negatives]),
     }
+
+
+def drawn(fig):
+    """Return the texts that stand in a figure; a formula would be in pieces."""
+    with plt.rc_context({"svg.fonttype": "none"}):
+        buffer = io.StringIO()
+        fig.savefig(buffer, format="svg")
+    tree = ElementTree.fromstring(buffer.getvalue())
+    return {"".join(text.itertext()) for text in tree.iter("{http://www.w3.org/2000/svg}text")}

@@ -2,11 +2,9 @@
 
 import base64
 import importlib.util
-import io
 import json
 import re
 from pathlib import Path
-from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from oracles import drawn
 
 from nextbert_lite import AttentionExplorer, EmbeddingExplorer, MaskingPlayground, SimilarityMatrix, load, show, views
 from nextbert_lite.core.contrastive import info_nce_loss
@@ -89,15 +88,6 @@ WITH_DOLLARS = {
     ),
     "similarity": lambda: SimilarityMatrix(random(4, 8), random(4, 8, seed=1), HOSTILE, title=PRICE),
 }
-
-
-def drawn(fig):
-    """Return the texts that stand in a figure; a formula would be in pieces."""
-    with plt.rc_context({"svg.fonttype": "none"}):
-        buffer = io.StringIO()
-        fig.savefig(buffer, format="svg")
-    tree = ElementTree.fromstring(buffer.getvalue())
-    return {"".join(text.itertext()) for text in tree.iter("{http://www.w3.org/2000/svg}text")}
 
 
 @pytest.mark.parametrize("kind", WITH_DOLLARS)

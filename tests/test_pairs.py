@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nextbert_lite import SearchIndex, SentenceEncoder, embed, fine_tune, load, load_docs
+from nextbert_lite import SearchIndex, SentenceEncoder, embed, fine_tune, load
 from nextbert_lite.course import pairs, runs
 from nextbert_lite.course.cli import main
 from nextbert_lite.course.pairs import DocsPairs, groups_of, own_pairs, read_pairs, spoken, train_pairs
@@ -24,11 +24,6 @@ ACTS = "buy cook store freeze share taste".split()
 THINGS = "dog cat bird cow pig goat hen duck frog bee ant fox run jump sing read draw walk".split()
 OTHER = dict(zip([*FOODS, *ACTS], THINGS, strict=True))
 MANY = [(f"how do I {a} {f} at home", f"{OTHER[a]} near the {OTHER[f]} first") for f in FOODS for a in ACTS]
-
-
-@pytest.fixture(scope="module")
-def docs():
-    return load_docs()
 
 
 @pytest.fixture(scope="module")

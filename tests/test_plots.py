@@ -1,13 +1,12 @@
 """Figures say what they show, to everyone; the same figure is the same file."""
 
 import base64
-import io
-from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from oracles import drawn
 
 from nextbert_lite.views import plots
 
@@ -81,15 +80,6 @@ WITH_DOLLARS = {
     "layers": lambda: plots.attention_heads(weights(2, 3, 4, 4), HOSTILE, title=PRICE),
     "arcs": lambda: plots.attention_from(torch.tensor([0.9, 0.1, 0, 0]), HOSTILE, 2, title=PRICE),
 }
-
-
-def drawn(fig):
-    """Return the texts that stand in a figure; a formula would be in pieces."""
-    with plt.rc_context({"svg.fonttype": "none"}):
-        buffer = io.StringIO()
-        fig.savefig(buffer, format="svg")
-    tree = ElementTree.fromstring(buffer.getvalue())
-    return {"".join(text.itertext()) for text in tree.iter("{http://www.w3.org/2000/svg}text")}
 
 
 @pytest.mark.parametrize("kind", WITH_DOLLARS)
