@@ -485,6 +485,182 @@ def test_a_published_model_can_be_saved_as_a_checkpoint(saved, tmp_path):
     assert torch.equal(embed(TEXTS[:3], (again, tokenizer)), embed(TEXTS[:3], (model.float(), ours.tokenizer)))
 
 
+# --- the tokenizer of a folder, as transformers reads it --------------------------------------------------------------
+
+READ = [
+    "Sort the list E1",
+    "naïve CAFÉ e1",
+    "你好 list",
+    " sort  numbersE1, <ent> return",
+    "Mean [MASK] axis",
+    "ala ma kota",
+]
+E1, ENT = {"content": "E1"}, {"content": "<ent>", "special": True, "normalized": False, "lstrip": True}
+
+
+def split(folder, kind):
+    """Write a folder's words without tokenizer.json, as the two families do. Return the words by their ids."""
+    told = json.loads((folder / "tokenizer.json").read_text())
+    ids = told["model"]["vocab"] | {token["content"]: token["id"] for token in told["added_tokens"]}
+    (folder / "tokenizer.json").unlink()
+    words = sorted(ids, key=ids.get)
+    if kind == "RoBERTa":
+        (folder / "vocab.json").write_text(json.dumps(ids))
+        (folder / "merges.txt").write_text("\n".join(" ".join(pair) for pair in told["model"]["merges"]) + "\n")
+    else:
+        (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    return words
+
+
+def assert_ids_are_transformers_own(folder, texts=READ):
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(folder)
+    ids = load_pretrained(folder).tokenizer.encode_batch(texts, allow_specials=True)
+    assert ids == [theirs(text).input_ids for text in texts], type(theirs)
+    return ids
+
+
+def own_class(folder, kind, **told):
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": f"{kind}Tokenizer", **told}))
+
+
+@pytest.mark.parametrize("beside", ["tokenizer.json", "the words"])
+@pytest.mark.parametrize("where", ["added_tokens.json", "added_tokens_decoder", "both"])
+@pytest.mark.parametrize("kind", ["BERT", "RoBERTa"])
+def test_added_words_have_their_ids(copy, kind, where, beside):
+    folder = copy(kind)
+    own = {"BERT": "Bert", "RoBERTa": "Roberta"}[kind]
+    mask = json.loads((folder / "tokenizer.json").read_text())["added_tokens"][-1]
+    count = load_pretrained(folder).tokenizer.vocab_size
+    if beside == "the words":
+        split(folder, kind)
+    decoder = {mask["id"]: {"content": mask["content"], "lstrip": kind == "RoBERTa", "special": True}}
+    decoder |= {count: E1 | {"normalized": True}, count + 1: ENT}
+    own_class(folder, own, **({} if where == "added_tokens.json" else {"added_tokens_decoder": decoder}))
+    if where != "added_tokens_decoder":
+        (folder / "added_tokens.json").write_text(json.dumps({"E1": count, "<ent>": count + 1}))
+    texts = [text for text in READ if "[MASK]" not in text]
+    ids = assert_ids_are_transformers_own(folder, texts)
+    assert count in ids[0] and count + 1 in ids[3]
+
+
+def test_added_words_of_a_tokenizer_that_is_its_json_have_their_ids(copy):
+    folder = copy("BERT")
+    count = load_pretrained(folder).tokenizer.vocab_size
+    (folder / "added_tokens.json").write_text(json.dumps({"E1": count}))
+    path = folder / "tokenizer_config.json"
+    told = json.loads(path.read_text())
+    assert told["tokenizer_class"] == "TokenizersBackend"
+    assert count in assert_ids_are_transformers_own(folder)[0]
+    (folder / "added_tokens.json").unlink()
+    path.write_text(json.dumps(told | {"extra_special_tokens": ["<ent>"]}))
+    assert count in assert_ids_are_transformers_own(folder)[3]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"do_lower_case": False},
+        {"strip_accents": False},
+        {"strip_accents": True, "do_lower_case": False},
+        {"tokenize_chinese_chars": False},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "stored", [{}, {"lowercase": False}, {"strip_accents": False}, {"handle_chinese_chars": False}]
+)
+@pytest.mark.parametrize("kind", ["Bert", "DistilBert"])
+def test_where_a_tokenizers_files_disagree_its_configuration_counts(copy, kind, told, stored):
+    folder = copy({"Bert": "BERT", "DistilBert": "DistilBERT"}[kind])
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["normalizer"] |= stored
+    content["model"]["vocab"] |= {w: len(content["model"]["vocab"]) + i for i, w in enumerate(["你好", "é"])}
+    path.write_text(json.dumps(content))
+    own_class(folder, kind, **told)
+    ids = assert_ids_are_transformers_own(folder)
+    lower = told.get("do_lower_case", True)
+    assert (ids[0][1] == load_pretrained(folder).tokenizer.unk_id) == (not lower)
+
+
+@pytest.mark.parametrize("told", [True, False, None])
+@pytest.mark.parametrize("stored", [True, False])
+def test_robertas_first_space_is_its_configurations(copy, told, stored):
+    folder = copy("RoBERTa")
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["pre_tokenizer"]["add_prefix_space"] = stored
+    path.write_text(json.dumps(content))
+    own_class(folder, "Roberta", **({} if told is None else {"add_prefix_space": told}))
+    first, spaced = assert_ids_are_transformers_own(folder, ["list", " list"])
+    assert (first == spaced) == bool(told)
+
+
+@pytest.mark.parametrize(
+    "change", ["a word twice", "a blank last line", "three blank last lines", "a blank line within"]
+)
+def test_a_list_of_words_is_read_as_transformers_reads_it(copy, change):
+    folder = copy("BERT")
+    words = split(folder, "BERT")
+    change_config(folder, vocab_size=len(words) + 3)
+    number = words.index("list")
+    if change == "a word twice":
+        words[20:21] = []
+        words.append("list")
+    elif change == "a blank line within":
+        words[20] = ""
+    words += [""] * {"a blank last line": 1, "three blank last lines": 4}.get(change, 0)
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    own_class(folder, "Bert")
+    ids = assert_ids_are_transformers_own(folder)
+    assert (len(words) - 1 in ids[0]) == (change == "a word twice") and (number in ids[0]) != (change == "a word twice")
+    tokenizer = load_pretrained(folder).tokenizer
+    assert tokenizer.vocab_size == len([*words]) - {"a blank last line": 1, "three blank last lines": 4}.get(change, 0)
+
+
+def test_a_class_has_its_own_file_of_words(copy):
+    folder = copy("RoBERTa")
+    split(folder, "RoBERTa")
+    own_class(folder, "Bert")
+    refuse(folder, r"a BertTokenizer needs tokenizer\.json or vocab\.txt; missing", FileNotFoundError)
+    own_class(folder, "Roberta")
+    (folder / "merges.txt").unlink()
+    refuse(folder, r"vocab\.json and merges\.txt; missing: tokenizer\.json, merges\.txt", FileNotFoundError)
+    change_config(folder, tokenizer_class="BertJapaneseTokenizer")
+    (folder / "tokenizer_config.json").unlink()
+    refuse(folder, "tokenizer_class is BertJapaneseTokenizer, which cannot be read here")
+
+
+@pytest.mark.parametrize("pad_token_id", [0, None])
+def test_a_bert_with_the_tokenizer_of_xlm_roberta_is_read(copy, pad_token_id):
+    """As multilingual MiniLM and E5 are published; config.json's own padding is 0 there, the tokenizer's 1."""
+    pad, unk, cls, sep, mask = NAMES["roberta"]
+    pieces = [cls, pad, sep, unk, "▁", "▁sort", "▁the", "▁list", "E", "1", "a", "▁ko", "t", "é", "你好"]
+    backend = Backend(models.Unigram([(piece, -float(i)) for i, piece in enumerate(pieces)], unk_id=3))
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    backend.decoder = decoders.Metaspace()
+    special = [AddedToken(token, special=True, normalized=False, lstrip=token == mask) for token in (*pieces[:4], mask)]
+    backend.add_special_tokens(special)
+    backend.post_processor = processors.RobertaProcessing((sep, 2), (cls, 0))
+    folder = copy("BERT")
+    backend.save(str(folder / "tokenizer.json"))
+    own_class(folder, "XLMRoberta")
+    change_config(folder, pad_token_id=pad_token_id, tokenizer_class="XLMRobertaTokenizer")
+    ids = assert_ids_are_transformers_own(folder, [*READ, "sort <mask> list"])
+    assert ids[-1] == [0, 5, 15, 7, 2] and load_pretrained(folder).encoder.config.pad_id == 1
+
+
+@pytest.mark.parametrize("pad_token_id", [None, 7])
+@pytest.mark.parametrize("kind", ["BERT", "DistilBERT"])
+def test_the_padding_of_a_bert_is_its_tokenizers(copy, saved, kind, pad_token_id):
+    folder = copy(kind)
+    change_config(folder, pad_token_id=pad_token_id)
+    assert_same(load_pretrained(folder), load_pretrained(saved(kind)[1]))
+
+
 # --- all-MiniLM-L6-v2 -------------------------------------------------------------------------------------------------
 
 
@@ -595,7 +771,8 @@ CONFIGURATIONS = {  # kind, what its config.json says instead, words
     "a layer too many": ("DistilBERT", {"n_layers": 3}, "a distilbert of 3 layers by its config.json, holds 2 layers"),
     "no token types": ("BERT", {"type_vocab_size": 0}, r"left over bert\.embeddings\.token_type_embeddings\.weight"),
     "an untied output": ("BERT", {"tie_word_embeddings": False}, r"cls\.predictions\.decoder\.weight is not tied"),
-    "another padding": ("BERT", {"pad_token_id": 1}, "pad_token_id is 1, but the tokenizer beside it pads with 0"),
+    "another padding": ("RoBERTa", {"pad_token_id": 2}, "pad_token_id is 2, but the tokenizer beside it pads with 1"),
+    "no padding": ("RoBERTa", {"pad_token_id": None}, "pad_token_id is None, but the tokenizer beside it pads with 1"),
     "60 words": ("BERT", {"vocab_size": 60}, "vocab_size is 60, but the tokenizer beside it has .* ids"),
     "300 words": ("BERT", {"vocab_size": 300}, r"word_embeddings\.weight has the shape .* it should be \[300, 16\]"),
     "a wider layer": ("BERT", {"intermediate_size": 32}, r"dense\.weight .*\[24, 16\]; .* should be \[32, 16\]"),
@@ -657,6 +834,16 @@ def pooling(**told):
     return {POOLING: told}
 
 
+SENTENCES, CONFIGURATION = "config_sentence_transformers.json", "tokenizer_config.json"
+FOREIGN = [{"type": "sentence_transformers.models.Transformer", "path": ""}, {"type": "custom_st.Pooling", "path": "1"}]
+DOT = {SENTENCES: {"similarity_fn_name": "dot"}, **modules("Transformer", "Pooling")}
+OWN, ALBERT = {"tokenizer_class": "BertTokenizer"}, {CONFIGURATION: {"tokenizer_class": "AlbertTokenizer"}}
+
+
+def LENGTH(tokens):
+    return {"sentence_bert_config.json": {"max_seq_length": tokens}}
+
+
 BIAS, PICKLE = "cls.predictions.bias", {WEIGHTS: None, "pytorch_model.bin": pickled()}
 GAP, PROMPT = {"mask_token": "[GAP]"}, {"default_prompt_name": "query"}
 BOTH = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
@@ -677,10 +864,43 @@ DAMAGED = {  # kind; name of a file -> its new content, None for no file, a func
     "no pooling beside": ("MiniLM", modules("Transformer"), r"modules\.json lists \['Transformer'\]; only Transformer"),
     "pooling first": ("MiniLM", modules("Pooling", "Transformer"), r"lists \['Pooling', 'Transformer'\]; only"),
     "a subfolder": ("MiniLM", modules("Transformer", "Pooling", folder="0"), "only Transformer .in no subfolder., P"),
+    "two modules that pool": (
+        "MiniLM",
+        modules("Transformer", "Pooling", "Pooling"),
+        "'Pooling', 'Pooling'.*each once",
+    ),
+    "a foreign module": ("MiniLM", {MODULES: FOREIGN}, r"'Transformer', 'custom_st\.Pooling'\]; .*transformers itself"),
+    "fewer numbers": ("MiniLM", {SENTENCES: {"truncate_dim": 4}}, "truncate_dim is 4; vectors cannot be cut.*null"),
+    "a sparse model": ("MiniLM", {SENTENCES: {"model_type": "SparseEncoder"}}, "model_type is 'SparseEncoder'"),
+    "dot products": ("MiniLM", DOT, "similarity_fn_name is 'dot'; .*Write 'cosine' if"),
+    "a length in quotes": ("MiniLM", LENGTH("256"), "max_seq_length is '256'; expected a whole number.*without quotes"),
+    "a length of 2": ("MiniLM", LENGTH(2), "max_seq_length is 2; expected a whole number of tokens, at least 3"),
+    "half a token": ("MiniLM", LENGTH(99.5), r"max_seq_length is 99\.5; expected a whole number"),
+    "a foreign class": (
+        "BERT",
+        ALBERT,
+        "tokenizer_class is AlbertTokenizer, which cannot be read here; only BertToken",
+    ),
+    "Japanese words": (
+        "BERT",
+        {CONFIGURATION: {"word_tokenizer_type": "mecab"}},
+        "word_tokenizer_type is 'mecab'; only",
+    ),
+    "characters": ("BERT", {CONFIGURATION: {"subword_tokenizer_type": "character"}}, "subword_.* is 'character'; only"),
+    "not BERT's pieces": (
+        "RoBERTa",
+        {CONFIGURATION: OWN},
+        "it has a BPE, a BertTokenizer WordPiece.*tokenizer_class in",
+    ),
+    "one id, two words": ("BERT", {"added_tokens.json": {"E1": 0}}, r"'\[PAD\]' and 'E1' are both to have the id 0"),
+    "an id too far": ("BERT", {"added_tokens.json": {"E1": 500}}, "'E1' is to have the id 500, but here it has"),
+    "an id of another": ("BERT", {"added_tokens.json": {"E1": 3}}, "'E1' is to have the id 3, but here it has"),
     "a prompt": ("MiniLM", {"config_sentence_transformers.json": PROMPT}, "name is 'query'; no prompt can be added"),
 }
 for name in ("classifier.weight", "bert.new.weight", "bert.encoder.layer.0.attention.self.distance_embedding.weight"):
-    words = f"a bert by its config.json, lacks nothing, and has left over {name}"
+    words = (
+        f"a bert by its config.json, lacks nothing, and has left over {name}. If these .* save the encoder without it"
+    )
     DAMAGED[f"left over: {name}"] = "BERT", tensor(name, lambda tensors: torch.zeros(2, 16)), words
 for kind, prefix, head in [("BERT", "bert.", "cls.predictions"), ("RoBERTa", "roberta.", "lm_head")]:
     for part, tied in [("weight", f"{prefix}embeddings.word_embeddings.weight"), ("bias", f"{head}.bias")]:
@@ -715,6 +935,13 @@ def test_a_damaged_or_foreign_file_is_refused_by_name(copy, kind, files, message
     folder = copy(kind)
     damage(folder, files)
     refuse(folder, message)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", CONFIGURATION, MODULES, WEIGHTS])
+def test_a_pointer_of_git_lfs_in_the_place_of_a_file_is_told(copy, name):
+    folder = copy("MiniLM")
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 90868376\n")
+    refuse(folder, f"{name} is only Git LFS's pointer to the file. Run `git lfs pull` in")
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", WEIGHTS])

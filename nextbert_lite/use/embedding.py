@@ -10,16 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nextbert_lite.core.contrastive import SentenceEncoder
-from nextbert_lite.core.heads import MaskedLanguageModel
 from nextbert_lite.training.batches import by_length
 from nextbert_lite.training.device import pick_device
 from nextbert_lite.training.loop import evaluating
-from nextbert_lite.training.tokenizer import Tokenizer, cut, windows
+from nextbert_lite.training.tokenizer import cut, windows
 from nextbert_lite.use import checkpoints
+from nextbert_lite.use.parts import Model, Parts, is_published, read_parts
 from nextbert_lite.validate import check_count, check_texts, check_vectors
 
-Model = str | Path | tuple[SentenceEncoder | MaskedLanguageModel, Tokenizer]
 LONG = ("error", "cut", "windows")
 
 
@@ -34,7 +32,8 @@ def embed(
 ) -> Tensor:
     """Return one vector of length 1 a text, (N, C), float32, on the CPU, in the order of the texts.
 
-    model: a checkpoint's name or folder, or (model, tokenizer); a masked language model is mean-pooled.
+    model: a checkpoint's name, a folder (a published one too), what `load` or `load_pretrained` gives, or (model,
+    tokenizer); an encoder and a masked language model are mean-pooled.
     long: what to do with a text of more than `max_len` tokens: "error", "cut" the rest off, or take the mean vector of
     its "windows", consecutive parts of about the same length. device: where to compute; by default where the model is,
     and for a checkpoint the fastest device there is.
@@ -45,7 +44,7 @@ def embed(
         raise ValueError(f"long is {long!r}; choose one of {', '.join(LONG)}.")
     check_count("batch_size", batch_size)
     texts = check_texts(texts)
-    encoder, tokenizer = _loaded(model) if isinstance(model, str | Path) else _pair(*model)
+    encoder, tokenizer = _loaded(model) if isinstance(model, str | Path) else read_parts(model)
     home = next(encoder.parameters()).device
     device = pick_device(device) if device is not None or isinstance(model, str | Path) else home
 
@@ -83,17 +82,14 @@ def _parts(ids: list[int], max_len: int, long: str, number: int) -> list[list[in
     return [cut(ids, max_len)] if long == "cut" else windows(ids, max_len)
 
 
-def _pair(model: SentenceEncoder | MaskedLanguageModel, tokenizer: Tokenizer) -> tuple[SentenceEncoder, Tokenizer]:
-    return (model if isinstance(model, SentenceEncoder) else SentenceEncoder(model.encoder)), tokenizer
-
-
-def _loaded(name: str | Path) -> tuple[SentenceEncoder, Tokenizer]:
-    """Return a checkpoint's model, read anew only when its files changed."""
-    folder = checkpoints.find(name)
-    stamps = tuple((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(folder.iterdir()))
+def _loaded(name: str | Path) -> Parts:
+    """Return a checkpoint's parts, read anew only when its files changed."""
+    folder = Path(name) if is_published(name) else checkpoints.find(name)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    stamps = tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in files)
     return _load(folder.resolve(), stamps)
 
 
 @lru_cache(maxsize=4)
-def _load(folder: Path, stamps: tuple) -> tuple[SentenceEncoder, Tokenizer]:
-    return _pair(*checkpoints.load(folder))
+def _load(folder: Path, stamps: tuple) -> Parts:
+    return read_parts(folder)

@@ -18,6 +18,7 @@ from nextbert_lite.training.batches import LabelledBatches, by_length, seeded
 from nextbert_lite.training.loop import evaluating, fit
 from nextbert_lite.training.tokenizer import Tokenizer, cut
 from nextbert_lite.use import checkpoints
+from nextbert_lite.use.parts import Model, read_parts
 from nextbert_lite.validate import check_texts
 
 OLD_CARD = "classifier.json"  # what the card was called in format 1
@@ -145,7 +146,7 @@ class Classifier:
 def fine_tune(
     texts: Sequence[str],
     labels: Sequence[str | int | float],
-    start: str | Path | tuple[nn.Module, Tokenizer] = "docs-contrastive",
+    start: Model = "docs-contrastive",
     *,
     epochs: int = 20,
     lr: float = 5e-4,
@@ -158,8 +159,8 @@ def fine_tune(
 ) -> Classifier:
     """Train a classifier of texts and return it with the weights of its best epoch.
 
-    labels: one a text; numbers, of torch and NumPy too, become their digits. start: a checkpoint's name or folder, or
-    (model, tokenizer); it stays as it is. A share `held_out` of the texts of each label is kept apart (equal texts on
+    labels: one a text; numbers, of torch and NumPy too, become their digits. start: a model as `embed`
+    takes it; it stays as it is. A share `held_out` of the texts of each label is kept apart (equal texts on
     the same side): training stops when the loss there has not improved for three epochs. The temperature is chosen on
     the held-out texts as well, but at least 1: a few texts that are all right are no reason to be surer. max_len: cut
     texts there, by default at the model's own. frozen: train the head only. report: gets a line now and then; None for
@@ -172,8 +173,8 @@ def fine_tune(
         raise ValueError(f"epochs is {epochs}, held_out {held_out}; expected at least 1, and a number between 0 and 1.")
     texts, labels = check_texts(texts), _plain(labels)
     names = _check_rows(texts, labels)
-    source, tokenizer = checkpoints.load(start) if isinstance(start, str | Path) else start
-    original = getattr(source, "encoder", source)
+    source, tokenizer = read_parts(start)
+    original = source.encoder
     longest = original.config.max_len
     if max_len is not None and not 3 <= max_len <= longest:
         raise ValueError(f"max_len is {max_len}; it must be from 3 to {longest}, what this model reads.")
@@ -187,7 +188,7 @@ def fine_tune(
     train, test = _split(texts, labels, held_out, seed)
 
     torch.manual_seed(seed)
-    pooling = "cls" if getattr(source, "pooling", "mean") == "cls" else "mean"
+    pooling = "cls" if source.pooling == "cls" else "mean"
     model = TextClassifier(with_dropout(original, DROPOUT), len(names), pooling, DROPOUT, frozen)
     batches = LabelledBatches([sequences[i] for i in train], y[train].tolist(), tokenizer, batch_size, seed)
     best, history = {}, []

@@ -1,8 +1,7 @@
 """A published checkpoint in the course's own encoder: BERT, RoBERTa, DistilBERT, and MiniLM, which is a small BERT.
 
     published = load_pretrained(minilm_folder())
-    model = SentenceEncoder(published.encoder, published.pooling), published.tokenizer
-    vectors = embed(["sort a list"], model)
+    vectors = embed(["sort a list"], published)
 
 What the encoder cannot express is refused by name, and so is every tensor that is missing or left over: nothing is half
 loaded. Weights are read from safetensors only; no pickle is opened and no code of a checkpoint runs.
@@ -31,10 +30,12 @@ from nextbert_lite.files import check_readable, json_of, share_dir
 from nextbert_lite.training.tokenizer import ROLES, Tokenizer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")  # vocab.json has merges.txt beside it
-SPECIALS_FILES = ("special_tokens_map.json", "tokenizer_config.json")
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+TOKENIZER_FILES = (TOKENIZER, "vocab.txt", "vocab.json", "merges.txt")
+ADDED_FILES = (TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json")
 SENTENCE_FILES = ("sentence_bert_config.json", "config_sentence_transformers.json")
 POOLING_FILES = ("modules.json", "1_Pooling/config.json")
+FILES = (CONFIG, WEIGHTS, *TOKENIZER_FILES, *ADDED_FILES, *SENTENCE_FILES, *POOLING_FILES)
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -55,6 +56,7 @@ class Family(NamedTuple):
     modules: dict[str, tuple[str, ...]]
     decoder: str
     specials: tuple[str, ...]
+    tokenizer: str
 
 
 def _families() -> dict[str, Family]:
@@ -70,9 +72,20 @@ def _families() -> dict[str, Family]:
 
 FAMILIES = _families()
 BERT, ROBERTA = FAMILIES["bert"], FAMILIES["roberta"]
+AS_STORED = ("PreTrainedTokenizer", "TokenizersBackend", "XLMRobertaTokenizer")  # tokenizer.json says all of these
+OTHER_WORDS = {"word_tokenizer_type": "basic", "subword_tokenizer_type": "wordpiece"}  # BertJapaneseTokenizer's
 OUR_ACTIVATION = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 OUR_POOLING = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "mean": "mean", "cls": "cls"}
 DEFAULTS = {"eps": 1e-12, "dropout": 0.1}  # transformers' own, for fields that config.json leaves out
+ONLY_SENTENCES = {  # config_sentence_transformers.json: what can be obeyed, and what is said of all else
+    "default_prompt_name": (None, "no prompt can be added."),
+    "truncate_dim": (None, "vectors cannot be cut here. Write null there if you want the whole ones."),
+    "similarity_fn_name": (
+        "cosine",
+        "`embed` gives vectors of length 1, for cosines. Write 'cosine' if you want these.",
+    ),
+    "model_type": ("SentenceTransformer", "only a SentenceTransformer can be read."),
+}
 ONLY = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 LEFT_OUT = (  # tensors that are knowingly not read: the pooler, next-sentence prediction, the numbers 0, 1, 2, …
     "pooler.dense.weight",
@@ -95,9 +108,10 @@ def load_pretrained(source: str | Path, *, download: bool = False) -> Published:
     for files that are damaged, do not belong together, or hold what this encoder cannot express.
     """
     folder = find_folder(source, download)
+    check_fetched(folder)
     settings = read_json(folder / CONFIG, dict)
     family = read_family(settings, folder / CONFIG)
-    tokenizer = read_tokenizer(folder, family)
+    tokenizer = read_tokenizer(folder, family, settings)
     config = read_config(settings, family, tokenizer, folder / CONFIG)
     pooling, max_len = read_sentence_files(folder, tokenizer)
     tensors = read_weights(folder / WEIGHTS)
@@ -142,13 +156,21 @@ def find_folder(source: str | Path, download: bool) -> Path:
     from huggingface_hub import snapshot_download  # only who asks for a download needs it
 
     try:
-        files = [CONFIG, WEIGHTS, *VOCABULARIES, "merges.txt", *SPECIALS_FILES, *SENTENCE_FILES, *POOLING_FILES]
-        return Path(snapshot_download(name, allow_patterns=files))
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except (OSError, ValueError) as error:
         raise ConnectionError(
             f"{name!r} could not be fetched from huggingface.co. Look at the name and at the network, or give the path "
             f"of a folder. The reason: {' '.join(str(error).split())}"
         ) from error
+
+
+def check_fetched(folder: Path) -> None:
+    """Raise ValueError for a file that Git LFS has left out: a few lines stand in its place."""
+    for path in (folder / name for name in FILES):
+        if path.is_file():
+            with path.open("rb") as file:
+                if file.read(40).startswith(b"version https://git-lfs"):
+                    raise ValueError(f"{path} is only Git LFS's pointer to the file. Run `git lfs pull` in {folder}.")
 
 
 def read_json(path: Path, kind: type) -> dict | list:
@@ -200,10 +222,10 @@ def read_config(settings: dict, family: Family, tokenizer: Tokenizer, path: Path
             "embeddings have the width of its layers."
         )
     pad_id = tokenizer.pad_id
-    if settings.get("pad_token_id", pad_id) != pad_id:
+    if family is ROBERTA and settings.get("pad_token_id", 1) != pad_id:  # its positions depend on it
         raise ValueError(
-            f"{path}: pad_token_id is {settings['pad_token_id']}, but the tokenizer beside it pads with {pad_id}. They "
-            "are not of one model."
+            f"{path}: pad_token_id is {settings.get('pad_token_id', 1)}, but the tokenizer beside it pads with "
+            f"{pad_id}. They are not of one model."
         )
     values |= {"activation": OUR_ACTIVATION[activation], "pad_id": pad_id}
     try:
@@ -220,29 +242,141 @@ def read_config(settings: dict, family: Family, tokenizer: Tokenizer, path: Path
     return config
 
 
-def read_tokenizer(folder: Path, family: Family) -> Tokenizer:
-    """Return the tokenizer of tokenizer.json, of vocab.txt (WordPiece), or of vocab.json and merges.txt (BPE)."""
-    told = read_settings(folder, *SPECIALS_FILES)
-    found = next((name for name in VOCABULARIES if (folder / name).is_file()), None)
-    if found is None:
-        raise FileNotFoundError(f"{folder} has no tokenizer: {', '.join(VOCABULARIES)} are all missing.")
-    specials = {}
-    for role, usual in zip(ROLES, family.specials, strict=True):
-        token = told.get(f"{role}_token") or usual
-        specials[role] = token["content"] if isinstance(token, dict) else token
+def read_tokenizer(folder: Path, family: Family, settings: dict) -> Tokenizer:
+    """Return the tokenizer of a folder, as transformers reads it.
+
+    A family's own tokenizer takes only its words from tokenizer.json, vocab.txt, or vocab.json and merges.txt; how it
+    reads (lower case, accents, …) stands in tokenizer_config.json. The classes `AS_STORED` are tokenizer.json.
+    """
+    told = read_settings(folder, TOKENIZER_CONFIG)
+    if "added_tokens_decoder" not in told:  # of older folders
+        told |= read_settings(folder, "special_tokens_map.json")
+    name = str(told.get("tokenizer_class") or settings.get("tokenizer_class") or family.tokenizer).removesuffix("Fast")
+    own = next((f for f in FAMILIES.values() if f.tokenizer == name), None)
+    if own is None and name not in AS_STORED:
+        known = ", ".join([*(f.tokenizer for f in FAMILIES.values()), *AS_STORED])
+        raise ValueError(f"{folder}: its tokenizer_class is {name}, which cannot be read here; only {known} can.")
+    for field, usual in OTHER_WORDS.items():
+        if told.get(field) not in (None, usual):
+            raise ValueError(f"{folder / TOKENIZER_CONFIG}: {field} is {told[field]!r}; only {usual!r} can be read.")
+    found = find_words(folder, name, own)
+    stored = read_json(found, dict) if found.name == TOKENIZER else {}
+    usual = (own or (ROBERTA if name == "XLMRobertaTokenizer" else family)).specials
+    named = {role: told.get(f"{role}_token") or token for role, token in zip(ROLES, usual, strict=True)}
+    specials = {role: token["content"] if isinstance(token, dict) else token for role, token in named.items()}
     try:
-        if found == "tokenizer.json":
-            backend = Backend.from_file(str(folder / found))
+        words = told_words(folder, told, stored, set(specials.values()))
+        if own is None:
+            backend = Backend.from_file(str(found))
         else:
-            backend = (word_pieces if found == "vocab.txt" else byte_pairs)(folder, told, specials)
+            check_kind(stored, own)
+            backend = (byte_pairs if own is ROBERTA else word_pieces)(found, told, stored, words, specials)
+        add_words(backend, words)
+        flags = {"mask": {"lstrip": True}} if own is ROBERTA else {}  # <mask> takes the space before it along
+        for role, token in named.items():
+            add_special(backend, flags.get(role, {}) | (token if isinstance(token, dict) else {"content": token}))
+        for token in extra_specials(told):
+            backend.add_special_tokens([] if is_added(backend, token) else [AddedToken(token, special=True)])
         return Tokenizer(backend, specials)
     except Exception as error:  # the tokenizers library has no class of its own for this
-        raise ValueError(f"{folder / found} gives no tokenizer: {error}") from error
+        raise ValueError(f"{found} gives no tokenizer: {error}") from error
 
 
-def word_pieces(folder: Path, told: dict, specials: dict[str, str]) -> Backend:
+def find_words(folder: Path, name: str, own: Family | None) -> Path:
+    """Return tokenizer.json, or the file of words that this class of tokenizers has beside it."""
+    files = () if own is None else ("vocab.json", "merges.txt") if own is ROBERTA else ("vocab.txt",)
+    if (folder / TOKENIZER).is_file():
+        return folder / TOKENIZER
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing or not files:
+        expected = " or ".join([TOKENIZER, *([" and ".join(files)] if files else [])])
+        raise FileNotFoundError(
+            f"{folder} has no tokenizer: a {name} needs {expected}; missing: {', '.join([TOKENIZER, *missing])}. Copy "
+            "it from where the model comes from."
+        )
+    return folder / files[0]
+
+
+def check_kind(stored: dict, own: Family) -> None:
+    """Raise ValueError where tokenizer.json holds another tokenizer than its class."""
+    usual = ("BPE", None, "ByteLevel") if own is ROBERTA else ("WordPiece", "BertNormalizer", "BertPreTokenizer")
+    parts = [stored.get(part) or {} for part in ("model", "normalizer", "pre_tokenizer")] if stored else []
+    for part, kind in zip(parts, usual, strict=bool(parts)):
+        if part and part.get("type", kind) != kind:
+            raise ValueError(
+                f"it has a {part['type']}, a {own.tokenizer} {kind or 'nothing there'}. If {TOKENIZER} is right, write "
+                f"PreTrainedTokenizerFast as tokenizer_class in {TOKENIZER_CONFIG}."
+            )
+
+
+def told_words(folder: Path, told: dict, stored: dict, specials: set[str]) -> dict[int, AddedToken]:
+    """Return the words that were added to a vocabulary, by their ids, from the three files that may hold them."""
+    listed_words = [(word["id"], word) for word in stored.get("added_tokens", [])]
+    specials = specials | set(extra_specials(told))
+    for word, i in read_settings(folder, "added_tokens.json").items():
+        listed_words.append((i, {"content": word, "normalized": word not in specials}))
+    listed_words += told.get("added_tokens_decoder", {}).items()
+    words: dict[int, AddedToken] = {}
+    for i, word in listed_words:
+        flags = {k: v for k, v in word.items() if k in ("single_word", "lstrip", "rstrip", "normalized", "special")}
+        flags["special"] = flags.get("special", False) or word["content"] in specials
+        if int(i) in words and words[int(i)].content != word["content"]:
+            raise ValueError(f"{words[int(i)].content!r} and {word['content']!r} are both to have the id {i}")
+        words[int(i)] = AddedToken(word["content"], **flags)
+    return words
+
+
+def extra_specials(told: dict) -> list[str]:
+    """Return the special tokens beside the five."""
+    fields = [told.get(f"{kind}_special_tokens") or [] for kind in ("additional", "extra")]
+    tokens = [token for field in fields for token in (field.values() if isinstance(field, dict) else field)]
+    return [token["content"] if isinstance(token, dict) else token for token in tokens]
+
+
+def is_added(backend: Backend, token: str) -> bool:
+    """Say whether a token was added to the vocabulary or marked in it."""
+    return any(added.content == token for added in backend.get_added_tokens_decoder().values())
+
+
+def add_words(backend: Backend, words: dict[int, AddedToken]) -> None:
+    """Add words to a tokenizer; ValueError for one that gets another id than it was told."""
+    for i, word in sorted(words.items()):
+        if repr(backend.get_added_tokens_decoder().get(i)) != repr(word):
+            backend.add_tokens([word])
+        if backend.token_to_id(word.content) != i:
+            raise ValueError(
+                f"the added word {word.content!r} is to have the id {i}, but here it has "
+                f"{backend.token_to_id(word.content)}. The files are not of one model, or one is missing"
+            )
+
+
+def add_special(backend: Backend, told: dict) -> None:
+    """Make a word of the vocabulary special, unless it was added with its own flags."""
+    token = told["content"]
+    if backend.token_to_id(token) is not None and not is_added(backend, token):
+        flags = {k: told[k] for k in ("single_word", "lstrip", "rstrip") if k in told}
+        backend.add_special_tokens([AddedToken(token, special=True, normalized=False, **flags)])
+
+
+def without_holes(vocabulary: dict[str, int], words: dict[int, AddedToken]) -> dict[str, int]:
+    """Return a vocabulary in which each id has a word that can stand in a text, or a name that cannot.
+
+    Of a line that is there twice the last one counts; a blank line at the end counts only below added words.
+    """
+    kept = [(i, word) for word, i in vocabulary.items() if word or any(added > i for added in words)]
+    by_id = dict(kept)
+    if len(by_id) < len(kept) or max(by_id) >= 2 * len(by_id) or min(by_id) < 0:
+        raise ValueError(f"the ids of its {len(vocabulary)} words repeat or have gaps")
+    return {by_id.get(i, f"[no word {i}]"): i for i in range(max(by_id) + 1)}
+
+
+def word_pieces(
+    path: Path, told: dict, stored: dict, words: dict[int, AddedToken], specials: dict[str, str]
+) -> Backend:
     """Return BERT's tokenizer, made of its list of words."""
-    backend = Backend(models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token=specials["unk"]))
+    in_json = path.name == TOKENIZER
+    vocabulary = stored["model"]["vocab"] if in_json else models.WordPiece.read_file(str(path))
+    backend = Backend(models.WordPiece(without_holes(vocabulary, words), unk_token=specials["unk"]))
     backend.normalizer = normalizers.BertNormalizer(
         lowercase=told.get("do_lower_case", True),
         strip_accents=told.get("strip_accents"),
@@ -252,12 +386,16 @@ def word_pieces(folder: Path, told: dict, specials: dict[str, str]) -> Backend:
     return backend
 
 
-def byte_pairs(folder: Path, told: dict, specials: dict[str, str]) -> Backend:
-    """Return RoBERTa's tokenizer, made of its vocabulary and merges. Its <mask> takes the space before it along."""
-    backend = Backend(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+def byte_pairs(path: Path, told: dict, stored: dict, words: dict[int, AddedToken], specials: dict[str, str]) -> Backend:
+    """Return RoBERTa's tokenizer, made of its vocabulary and merges."""
+    if path.name == TOKENIZER:
+        vocabulary, merges = stored["model"]["vocab"], stored["model"]["merges"]
+        merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
+    else:
+        vocabulary, merges = models.BPE.read_file(str(path), str(path.with_name("merges.txt")))
+    backend = Backend(models.BPE(without_holes(vocabulary, words), merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=told.get("add_prefix_space", False))
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(specials["mask"], lstrip=True, special=True, normalized=False)])
     return backend
 
 
@@ -270,28 +408,44 @@ def read_sentence_files(folder: Path, tokenizer: Tokenizer) -> tuple[str | None,
     if not path.is_file():
         return None, None
     try:
-        paths = {module["type"].rpartition(".")[2]: module["path"] for module in read_json(path, list)}
+        found = [(module["type"], module["path"]) for module in read_json(path, list)]
+        kinds = [t.rpartition(".")[2] if t.startswith("sentence_transformers.") else t for t, _ in found]
     except (KeyError, TypeError, AttributeError):
         raise ValueError(f"{path} is no list of modules with type and path. Copy it again.") from None
-    if list(paths) not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]) or paths["Transformer"]:
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]) or found[0][1]:
         raise ValueError(
-            f"{path} lists {list(paths)}; only Transformer (in no subfolder), Pooling, Normalize can be read."
+            f"{path} lists {kinds}; only Transformer (in no subfolder), Pooling, Normalize can be read, each once and "
+            "of sentence-transformers itself."
         )
+    paths = {kind: where for kind, (_, where) in zip(kinds, found, strict=True)}
     path = folder / paths["Pooling"] / CONFIG
     told = read_json(path, dict)
     modes = told.get("pooling_mode") or [k for k, v in told.items() if k.startswith("pooling_mode_") and v]
     modes = [modes] if isinstance(modes, str) else modes
     if len(modes) != 1 or modes[0] not in OUR_POOLING:
         raise ValueError(f"{path} pools by {modes}; only by mean or cls can be read.")
-    settings = read_settings(folder, "tokenizer_config.json", *SENTENCE_FILES)
-    if settings.get("default_prompt_name"):
-        raise ValueError(
-            f"{folder}: default_prompt_name is {settings['default_prompt_name']!r}; no prompt can be added."
-        )
+    for field, (only, otherwise) in ONLY_SENTENCES.items():
+        value = read_settings(folder, SENTENCE_FILES[1]).get(field)
+        if value not in (None, only) and not (field == "similarity_fn_name" and "Normalize" in paths):
+            raise ValueError(f"{folder / SENTENCE_FILES[1]}: {field} is {value!r}; {otherwise}")
     if read_settings(folder, SENTENCE_FILES[0]).get("do_lower_case"):
         steps = [normalizers.Lowercase(), tokenizer.backend.normalizer]
         tokenizer.backend.normalizer = normalizers.Sequence([step for step in steps if step is not None])
-    return OUR_POOLING[modes[0]], settings.get("max_seq_length") or settings.get("model_max_length")
+    settings = read_settings(folder, TOKENIZER_CONFIG, *SENTENCE_FILES)
+    field = "max_seq_length" if settings.get("max_seq_length") is not None else "model_max_length"
+    return OUR_POOLING[modes[0]], read_length(folder, field, settings.get(field))
+
+
+def read_length(folder: Path, field: str, value: object) -> int | None:
+    """Return a length in tokens, or None where none is told."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 3 or value % 1 != 0:
+        raise ValueError(
+            f"{folder}: {field} is {value!r}; expected a whole number of tokens, at least 3, without quotes. Correct "
+            f"it in {TOKENIZER_CONFIG if field == 'model_max_length' else SENTENCE_FILES[0]}."
+        )
+    return int(value)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -364,7 +518,14 @@ def match(
     missing = sorted(needed - tensors.keys())
     left = sorted(n for n in tensors.keys() - needed - decoder if n.removeprefix(prefix) not in LEFT_OUT)
     if missing or left:
-        raise ValueError(f"{what} by its {CONFIG}, lacks {listed(missing)}, and has left over {listed(left)}.")
+        advice = (
+            " If these are a classifier's or another task's head, save the encoder without it: "
+            "AutoModel.from_pretrained(folder).save_pretrained(new_folder) of transformers; copy the tokenizer's files."
+        )
+        raise ValueError(
+            f"{what} by its {CONFIG}, lacks {listed(missing)}, and has left over {listed(left)}."
+            + (advice if left and not missing else "")
+        )
     return names
 
 

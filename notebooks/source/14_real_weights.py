@@ -88,11 +88,13 @@ shipped, shipped_tokenizer = load("docs-contrastive")
 
 # %%
 def publish(folder, encoder, tokenizer):
-    """Write an encoder of ours as a published folder: config.json, tokenizer.json, model.safetensors."""
+    """Write an encoder of ours as a published folder: its configuration, tokenizer and weights."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {theirs: getattr(encoder.config, ours) for ours, theirs in BERT.fields.items()}
     (folder / "config.json").write_text(json.dumps({"model_type": "bert", **config}))
     tokenizer.save(folder / "tokenizer.json")
+    as_stored = {"tokenizer_class": "PreTrainedTokenizerFast"}  # a BERT whose words are cut as RoBERTa cuts them
+    (folder / "tokenizer_config.json").write_text(json.dumps(as_stored))
     tensors = {}
     for ours, parameter in encoder.state_dict().items():
         names = their_names(f"encoder.{ours}", BERT, "")
