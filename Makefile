@@ -35,11 +35,11 @@ SETUP = @command -v $(firstword $(PYTHON)) > /dev/null || { echo "setup: there i
 or newer (https://www.python.org/downloads), or name one that you have: make $@ PYTHON=python3.12"; exit 1; }; \
 $(PYTHON) tools/setup_env.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 PYTEST = TQDM_DISABLE=1 $(BIN)/python -m pytest
-TOY_SMALL = --preset tiny --batch 64 --rate 0.5 --steps 5200
+TOY_SMALL = --preset tiny --set init_std=fan_in --batch 64 --rate 0.5 --steps 9000
 DOCS_SMALL = --preset small --set init_std=0.02 --batch 16 --lr 1e-3 --steps 28000 --bf16
 NBVAL = --nbval-lax --nbval-cell-timeout=300
 WORKERS = -n 2 --dist loadfile
-DOCS_PAIRS = --batch 160 --steps 1550 --max-len 128 --bf16
+DOCS_PAIRS = --batch 160 --steps 900 --bf16
 LESSON_FILES = $(wildcard notebooks/$(LESSON)_*.ipynb)
 LESSON_TESTS = tests/test_lessons.py tests/test_checks.py
 NO_LESSON = $(if $(LESSON_FILES),,$(error there is no lesson '$(LESSON)' in notebooks/; say which, as LESSON=02, or build \
@@ -92,6 +92,7 @@ bench:
 checkpoints:
 	$(SETUP)
 	$(BIN)/python -m nextbert_lite pretrain --corpus toy $(TOY_SMALL) --out data/checkpoints/toy-small --replace
+	$(BIN)/python tools/toy_seeds.py $(TOY_SMALL)
 	$(BIN)/python -m nextbert_lite pretrain --corpus docs $(DOCS_SMALL) --out data/checkpoints/docs-small --replace
 	$(BIN)/python -m nextbert_lite pairs --data docs $(DOCS_PAIRS) --out data/checkpoints/docs-contrastive --replace
 

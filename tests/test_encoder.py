@@ -304,7 +304,7 @@ def test_no_layers_is_an_encoder_of_embeddings():
 
 def test_weights_are_drawn_with_one_over_root_fan_in_or_the_given_deviation():
     torch.manual_seed(0)
-    for init_std, expected in ((None, 1 / 8), (0.02, 0.02)):
+    for init_std, expected in (("fan_in", 1 / 8), (0.02, 0.02)):
         encoder = Encoder(EncoderConfig(vocab_size=500, init_std=init_std))
         for weight in (encoder.tokens.weight, encoder.layers[0].attention.qkv.weight):
             assert abs(weight.std().item() / expected - 1) < 0.03
@@ -364,7 +364,7 @@ IMPOSSIBLE = {
     "pad_id": [-1, 40],
     "dropout": [-0.1, 1.0, float("nan"), "0.1", None],
     "eps": [0.0, -1e-5, float("nan"), float("inf"), "1e-5", None],
-    "init_std": [0.0, -0.02, float("nan"), "0.02"],
+    "init_std": [0.0, -0.02, float("nan"), "0.02", "fan in", None],
     "norm": ["middle", None, "Pre"],
     "activation": ["swish", None],
     "positions": ["sinusoidal", True],

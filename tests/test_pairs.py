@@ -1,6 +1,7 @@
 """`nextbert-lite pairs`: from pairs of texts, one's own or the documentation's, to a sentence encoder that finds."""
 
 import csv
+import dataclasses
 import json
 import re
 import subprocess
@@ -11,9 +12,11 @@ import pytest
 import torch
 
 from nextbert_lite import SearchIndex, SentenceEncoder, embed, fine_tune, load
+from nextbert_lite.corpora.harvest import Document
+from nextbert_lite.corpora.python_docs import DocsCorpus, load_docs, text_hash
 from nextbert_lite.course import pairs, runs
 from nextbert_lite.course.cli import main
-from nextbert_lite.course.pairs import DocsPairs, groups_of, own_pairs, read_pairs, spoken, train_pairs
+from nextbert_lite.course.pairs import DocsPairs, docs_pairs, groups_of, own_pairs, read_pairs, train_pairs
 from nextbert_lite.training import loop
 from nextbert_lite.training.tokenizer import train_bpe
 from nextbert_lite.use import checkpoints
@@ -201,15 +204,14 @@ def test_a_batch_fits_into_the_length_and_every_text_keeps_its_specials(batches,
         assert (mask.sum(1) >= 3).all()
 
 
-def test_the_three_kinds_of_pairs_are_drawn_from_the_training_texts_alone(batches, docs, tokenizer):
+def test_the_two_kinds_of_pairs_are_drawn_from_the_training_texts_alone(batches, docs, tokenizer):
     batch = batches(1)
     anchors, positives = (texts_of(batch[name], tokenizer) for name in ("ids", "positive_ids"))
     bodies = " ".join(d.text for d in docs.train)
     plain = "".join(bodies.split())
     assert all("".join(text.split()) in plain for text in positives[:28])  # a part of a body, or of a text
     summaries = {d.summary.strip() for d in docs.train}
-    assert sum(any(s.startswith(text[:20]) for s in summaries) for text in anchors[:24]) == 24
-    assert {spoken(d.name) for d in docs.train} >= set(anchors[24:28])
+    assert all(any(s.startswith(text[:20]) for s in summaries) for text in anchors[:28])
     assert all("".join(text.split()) in plain for text in anchors[28:])  # a span of a text
 
 
@@ -234,17 +236,50 @@ def test_a_long_texts_span_and_what_surrounds_it_are_neighbours(batches):
         assert min(abs(x - y) for x in seen for y in (span[0], span[-1])) <= batches.max_len
 
 
+MORE = DocsCorpus(
+    (
+        Document(
+            "x.fold", "x", "x", "Fold a sheet of paper along its longer side.", "Then fold it once more, and so on."
+        ),
+    ),
+    (),
+    (),
+    {"x": "1.0"},
+)
+
+
+def test_a_further_text_that_is_nearly_a_held_out_one_is_not_trained_on(docs, tokenizer):
+    copied = dataclasses.replace(docs.test[0], summary=docs.test[0].summary + " So.")
+    body = next(d for d in docs.test if len(d.body) > 300)
+    body = dataclasses.replace(MORE.train[0], body=body.body + " And so on.")
+    more = DocsCorpus((*MORE.train, copied, body), (), (), {})
+    corpus = docs_pairs(docs, more, tokenizer)
+    assert corpus.train_hashes == [*docs.hashes("train"), text_hash(MORE.train[0])]
+
+
+def test_the_further_documentation_is_the_same_twice_and_all_for_training(tmp_path, monkeypatch):
+    more = load_docs(more=True)
+    assert {d.library for d in more.train} == {"scipy", "sklearn", "networkx", "sympy"} and len(more.train) > 5000
+    assert not more.validation and not more.test
+    monkeypatch.setenv("NEXTBERT_CACHE", str(tmp_path))  # so it is collected anew
+    assert load_docs(more=True) == more
+
+
 def test_the_documentation_is_a_corpus_of_pairs_too(tmp_path, monkeypatch, docs):
     few = SimpleNamespace(
         pairs=lambda split: docs.pairs(split)[:40],
         train=docs.train[:60],
         fingerprint=docs.fingerprint,
-        hashes=docs.hashes,
+        validation=docs.validation[:40],
+        test=docs.test[:40],
     )
-    monkeypatch.setattr(pairs, "load_docs", lambda: few)
+    monkeypatch.setattr(pairs, "load_docs", lambda more=False: MORE if more else few)
     card = train_pairs("docs", tmp_path / "model", steps=3, batch=16, max_len=32)
     assert card["training"]["steps"] == 3 and card["held_out"]["pairs"] == 40
-    assert card["corpus"]["train_hashes"] == docs.hashes("train")
+    hashes = card["corpus"]["train_hashes"]
+    assert hashes[:60] == docs.hashes("train")[:60] and hashes[60:] == [text_hash(MORE.train[0])]
+    assert card["corpus"]["fingerprint"] == docs.fingerprint and card["corpus"]["more"] == MORE.fingerprint
+    assert "no names" in card["corpus"]["pairs"] and "1 of further packages" in card["corpus"]["about"]
     assert read_card(tmp_path / "model") == json.loads(json.dumps(card))
 
 
@@ -253,7 +288,7 @@ def test_the_shipped_encoders_figure_is_found_again_on_texts_it_never_saw(docs):
     card = read_card("docs-contrastive")
     same = docs.fingerprint == card["corpus"]["fingerprint"]
     if same:
-        assert docs.hashes("train") == card["corpus"]["train_hashes"]
+        assert docs.hashes("train") == card["corpus"]["train_hashes"][: len(docs.train)]
         test = docs.pairs("test")
     else:
         held_out = {d.summary for d in unseen(card, docs.test, docs)}

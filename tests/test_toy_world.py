@@ -55,13 +55,20 @@ TINY = """
 [probabilities]
 number = { singular = 0.7, plural = 0.3 }
 attractor = { none = 0.5, singular = 0.25, plural = 0.25 }
+front = { attractor = 0.4, place = 0.25 }
 ending = { place = 0.9, pronoun = 0.1 }
 [templates.active]
-probability = 0.6
-text = "the {who} {near} {verb} the {whom} {end}"
-[templates.passive]
 probability = 0.4
+text = "{front} the {who} {near} {verb} the {whom} {end}"
+[templates.passive]
+probability = 0.3
 text = "the {whom} {near} {be} {participle} by the {who} {end}"
+[templates.object_cleft]
+probability = 0.2
+text = "it is the {whom} that the {who} {verb} {end}"
+[templates.late]
+probability = 0.1
+text = "{front} it is the {who} that {verb} the {whom} {end}"
 [pieces]
 near = "near the {attractor}"
 place = "in the {place}"
@@ -89,42 +96,58 @@ places = ["bay", "deep"]
 
 
 def written_out(grammar):
-    """Every sentence of a grammar with the two templates above -> its probability, by loops and f-strings."""
+    """Every sentence of a grammar with the four templates above -> its probability, by loops and f-strings."""
     shares, words = grammar["probabilities"], grammar["words"]
     numbers = ("singular", "plural")
     language = Counter()
     for topic in grammar["topics"].values():
         p_topic = 1 / len(grammar["topics"]) / 2
+        beings = [*topic["things"], *topic["group_a"], *topic["group_b"]]
+        near = [("", shares["attractor"]["none"])]
+        near += [(f"near the {x[c]}", shares["attractor"][c] / len(beings)) for c in numbers for x in beings]
         for who_group, whom_group in (("group_a", "group_b"), ("group_b", "group_a")):
             people = itertools.product(topic[who_group], numbers, topic[whom_group], numbers, topic["verbs"])
             for who, a, whom, b, verb in people:
                 p = p_topic * shares["number"][a] * shares["number"][b]
                 p /= len(topic[who_group]) * len(topic[whom_group]) * len(topic["verbs"])
-                nears = [("", shares["attractor"]["none"])]
-                for c, thing in itertools.product(numbers, topic["things"]):
-                    nears.append((f" near the {thing[c]}", shares["attractor"][c] / len(topic["things"])))
                 ends = [(f"in the {x}", shares["ending"]["place"] / len(topic["places"])) for x in topic["places"]]
                 for x in words["reasons"]:
                     end = f"because {words['pronoun'][b]} {x}"
                     ends.append((end, shares["ending"]["pronoun"] / len(words["reasons"])))
-                for (near, p_near), (end, p_end) in itertools.product(nears, ends):
-                    active = f"the {who[a]}{near} {verb[a]} the {whom[b]} {end}"
-                    passive = f"the {whom[b]}{near} {words['be'][b]} {verb['participle']} by the {who[a]} {end}"
-                    language[active] += 0.6 * p * p_near * p_end
-                    language[passive] += 0.4 * p * p_near * p_end
-    return language
+                agent, patient, acts, is_ = who[a], whom[b], verb[a], words["be"][b]
+                for end, p_end in ends:
+                    place = shares["front"]["place"] if end.startswith("in the ") else 0.0
+                    language[f"it is the {patient} that the {agent} {acts} {end}"] += 0.2 * p * p_end
+                    for x, p_near in near:
+                        q = p * p_end * p_near
+                        behind = f"{x} " if x else ""
+                        passive = f"the {patient} {behind}{is_} {verb['participle']} by the {agent} {end}"
+                        language[passive] += 0.3 * q
+                        ahead = shares["front"]["attractor"] if x else 0.0
+                        if x:
+                            language[f"{x} the {agent} {acts} the {patient} {end}"] += 0.4 * q * ahead
+                            language[f"{x} it is the {agent} that {acts} the {patient} {end}"] += 0.1 * q
+                        else:
+                            cleft = f"it is the {agent} that {acts} the {patient}"
+                            language[f"{cleft} {end}"] += 0.1 * q * (1 - place)
+                            language[f"{end} {cleft}"] += 0.1 * q * place
+                        active = f"the {agent} {behind}{acts} the {patient}"
+                        language[f"{active} {end}"] += 0.4 * q * (1 - ahead) * (1 - place)
+                        language[f"{end} {active}"] += 0.4 * q * (1 - ahead) * place
+    return Counter({text: p for text, p in language.items() if p > 0})
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     path = tmp_path_factory.mktemp("grammar") / "tiny.toml"
     path.write_text(TINY, encoding="utf-8")
-    return ToyWorld(path)
+    with pytest.warns(UserWarning, match="finds the subject"):
+        return ToyWorld(path)
 
 
 def test_the_probability_of_every_sentence_is_that_of_the_language_written_out(tiny):
     language = written_out(tomllib.loads(TINY))
-    assert len(language) == 480 + 384 and math.isclose(sum(language.values()), 1, abs_tol=1e-12)
+    assert len(language) == 4352 and math.isclose(sum(language.values()), 1, abs_tol=1e-12)
     found = tiny.log_probability(list(language))
     expected = torch.tensor(list(language.values()), dtype=torch.float64).log()
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
@@ -178,7 +201,7 @@ def test_the_course_sentence_is_in_the_language():
 
 def test_the_language_has_the_size_that_the_lessons_rely_on():
     F, T, V = WORLD.emissions.shape
-    assert (F, T, V) == (864, MAX_WORDS, len(WORLD.words)) and 100 <= V <= 250
+    assert (F, T, V) == (1824, MAX_WORDS, 191)
     assert len(RAW["topics"]) == 6 and len(WORLD.frames) == F == len(set(WORLD.frames))
     assert WORLD.tokenizer().vocab_size == V + 5
 
@@ -201,16 +224,16 @@ def test_frames_are_drawn_with_their_probabilities():
 def test_given_the_frame_the_slots_are_independent():
     f = WORLD.parse(COURSE_SENTENCE).frame
     among = [g == f for g in range(len(WORLD.frames))]
-    sentences = WORLD._sentences(*WORLD._draw(20_000, np.random.Generator(np.random.PCG64(0)), among))
+    sentences = WORLD._sentences(*WORLD._draw(40_000, np.random.Generator(np.random.PCG64(0)), among))
     counts = np.array(list(Counter(sentence.words for sentence in sentences).values()))
-    assert len(counts) == 3 * 2 * 3 * 3 * 2  # who, attractor, action, whom, place: each combination
-    assert chi_squared_passes(counts, np.full(len(counts), 20_000 / len(counts)))
+    assert len(counts) == 3 * 9 * 3 * 3 * 2  # who, attractor, action, whom, place: each combination
+    assert chi_squared_passes(counts, np.full(len(counts), 40_000 / len(counts)))
 
 
 PINNED = [
-    "the divers near the boats are robbed by the smuggler because they waited",
-    "the captain warns the passenger because she listened",
-    "the waiter near the ovens serves the butcher because she waited",
+    "it is the thieves near the juror that accuse the judges in the archive",
+    "the waiter near the kettle is served by the butchers in the cellar",
+    "the waiters near the table serve the butchers because they waited",
 ]
 
 
@@ -274,19 +297,32 @@ def test_a_sentence_outside_the_language_is_told_which_word_does_not_fit(text, m
 # Agreement, pronouns, paraphrases, roles.
 
 
-def test_the_verb_agrees_with_its_subject_across_an_attractor():
-    crossed = 0
-    for sentence in WORLD.sample(3000, seed=0):
-        words = sentence.words
-        if "by" in words:  # passive: the first person is the subject
-            subject = next(word for word in words if number_of(word, PEOPLE))
-            agreeing = number_of(words[words.index("by") - 2], {"singular": {"is"}, "plural": {"are"}})
-        else:
-            subject, agreeing = words[sentence.position("who")], number_of(words[sentence.position("verb")], VERBS)
-        assert agreeing == number_of(subject, PEOPLE)
+def read(words):
+    """(subject, agreeing number, who, whom) of a sentence, found by its construction alone, as a person reads it."""
+    people = [t for t, word in enumerate(words) if number_of(word, PEOPLE)]
+    behind_near = [t for t in people if words[t - 2] == "near"]
+    people = [t for t in people if t not in behind_near]
+    one, two = (words[t] for t in people)
+    if "by" in words:
+        return one, number_of(words[words.index("by") - 2], {"singular": {"is"}, "plural": {"are"}}), two, one
+    verb = next(number_of(word, VERBS) for word in words if number_of(word, VERBS))
+    if words[:2] == ("it", "is") and words[4:6] == ("that", "the"):
+        return two, verb, two, one
+    return one, verb, one, two
+
+
+def test_the_verb_agrees_with_its_subject_in_every_construction():
+    crossed = Counter()
+    for sentence in WORLD.sample(4000, seed=0):
+        subject, agreeing, who, whom = read(sentence.words)
+        assert agreeing == number_of(subject, PEOPLE) == sentence.subject_number
+        assert (who, whom) == tuple(sentence.words[sentence.position(slot)] for slot in ("who", "whom"))
         frame = WORLD.frames[sentence.frame]
-        crossed += frame.attractor not in ("none", number_of(subject, PEOPLE))
-    assert crossed > 500
+        crossed[sentence.construction] += frame.attractor not in ("none", number_of(subject, PEOPLE))
+    assert set(crossed) == CONSTRUCTIONS and min(crossed.values()) > 50
+
+
+CONSTRUCTIONS = {"active", "passive", "cleft", "object cleft", "fronted active", "fronted passive"}
 
 
 def test_every_question_has_one_right_answer():
@@ -303,15 +339,123 @@ def test_right_and_wrong_of_an_agreement_question_are_two_forms_of_one_word():
     assert {frozenset((q.right, q.wrong)) for q in questions} == pairs | {frozenset(("is", "are"))}
 
 
-def test_an_agreement_question_misleads_where_the_attractor_has_the_other_number():
-    things = {number: forms("things", number) for number in ("singular", "plural")}
+def test_an_agreement_question_misleads_where_a_noun_before_the_gap_has_the_other_number():
+    nouns = {number: PEOPLE[number] | forms("things", number) for number in ("singular", "plural")}
+    nouns["singular"] |= {place for topic in RAW["topics"].values() for place in topic["places"]}
     questions = WORLD.agreement_test(1000, seed=0)
     for question in questions:
         before = question.sentence.words[: question.position]
-        subject = [number_of(word, PEOPLE) for word in before if number_of(word, PEOPLE)]
-        attractor = [number_of(word, things) for word in before if number_of(word, things)]
-        assert len(subject) == 1 and question.misleading == (attractor not in ([], subject))
-    assert 0.2 < np.mean([question.misleading for question in questions]) < 0.4  # 0.3 expected, sd 0.015
+        seen = {number_of(word, nouns) for word in before} - {None}
+        assert question.misleading == (seen == {"singular", "plural"})
+    share = np.mean([question.misleading for question in questions])
+    assert 0.4 < share < 0.6
+    kinds = Counter((q.sentence.construction, q.sentence.attractor) for q in questions if q.misleading)
+    assert len(kinds) >= 11 and {construction for construction, _ in kinds} == CONSTRUCTIONS
+
+
+@pytest.mark.parametrize(
+    ("text", "construction", "attractor"),
+    [
+        (COURSE_SENTENCE, "active", "thing"),
+        ("near the guests the cook is praised by the waiters because she lied", "fronted passive", "person"),
+        ("in the kitchen the cook near the guests praises the waiters", "fronted active", "person"),
+        ("it is the waiters that the cook near the oven praises in the kitchen", "object cleft", "thing"),
+        ("it is the cook that praises the waiters in the kitchen", "cleft", "none"),
+    ],
+)
+def test_a_sentence_tells_its_construction_and_its_attractor(text, construction, attractor):
+    sentence = WORLD.parse(text)
+    assert (sentence.construction, sentence.attractor) == (construction, attractor)
+
+
+# No rule finds the subject without grammar.
+
+WORDS_OF_A_NOUN = {word for number in PEOPLE for word in PEOPLE[number] | forms("things", number)} | {
+    place for topic in RAW["topics"].values() for place in topic["places"]
+}
+
+
+def rule_by_rule(sentences):
+    """The rules of `shortcuts`, written out once more on the words: rule -> how often it finds the subject."""
+    everybody = PEOPLE["singular"] | PEOPLE["plural"]
+    acts = VERBS["singular"] | VERBS["plural"]
+    found, places = Counter(), {name: Counter() for name in ("one", "length", "first")}
+    for sentence in sentences:
+        words = sentence.words
+        subject = sentence.position(sentence.subject)
+        verb = words.index("by") - 2 if "by" in words else next(t for t, word in enumerate(words) if word in acts)
+        nouns = [t for t, word in enumerate(words) if word in WORDS_OF_A_NOUN]
+        people = [t for t in nouns if words[t] in everybody]
+        found["the first noun"] += nouns[0] == subject
+        found["the last noun before the verb"] += max(t for t in nouns if t < verb) == subject
+        found["the noun nearest to the verb"] += min(nouns, key=lambda t: (abs(t - verb), t)) == subject
+        found["the first person"] += people[0] == subject
+        found["the last person before the verb"] += max(t for t in people if t < verb) == subject
+        found["the person nearest to the verb"] += min(people, key=lambda t: (abs(t - verb), t)) == subject
+        for name, key in (("one", None), ("length", len(words)), ("first", words[0])):
+            places[name][key, subject] += 1
+    for name, rule in (
+        ("one", "always one place"),
+        ("length", "the commonest place for the sentence's length"),
+        ("first", "the commonest place for the first word"),
+    ):
+        best = Counter()
+        for (key, _), count in places[name].items():
+            best[key] = max(best[key], count)
+        found[rule] = best.total()
+    return {rule: count / len(sentences) for rule, count in found.items()}
+
+
+def test_no_rule_without_grammar_finds_the_subject_in_more_than_three_quarters_of_the_sentences():
+    shares = WORLD.shortcuts()
+    assert len(shares) == 9 and max(shares.values()) <= 0.75
+    counted = rule_by_rule(WORLD.sample(20_000, seed=5))
+    assert counted.keys() == shares.keys()
+    for rule, share in shares.items():  # 5 standard errors of 0.0035: false alarms 1 in 200,000
+        assert abs(counted[rule] - share) < 0.018, rule
+
+
+def test_a_grammar_with_a_shortcut_gets_a_warning_with_the_rules_name(tmp_path):
+    changes = [('probability = 0.27\ntext = "it is the {whom}', 'probability = 0.0\ntext = "it is the {whom}')]
+    changes.append(('probability = 0.27\ntext = "it is the {who} ', 'probability = 0.54\ntext = "it is the {who} '))
+    with pytest.warns(UserWarning) as warned:
+        world = ToyWorld(edited(tmp_path, *changes))
+    said = [str(warning.message) for warning in warned]
+    assert any(
+        "mine.toml: the rule 'the commonest place for the first word' finds the subject in 1.00" in s for s in said
+    )
+    assert world.shortcuts()["the commonest place for the first word"] == pytest.approx(1)
+    assert world.shortcuts()["the first noun"] > 0.75
+
+
+# Constructions that the language never says.
+
+
+def test_held_out_sentences_are_outside_the_language_and_have_its_words():
+    held_out = ToyWorld(held_out=True)
+    assert held_out.words == WORLD.words
+    sentences = held_out.sample(500, seed=0)
+    assert {s.construction for s in sentences} == {"fronted late cleft", "stranded passive"}
+    assert not any(is_possible(sentence.text) for sentence in sentences)
+    assert all(held_out.parse(s.text) == s for s in sentences)
+    torch.testing.assert_close(held_out.frame_probabilities.sum().item(), 1.0)
+    assert held_out.lengths.max() <= WORLD.lengths.max()
+
+
+def test_held_out_questions_have_one_right_answer():
+    held_out = ToyWorld(held_out=True)
+    for question in held_out.agreement_test(300, seed=0):
+        sentence, gap = question.sentence, question.position
+        assert held_out.log_probability([with_word(sentence, gap, question.right)]).item() > -math.inf
+        assert held_out.log_probability([with_word(sentence, gap, question.wrong)]).item() == -math.inf
+
+
+def test_a_grammar_without_held_out_templates_says_so(tmp_path):
+    text = SHIPPED[SHIPPED.index("[held_out.late_cleft]") : SHIPPED.index("[pieces]")]
+    path = edited(tmp_path, (text, ""))
+    assert ToyWorld(path).words == WORLD.words
+    with pytest.raises(ValueError, match=r"no held-out template: write one under \[held_out.name\]"):
+        ToyWorld(path, held_out=True)
 
 
 def test_the_rest_of_the_sentence_leaves_only_one_pronoun():
@@ -323,10 +467,9 @@ def test_the_rest_of_the_sentence_leaves_only_one_pronoun():
 
 def test_the_pronoun_has_the_number_of_the_one_acted_upon():
     for question in WORLD.pronoun_test(500, seed=0):
-        people = [number_of(word, PEOPLE) for word in question.sentence.words if number_of(word, PEOPLE)]
-        who, whom = reversed(people) if "by" in question.sentence.words else people
-        assert question.right == {"singular": "she", "plural": "they"}[whom]
-        assert question.misleading == (who != whom)
+        _, _, who, whom = read(question.sentence.words)
+        assert question.right == {"singular": "she", "plural": "they"}[number_of(whom, PEOPLE)]
+        assert question.misleading == (number_of(who, PEOPLE) != number_of(whom, PEOPLE))
 
 
 def test_the_wrong_word_of_a_topic_question_would_be_right_in_another_topic():
@@ -345,15 +488,18 @@ def test_a_paraphrase_says_the_same_in_another_template():
     assert [other.text for other in WORLD.paraphrases(cook)] == [
         "the waiters are praised by the cook in the kitchen",
         "it is the cook that praises the waiters in the kitchen",
+        "it is the waiters that the cook praises in the kitchen",
     ]
     assert WORLD.paraphrases(WORLD.parse("the cooks praise the waiter because she smiled"))[1].text == (
         "it is the cooks that praise the waiter because she smiled"
     )
     for sentence in WORLD.sample(500, seed=0):
         others = WORLD.paraphrases(sentence)
-        assert len({WORLD.frames[other.frame].template for other in [sentence, *others]}) == 3
+        assert len({WORLD.frames[other.frame].template for other in [sentence, *others]}) == 4
         assert {other.meaning for other in others} == {sentence.meaning}
-        assert {other.words[-1] for other in others} == {sentence.words[-1]}  # place or reason
+        ends = [tuple(s.words[s.slots.index(slot)] for slot in ("place", "reason") if slot in s.slots) for s in others]
+        slots = [slot for slot in ("place", "reason") if slot in sentence.slots]
+        assert {*ends} == {tuple(sentence.words[sentence.slots.index(slot)] for slot in slots)}
         assert all(WORLD.parse(other.text) == other for other in others)
 
 
@@ -362,7 +508,33 @@ def test_an_attractor_stays_with_its_person():
     assert texts == [
         "the waiters are praised by the cook in the kitchen",
         "it is the cook near the ovens that praises the waiters in the kitchen",
+        "it is the waiters that the cook near the ovens praises in the kitchen",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "others"),
+    [
+        (
+            "near the ovens the cook praises the waiters in the kitchen",
+            [
+                "near the ovens the waiters are praised by the cook in the kitchen",
+                "it is the cook that praises the waiters in the kitchen",
+                "it is the waiters that the cook praises in the kitchen",
+            ],
+        ),
+        (
+            "in the kitchen the waiters near the ovens are praised by the cook",
+            [
+                "in the kitchen the cook praises the waiters",
+                "it is the cook that praises the waiters in the kitchen",
+                "it is the waiters that the cook praises in the kitchen",
+            ],
+        ),
+    ],
+)
+def test_what_stands_in_front_stays_there_or_goes_where_the_template_has_room(text, others):
+    assert [other.text for other in WORLD.paraphrases(WORLD.parse(text))] == others
 
 
 def test_swapping_roles_exchanges_who_and_whom_and_mends_agreement():
@@ -393,7 +565,7 @@ def test_no_bag_of_words_can_answer_the_role_swap_test():
         frames = [WORLD.frames[sentence.frame].template for sentence in (item.sentence, item.paraphrase, item.swapped)]
         assert frames[0] != frames[1] == frames[2]
         templates.add(tuple(frames))
-    assert len(templates) == 6  # every pair of templates
+    assert len(templates) == 12  # every pair of templates
 
 
 MAKERS = ("sample", "sample_ids", "agreement_test", "pronoun_test", "topic_test", "role_swap_test")
@@ -449,7 +621,7 @@ CLEFT = 'text = "it is the {who} {near} that {verb} the {whom} {end}"'
     [
         ("[words]", "[words", "", "not valid TOML"),
         ('be = { singular = "is", plural = "are" }', "", "words.be", "is missing; expected: be, pronoun, reasons"),
-        ("[pieces]", 'colour = "red"\n[pieces]', "templates.cleft.colour", "is not a key of a grammar"),
+        ("[pieces]", 'colour = "red"\n[pieces]', "held_out.stranded_passive.colour", "is not a key of a"),
         (PRAISE, PRAISE.replace("participle", "participel"), "topics.kitchen.verbs[0].participle", "is missing"),
         (PRAISE, '"praises"', "topics.kitchen.verbs[0]", "must be a table with singular, plural, participle"),
         ('places = ["kitchen", "cellar"]', "places = []", "topics.kitchen.places", "list with at least one entry"),
@@ -463,12 +635,12 @@ CLEFT = 'text = "it is the {who} {near} that {verb} the {whom} {end}"'
         ('"praises"', '"cooks"', "topics.kitchen.verbs[0].singular", "`topics.kitchen.group_a[0].plural` has already"),
         ('"cellar"', '"near"', "pieces.near", "`topics.kitchen.places[1]` has already"),
         ('plural = "they"', 'plural = "she"', "words.pronoun.plural", "`words.pronoun.singular` has already"),
-        ("none = 0.4", "none = 0.5", "probabilities.attractor.none", "must sum to 1; their sum is 1.1"),
-        ("none = 0.4", "none = -0.4", "probabilities.attractor.none", "a number from 0 to 1, not -0.4"),
-        ("none = 0.4", "none = nan", "probabilities.attractor.none", "a number from 0 to 1, not nan"),
-        ("none = 0.4", "none = true", "probabilities.attractor.none", "a number from 0 to 1, not True"),
-        ("none = 0.4", 'none = "often"', "probabilities.attractor.none", "a number from 0 to 1, not 'often'"),
-        ("probability = 0.4", "probability = 0.2", "templates.active.probability", "must sum to 1; their sum is 0.8"),
+        ("none = 0.3,", "none = 0.4,", "probabilities.attractor.none", "must sum to 1; their sum is 1.1"),
+        ("none = 0.3,", "none = -0.4,", "probabilities.attractor.none", "a number from 0 to 1, not -0.4"),
+        ("none = 0.3,", "none = nan,", "probabilities.attractor.none", "a number from 0 to 1, not nan"),
+        ("none = 0.3,", "none = true,", "probabilities.attractor.none", "a number from 0 to 1, not True"),
+        ("none = 0.3,", 'none = "often",', "probabilities.attractor.none", "a number from 0 to 1, not 'often'"),
+        ("probability = 0.26", "probability = 0.06", "templates.active.probability", "must sum to 1; their sum is 0.8"),
         (CLEFT, CLEFT.replace("{whom}", "{whome}"), "templates.cleft.text", "has the unknown slot {whome}"),
         (CLEFT, CLEFT.replace("{verb}", "{be}"), "templates.cleft.text", "each of these slots once"),
         (CLEFT, "text = 5", "templates.cleft.text", "must be a text with each of these slots once"),
@@ -477,6 +649,10 @@ CLEFT = 'text = "it is the {who} {near} that {verb} the {whom} {end}"'
         (CLEFT, CLEFT.replace("it is", "it is often"), "templates.cleft.text", "up to 15 words; expected: at most 14"),
         (CLEFT, CLEFT.replace("it is the", "the cook"), "templates.cleft.text", "has already"),
         (CLEFT, CLEFT.replace("it is ", "").replace("that ", ""), "templates.cleft.text", "with two meanings"),
+        ("front = { attractor = 0.5", "front = { attractor = 1.5", "probabilities.front.attractor", "not 1.5"),
+        ("[held_out.late_cleft]", "[held_out.cleft]", "held_out.cleft", "has the name of a template"),
+        ("{front} it is", "it {front} is", "held_out.late_cleft.text", "{front} first if it has one"),
+        (CLEFT, CLEFT.replace("{end}", "{near} {end}"), "templates.cleft.text", "each of these slots once"),
         ('"in the {place}"', '"in the kitchen"', "pieces.place", "each of these slots once: {place}"),
     ],
 )  # fmt: skip
@@ -538,14 +714,10 @@ def test_a_byte_order_mark_before_the_grammar_is_dropped(tmp_path):
     assert ToyWorld(path).words == WORLD.words
 
 
-def test_the_template_that_the_file_suggests_works(tmp_path):
-    commented = SHIPPED[SHIPPED.index("# [templates.object_cleft]") : SHIPPED.index("\n\n\n[pieces]")]
-    cleft = f"probability = 0.3\n{CLEFT}"
-    changes = (commented, commented.replace("# ", "")), (cleft, cleft.replace("0.3", "0.1"))
-    world = ToyWorld(edited(tmp_path, *changes))
-    assert len(world.frames) == 1152
-    said = [sentence.text for sentence in world.paraphrases(world.parse(COURSE_SENTENCE))]
-    assert "it is the waiters that the cook near the ovens praises in the kitchen" in said
+def test_a_held_out_template_with_a_word_of_its_own_is_refused(tmp_path):
+    path = edited(tmp_path, ("{participle} by {end}", "{participle} often by {end}"))
+    with pytest.raises(ValueError, match="a held-out template has 'often', which no sentence of the language has"):
+        ToyWorld(path, held_out=True)
 
 
 def test_a_word_of_any_alphabet_may_be_added(tmp_path):
@@ -554,15 +726,14 @@ def test_a_word_of_any_alphabet_may_be_added(tmp_path):
 
 
 def test_what_has_probability_zero_is_not_in_the_language(tmp_path):
-    world = ToyWorld(edited(tmp_path, ("place = 0.6, pronoun = 0.4", "place = 1.0, pronoun = 0")))
-    assert len(world.frames) == 432 and "because" not in world.words
+    world = ToyWorld(edited(tmp_path, ("place = 0.55, pronoun = 0.45", "place = 1.0, pronoun = 0")))
+    assert len(world.frames) == 1056 and "because" not in world.words
     with pytest.raises(ValueError, match="has no sentences of the kind that this test needs"):
         world.pronoun_test(1, seed=0)
 
 
 def test_without_a_frame_that_drops_the_attractor_only_the_same_subject_is_a_paraphrase(tmp_path):
-    changes = ("none = 0.4, singular = 0.3, plural = 0.3", "none = 0, singular = 0.5, plural = 0.5")
+    changes = ("none = 0.3, singular = 0.35, plural = 0.35", "none = 0, singular = 0.5, plural = 0.5")
     world = ToyWorld(edited(tmp_path, changes))
     templates = [world.frames[other.frame].template for other in world.paraphrases(world.parse(COURSE_SENTENCE))]
-    assert templates == ["cleft"]
-    assert all(world.frames[item.sentence.frame].template != "passive" for item in world.role_swap_test(50, seed=0))
+    assert templates == ["cleft", "object_cleft"]

@@ -234,27 +234,26 @@ loss_of_all = Exercise(
 )
 
 
-# --- 06.4 predict: left or right --------------------------------------------------------------------------------------
+# --- 06.4 predict: what one knows -------------------------------------------------------------------------------------
 
 better_side = Prediction(
     id="06.4",
-    right=("both", "right", "left"),
+    right=("both", "left", "left, no length"),
     mistakes=(
         Mistake(
-            "left before right",
-            ("both", "left", "right"),
-            "both is lowest, that is right, but of the two sides it is the other one. Who knows only what comes before "
-            "can hardly guess the first words, and those are many: the people, their number, whether something stands "
-            "near them. From the right, the place gives the topic away and the verb the number.",
+            "less is better",
+            ("both", "left, no length", "left"),
+            "both is lowest, that is right. But the length is something to know: whoever is told it can always forget "
+            "it again, so the floor cannot be higher with it than without.",
             "models that read from left to right are the common case; this world's floors are measured in section 8",
         ),
     ),
     hints=(
         "Whoever sees more can't have a higher floor: leaving something unread is always allowed.",
-        "Left or right? Think of the first three words of a sentence, and of the last three.",
-        "What does the verb say about the noun before it? What does the place say about everybody?",
+        "What does the length of a sentence tell, if one sees its beginning only?",
+        "Of a sentence of eight words one knows before reading on that nothing stands near anybody.",
     ),
-    praise="Both sides are best, and in this world the end gives more away than the beginning.",
+    praise="Knowing more never costs: both sides are best, and the length is worth something too.",
 )
 
 

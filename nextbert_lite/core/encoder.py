@@ -32,7 +32,8 @@ class EncoderConfig:
     width is C, heads is H. norm: "post" as in BERT and RoBERTa, or "pre". positions: "learned" or "none".
     position_offset: 0 as in BERT; RoBERTa counts real tokens from pad_id + 1, so 2 there.
     token_types: 2 in BERT (sentence A and B), 1 in RoBERTa, 0 for none. eps: of the layer norms, 1e-12 in BERT, 1e-5 in
-    RoBERTa. init_std: None draws each weight with standard deviation 1/√(fan in), embeddings with 1/√C; BERT has 0.02.
+    RoBERTa. init_std: the standard deviation of each weight at the start, 0.02 as in BERT; "fan_in" for 1/√(fan in),
+    1/√C for embeddings.
     """
 
     vocab_size: int
@@ -49,7 +50,7 @@ class EncoderConfig:
     position_offset: int = 0
     token_types: int = 0
     pad_id: int = 0
-    init_std: float | None = None
+    init_std: float | str = 0.02
 
     def __post_init__(self):
         for field, least in {
@@ -71,7 +72,7 @@ class EncoderConfig:
         }.items():
             if getattr(self, field) not in choices:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; choose one of {choices}.")
-        for field in ("dropout", "eps", *(() if self.init_std is None else ("init_std",))):
+        for field in ("dropout", "eps", *(() if self.init_std == "fan_in" else ("init_std",))):
             value = getattr(self, field)
             if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
                 raise ValueError(f"{field} is {value!r}; it must be a finite number.")
@@ -79,8 +80,8 @@ class EncoderConfig:
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and less than 1.")
         if not self.eps > 0:
             raise ValueError(f"eps is {self.eps}; it must be greater than 0.")
-        if self.init_std is not None and not self.init_std > 0:
-            raise ValueError(f"init_std is {self.init_std}; it must be greater than 0, or None for 1/√(fan in).")
+        if self.init_std != "fan_in" and not self.init_std > 0:
+            raise ValueError(f'init_std is {self.init_std}; it must be greater than 0, or "fan_in" for 1/√(fan in).')
         if self.pad_id >= self.vocab_size:
             raise ValueError(f"pad_id is {self.pad_id}; it must be one of the {self.vocab_size} ids of the vocabulary.")
         try:
@@ -163,8 +164,8 @@ class Encoder(nn.Module):
     def initialise(self, module: nn.Module) -> None:
         """Draw the weights of one part: normal with config.init_std, or 1/√(fan in); biases are zero."""
         if isinstance(module, nn.Linear | nn.Embedding):
-            fan_in = module.weight.shape[-1]
-            nn.init.normal_(module.weight, std=self.config.init_std or 1 / math.sqrt(fan_in))
+            std, fan_in = self.config.init_std, module.weight.shape[-1]
+            nn.init.normal_(module.weight, std=1 / math.sqrt(fan_in) if std == "fan_in" else std)
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
 

@@ -1,4 +1,4 @@
-"""The perfect masked language model of the toy world, and how far another model is from it.
+"""The perfect masked language model of the toy world, how far another model is from it, and other exact answers.
 
 A corrupted sentence y leaves many possible originals. Bayes' rule weighs them, summed over all frames z:
 
@@ -6,15 +6,17 @@ A corrupted sentence y leaves many possible originals. Bayes' rule weighs them, 
 
 where a token that one knows nothing about went through the whole corruption, and the token at t through its second half
 (80 % [MASK], 10 % a random word, 10 % kept), because only selected tokens are asked for. No model can have a lower
-expected loss than this predictor: its loss is the floor. Lesson 06 holds a trained model beside it.
+expected loss than this predictor: its loss is the floor. Lesson 06 holds a trained model beside it. The other answers
+(`posterior`, `influence`, `replaced`, `same_frame`) are the same sum with other factors.
 
-Shapes: B sentences, F frames, T words of the longest sentence, L = T + 2 tokens, V words, S selected tokens.
+Shapes: B sentences, F frames, T words of the longest sentence, L = T + 2 tokens, V words, S selected tokens. A
+sentence shows its length, so frames of another length are out at once: n words, G frames of that length.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -36,39 +38,26 @@ FIRST_WORD = len(SPECIALS)
 class PerfectModel:
     """The Bayes-optimal MLM predictor of a toy world, for tokens selected with probability `rate`.
 
-    sees: "both" contexts; "left" only, what a model with a causal mask sees; or "right" only. Each sees the token at
-    its own position. "right" sees where the sentence ends, "left" does not.
+    sees: "both" contexts, "left" only, or "right" only; each sees the token at its own position, and each is told how
+    long the sentence is. length: False for "left" takes that away, which is what a model with a causal mask sees.
     """
 
-    def __init__(self, world: ToyWorld, rate: float = 0.15, sees: str = "both"):
+    def __init__(self, world: ToyWorld, rate: float = 0.15, sees: str = "both", length: bool = True):
         if not 0 < rate <= 1:
             raise ValueError(f"rate is {rate}; it must be greater than 0 and at most 1.")
         if sees not in SEES:
             raise ValueError(f"sees is {sees!r}; choose one of {', '.join(SEES)}.")
-        self.world, self.rate, self.sees = world, rate, sees
-        F, T, V = world.emissions.shape
-        inside = (torch.arange(T)[:, None] < world.lengths).double()  # (T, F)
+        if not length and sees != "left":
+            raise ValueError(f'"{sees}" sees the end of the sentence, so the length is known; only "left" can lack it.')
+        self.world, self.rate, self.sees, self.length = world, rate, sees, length
         emissions = world.emissions.permute(1, 2, 0)  # (T, V, F)
-        # P(y_u | z, u): (T, V + 2, F), y_u one of V words, then [MASK], then "behind the end"
-        seen = torch.empty(T, V + 2, F, dtype=torch.float64)
-        seen[:, :V] = (1 - rate + KEPT * rate) * emissions + RANDOM * rate / V * inside[:, None]
-        seen[:, V] = MASKED * rate * inside
-        seen[:, NO_WORD] = 1 - inside
+        T, V, F = emissions.shape
+        # P(y_u | z, u): (T, V + 1, F), y_u one of V words, then [MASK]; 0 behind the end
+        seen = torch.full((T, V + 1, F), MASKED * rate, dtype=torch.float64)
+        seen[:, :V] = (1 - rate + KEPT * rate) * emissions + RANDOM * rate / V
+        seen *= (torch.arange(T)[:, None] < world.lengths)[:, None]
         self._log_seen = seen.log()
         self._log_frames = world.frame_probabilities.log()
-
-    def log_frames(self, ids: Tensor) -> Tensor:
-        """Return log P(z) + log P(the tokens that t may use | z) for each t: (B, T, F), not normalised.
-
-        ids: (B, L), corrupted sentences between [CLS] and [SEP], padded behind.
-        """
-        symbols = self._symbols(ids)
-        T = symbols.shape[1]
-        logs = self._log_seen[torch.arange(T), symbols]  # (B, T, F)
-        left, right = _before(logs), _before(logs.flip(1)).flip(1)
-        # both: from the two sides, for a sum over all places less the own one would be -inf less -inf
-        evidence = {"both": left + right, "left": left, "right": right}[self.sees]
-        return self._log_frames + evidence
 
     def __call__(self, ids: Tensor) -> Tensor:
         """ids: (B, L), corrupted -> P(original token | what is seen, this token selected), (B, L, 5 + V), float64.
@@ -76,26 +65,22 @@ class PerfectModel:
         A row of a word sums to 1; the rows of [CLS], [SEP] and padding are 0. Raises ValueError for what is no
         corrupted sentence of this world.
         """
-        T, V = self.world.emissions.shape[1:]
-        symbols = self._symbols(ids)
-        logs = self.log_frames(ids)  # (B, T, F)
-        frames = (logs - logs.amax(-1, keepdim=True).nan_to_num(neginf=0.0)).exp()
-        prior = torch.einsum("btf,ftv->btv", frames, self.world.emissions)  # (B, T, V), not normalised
-        is_word = ((symbols >= 0) & (symbols < V))[..., None]  # P(y_t | w, selected): as [MASK], the same for all w
-        own = torch.full_like(prior, MASKED).masked_fill(is_word, RANDOM / V)
-        own.scatter_add_(2, symbols[..., None] * is_word, KEPT * is_word.double())
-        joint = prior * own
-        total = joint.sum(-1, keepdim=True)
-        is_token = symbols != NO_WORD
-        if (total[..., 0] == 0)[is_token].any():
-            row = int(((total[..., 0] == 0) & is_token).any(1).nonzero()[0])
-            raise ValueError(
-                f"text {row} is no corrupted sentence of {self.world.path.name}: no sentence has its length "
-                f"({int(is_token[row].sum())} words)."
-            )
+        V = len(self.world.words)
         result = torch.zeros(*ids.shape, FIRST_WORD + V, dtype=torch.float64)
-        result[:, 1 : 1 + T, FIRST_WORD:] = (joint / total.clamp(min=1e-300))[:, : ids.shape[1] - 1]
-        return result * ((ids >= FIRST_WORD) | (ids == SPECIALS.index(MASK)))[..., None]
+        for rows, symbols, frames in _by_length(self.world, _symbols(self.world, ids)):
+            n = symbols.shape[1]
+            frames = frames if self.length else slice(None)
+            logs = self._log_seen[:n, :, frames][torch.arange(n), symbols]  # (B, n, G)
+            left, right = _before(logs), _before(logs.flip(1)).flip(1)
+            # both: from the two sides, for a sum over all places less the own one would be -inf less -inf
+            evidence = {"both": left + right, "left": left, "right": right}[self.sees]
+            prior = _words(self.world, self._log_frames[frames] + evidence, frames)  # (B, n, V)
+            is_word = (symbols < V)[..., None]  # P(y_t | w, selected): as [MASK], the same for all w
+            own = torch.full_like(prior, MASKED).masked_fill(is_word, RANDOM / V)
+            own.scatter_add_(2, symbols.clamp(max=V - 1)[..., None], KEPT * is_word.double())
+            joint = prior * own
+            result[rows, 1 : 1 + n, FIRST_WORD:] = joint / joint.sum(-1, keepdim=True)
+        return result
 
     def losses(self, ids: Tensor, labels: Tensor) -> Tensor:
         """Return -log P(label) of each selected token, in nats: (S,), float64, in the order of `labels != -100`."""
@@ -122,31 +107,166 @@ class PerfectModel:
         order = row.argsort(descending=True)
         return {self.world.words[v]: float(row[v]) for v in order.tolist() if row[v] > 0}
 
-    def _symbols(self, ids: Tensor) -> Tensor:
-        """Return which row of the table each of the T places has: (B, T), a word, V for [MASK], or NO_WORD."""
-        T, V = self.world.emissions.shape[1:]
-        cls, sep, mask = map(SPECIALS.index, (CLS, SEP, MASK))
-        if ids.ndim != 2 or ids.shape[1] > T + 2 or int(ids.max()) >= FIRST_WORD + V:
+
+# --- other exact answers ----------------------------------------------------------------------------------------------
+
+
+def posterior(world: ToyWorld, ids: Tensor, hidden: Tensor | None = None) -> Tensor:
+    """Return P(the word at t | the visible words elsewhere), (B, L, 5 + V), float64; the sentence's length is known.
+
+    ids: (B, L), true sentences between [CLS] and [SEP]. hidden: (B, L), True = hidden; so is each [MASK]. Rows of
+    [CLS], [SEP] and padding are 0. Raises ValueError for visible words that no sentence has together.
+    """
+    result = torch.zeros(*ids.shape, FIRST_WORD + len(world.words), dtype=torch.float64)
+    for rows, symbols, frames in _by_length(world, _symbols(world, ids, hidden)):
+        logs = _visible(world, symbols, frames)
+        evidence = world.frame_probabilities[frames].log() + _before(logs) + _before(logs.flip(1)).flip(1)
+        joint = _words(world, evidence, frames)
+        result[rows, 1 : 1 + symbols.shape[1], FIRST_WORD:] = joint / joint.sum(-1, keepdim=True)
+    return result
+
+
+def influence(world: ToyWorld, ids: Tensor, gap: Tensor, hidden: Tensor | None = None) -> Tensor:
+    """Return how far the posterior at the gap moves when one more word is hidden, (B, L): KL(before || after), nats.
+
+    gap: (B,), the place in ids that is asked for; it is hidden. ids, hidden: as in `posterior`. 0 for what is hidden
+    already, and for what is no word. Raises ValueError as `posterior` does, and for a gap that is no word.
+    """
+    gap = torch.as_tensor(gap).expand(len(ids))
+    symbols, at_gap = _symbols(world, ids, hidden), gap - 1
+    if ((at_gap < 0) | (at_gap >= (symbols != NO_WORD).sum(1))).any():
+        raise ValueError(f"gap is {gap.tolist()}; it must be the place of a word in each row, from 1.")
+    symbols[torch.arange(len(ids)), at_gap] = len(world.words)
+    result = torch.zeros(ids.shape, dtype=torch.float64)
+    for rows, some, frames in _by_length(world, symbols):
+        n = some.shape[1]
+        for t in at_gap[rows].unique().tolist():
+            here = at_gap[rows] == t
+            logs = _visible(world, some[here], frames)
+            log_frames = world.frame_probabilities[frames].log()
+            without = log_frames + _before(logs) + _before(logs.flip(1)).flip(1)  # (B, n, G), the word u left out
+            each = torch.cat([(log_frames + logs.sum(1))[:, None], without], dim=1)  # all words, then without each
+            joint = _scaled(each) @ world.emissions[frames, t]  # (B, 1 + n, V)
+            before, after = (joint / joint.sum(-1, keepdim=True)).split([1, n], dim=1)
+            change = torch.special.xlogy(before, before) - torch.special.xlogy(before, after)
+            result[rows[here], 1 : 1 + n] = change.sum(-1).clamp(min=0) * (some[here] < len(world.words))
+    return result
+
+
+def replaced(world: ToyWorld, ids: Tensor, rate: float, generator: Tensor) -> Tensor:
+    """Return P(the word at t was replaced | all words), (B, L): the best discriminator that there can be.
+
+    Each word was selected with probability `rate`, and then drawn from generator, (V,) or (T, V), which looks at no
+    other word; a draw that gives the word itself replaces nothing (ELECTRA, Clark et al. 2020, arXiv:2003.10555).
+    """
+    V, T = len(world.words), world.emissions.shape[1]
+    q = torch.as_tensor(generator, dtype=torch.float64)
+    q = q.expand(T, V)
+    if not 0 < rate < 1 or (q < 0).any() or not torch.allclose(q.sum(1), torch.ones(T, dtype=q.dtype)):
+        raise ValueError(f"rate is {rate}, between 0 and 1 expected; generator: probabilities of the {V} words.")
+    result = torch.zeros(ids.shape, dtype=torch.float64)
+    for rows, symbols, frames in _by_length(world, _symbols(world, ids)):
+        if (symbols == V).any():
+            raise ValueError(f"a text has {MASK}: the discriminator reads words only.")
+        n = symbols.shape[1]
+        e = world.emissions[frames].permute(1, 2, 0)[torch.arange(n), symbols]  # (B, n, G), P(this word | z, t)
+        drawn = rate * q[torch.arange(n), symbols][..., None]
+        seen = (1 - rate) * e + drawn
+        logs = seen.log()
+        others = _scaled(world.frame_probabilities[frames].log() + _before(logs) + _before(logs.flip(1)).flip(1))
+        result[rows, 1 : 1 + n] = (others * drawn * (1 - e)).sum(-1) / (others * seen).sum(-1)
+    return result
+
+
+def same_frame(world: ToyWorld, a: Tensor, b: Tensor) -> Tensor:
+    """Return log P(a, b drawn from one frame) / (P(a) P(b)), (A, B): the optimal score of a contrastive loss.
+
+    a: (A, L), b: (B, L), sentences whose hidden words are [MASK]. -inf where no frame says both. InfoNCE is at its
+    least for this score and any constant added to a row (van den Oord et al. 2018, arXiv:1807.03748, equation 5).
+    """
+    of_a, of_b = (_frames_given(world, ids) for ids in (a, b))
+    return (of_a / world.frame_probabilities @ of_b.T).log()
+
+
+def _frames_given(world: ToyWorld, ids: Tensor) -> Tensor:
+    """Return P(z | the visible words), (B, F)."""
+    result = torch.zeros(len(ids), len(world.frames), dtype=torch.float64)
+    for rows, symbols, frames in _by_length(world, _symbols(world, ids)):
+        joint = _scaled(world.frame_probabilities[frames].log() + _visible(world, symbols, frames).sum(1))
+        result[rows[:, None], frames] = joint / joint.sum(-1, keepdim=True)
+    return result
+
+
+# --- parts of the sums ------------------------------------------------------------------------------------------------
+
+
+def _symbols(world: ToyWorld, ids: Tensor, hidden: Tensor | None = None) -> Tensor:
+    """Return what each of the T places shows: (B, T), a word, V for [MASK] or hidden, or NO_WORD."""
+    T, V = world.emissions.shape[1:]
+    cls, sep, mask = map(SPECIALS.index, (CLS, SEP, MASK))
+    if ids.ndim != 2 or ids.shape[1] > T + 2 or int(ids.max()) >= FIRST_WORD + V:
+        raise ValueError(
+            f"ids have the shape {tuple(ids.shape)} and the largest id {int(ids.max())}; expected (B, L) with "
+            f"L at most {T + 2} and ids below {FIRST_WORD + V}."
+        )
+    if hidden is not None and (hidden.shape != ids.shape or hidden.dtype != torch.bool):
+        raise ValueError(f"hidden has the shape {tuple(hidden.shape)}, {hidden.dtype}; expected booleans like ids.")
+    is_token = (ids >= FIRST_WORD) | (ids == mask)
+    ends = (ids == sep).int().argmax(1)
+    expected = (torch.arange(ids.shape[1]) > 0) & (torch.arange(ids.shape[1]) < ends[:, None])
+    wrong = (is_token != expected).any(1) | (ids[:, 0] != cls) | ((ids == sep).sum(1) != 1)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(f"text {row} is not {CLS}, words or {MASK}, {SEP}, then {PAD} only: {ids[row].tolist()}.")
+    symbols = torch.full((len(ids), T), NO_WORD)
+    covered = (ids == mask) if hidden is None else (ids == mask) | hidden
+    inner = torch.where(covered, V, ids - FIRST_WORD)[:, 1 : 1 + T]
+    symbols[:, : inner.shape[1]] = torch.where(is_token[:, 1 : 1 + T], inner, NO_WORD)
+    return symbols
+
+
+def _by_length(world: ToyWorld, symbols: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Give the rows of each length, (B,), their symbols, (B, n), and the frames of that length, (G,)."""
+    lengths = (symbols != NO_WORD).sum(1)
+    for n in lengths.unique().tolist():
+        rows, frames = (lengths == n).nonzero()[:, 0], (world.lengths == n).nonzero()[:, 0]
+        if len(frames) == 0:
             raise ValueError(
-                f"ids have the shape {tuple(ids.shape)} and the largest id {int(ids.max())}; expected (B, L) with "
-                f"L at most {T + 2} and ids below {FIRST_WORD + V}."
+                f"text {int(rows[0])} is no corrupted sentence of {world.path.name}: no sentence has its length "
+                f"({n} words)."
             )
-        is_token = (ids >= FIRST_WORD) | (ids == mask)
-        ends = (ids == sep).int().argmax(1)
-        expected = (torch.arange(ids.shape[1]) > 0) & (torch.arange(ids.shape[1]) < ends[:, None])
-        wrong = (is_token != expected).any(1) | (ids[:, 0] != cls) | ((ids == sep).sum(1) != 1)
-        if wrong.any():
-            row = int(wrong.nonzero()[0])
-            raise ValueError(f"text {row} is not {CLS}, words or {MASK}, {SEP}, then {PAD} only: {ids[row].tolist()}.")
-        symbols = torch.full((len(ids), T), NO_WORD)
-        inner = torch.where(ids == mask, V, ids - FIRST_WORD)[:, 1 : 1 + T]
-        symbols[:, : inner.shape[1]] = torch.where(is_token[:, 1 : 1 + T], inner, NO_WORD)
-        return symbols
+        for some in rows.split(250):  # bounds the memory
+            yield some, symbols[some, :n], frames
+
+
+def _visible(world: ToyWorld, symbols: Tensor, frames: Tensor) -> Tensor:
+    """Return log P(what a place shows | z): (B, n, G), 0 where it is hidden."""
+    n, V = symbols.shape[1], len(world.words)
+    shown = world.emissions[frames, :n].permute(1, 2, 0)[torch.arange(n), symbols.clamp(max=V - 1)]
+    logs = shown.log().masked_fill((symbols == V)[..., None], 0.0)
+    if impossible := (logs.sum(1) == -torch.inf).all(-1).nonzero()[:, 0].tolist():
+        words = [world.words[v] if v < V else MASK for v in symbols[impossible[0]].tolist()]
+        raise ValueError(f"no sentence of {world.path.name} has these words in these places: {' '.join(words)}.")
+    return logs
+
+
+def _words(world: ToyWorld, log_frames: Tensor, frames: Tensor | slice) -> Tensor:
+    """Sum the frames out: (B, n, G) -> (B, n, V), each row up to a factor."""
+    n = log_frames.shape[1]
+    return torch.einsum("btf,ftv->btv", _scaled(log_frames), world.emissions[frames, :n])
+
+
+def _scaled(logs: Tensor) -> Tensor:
+    """Return exp of the logs, each row with 1 as its largest."""
+    return (logs - logs.amax(-1, keepdim=True)).exp()
 
 
 def _before(logs: Tensor) -> Tensor:
-    """Return for each t the sum over the places before it, (B, T, F); -inf stays -inf."""
+    """Return for each t the sum over the places before it, (B, n, G); -inf stays -inf."""
     return torch.cat([torch.zeros_like(logs[:, :1]), logs[:, :-1].cumsum(1)], dim=1)
+
+
+# --- beside a trained model -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -203,13 +323,18 @@ def compare(
 
 
 def floor(
-    world: ToyWorld, n: int = 10_000, rate: float = 0.15, seed: int = 1_000_003, sees: str = "both"
+    world: ToyWorld,
+    n: int = 10_000,
+    rate: float = 0.15,
+    seed: int = 1_000_003,
+    sees: str = "both",
+    length: bool = True,
 ) -> tuple[float, float]:
     """Return the least expected MLM loss that any model can have, in nats per selected token, and its standard error.
 
-    A mean over n sentences; sees: see `PerfectModel`.
+    A mean over n sentences; sees, length: see `PerfectModel`.
     """
-    perfect = PerfectModel(world, rate, sees)
+    perfect = PerfectModel(world, rate, sees, length)
     losses, rows = [], []
     for corrupted, labels, _, first in _corrupted(world, n, rate, seed):
         losses.append(perfect.losses(corrupted, labels))

@@ -38,11 +38,17 @@ def read_grammar(path: str | Path) -> dict[str, Any]:
 
 
 def _check_grammar(grammar: dict[str, Any]) -> dict[str, Any]:
-    _table(grammar, "", ("probabilities", "templates", "pieces", "words", "topics"))
-    shares = _table(grammar["probabilities"], "probabilities", ("number", "attractor", "ending"))
+    grammar.setdefault("held_out", {}) if isinstance(grammar, dict) else None
+    _table(grammar, "", ("probabilities", "templates", "held_out", "pieces", "words", "topics"))
+    shares = grammar["probabilities"]
+    if isinstance(shares, dict):
+        shares.setdefault("front", {"attractor": 0.0, "place": 0.0})
+    _table(shares, "probabilities", ("number", "attractor", "front", "ending"))
     for key, names in (("number", NUMBERS), ("attractor", ("none", *NUMBERS)), ("ending", ("place", "pronoun"))):
         table = _table(shares[key], f"probabilities.{key}", names)
         _probabilities({f"probabilities.{key}.{name}": p for name, p in table.items()})
+    for name, p in _table(shares["front"], "probabilities.front", ("attractor", "place")).items():
+        _probability(p, f"probabilities.front.{name}")
 
     taken: dict[str, str] = {}  # word -> the key that has it: a word has one use
     words = _table(grammar["words"], "words", ("be", "pronoun", "reasons"))
@@ -70,27 +76,40 @@ def _check_grammar(grammar: dict[str, Any]) -> dict[str, Any]:
     pieces["near"] = _pattern(pieces["near"], "pieces.near", taken, "{attractor}")
     pieces["place"] = _pattern(pieces["place"], "pieces.place", taken, "{place}")
     pieces["pronoun"] = _pattern(pieces["pronoun"], "pieces.pronoun", taken, "{pronoun} {reason}")
-    end = max(len(pieces["place"]), len(pieces["pronoun"]))
-    templates = _table(grammar["templates"], "templates")
-    for name, template in templates.items():
-        key = f"templates.{name}.text"
+    for name, template in _table(grammar["templates"], "templates").items():
         _table(template, f"templates.{name}", ("probability", "text"))
-        kinds = "{who} {near} {verb} {whom} {end}", "{whom} {near} {be} {participle} {who} {end}"
-        text = template["text"] = _pattern(template["text"], key, taken, *kinds)
-        template["subject"] = "who" if "{verb}" in text else "whom"
-        subject = f"{{{template['subject']}}}"
-        if text[text.index("{near}") - 1] != subject or text[-1] != "{end}":
-            raise ValueError(f"`{key}` must have {{near}} right behind its subject, {subject}, and {{end}} last.")
-        longest = len(text) - 2 + len(pieces["near"]) + end
-        if longest > MAX_WORDS:
-            raise ValueError(f"`{key}` gives sentences of up to {longest} words; expected: at most {MAX_WORDS}.")
+        _template(template, f"templates.{name}.text", taken, pieces)
+    for name, template in _table(grammar["held_out"], "held_out", any_number=True).items():
+        if name in grammar["templates"]:
+            raise ValueError(f"`held_out.{name}` has the name of a template; expected: another name.")
+        _table(template, f"held_out.{name}", ("text",))
+        _template(template, f"held_out.{name}.text", taken, pieces)
+        template["probability"] = 1 / len(grammar["held_out"])
+    templates = grammar["templates"]
     _probabilities({f"templates.{name}.probability": template["probability"] for name, template in templates.items()})
     return grammar
 
 
-def _table(value: Any, key: str, names: tuple[str, ...] = ()) -> dict[str, Any]:
+def _template(template: dict[str, Any], key: str, taken: dict[str, str], pieces: dict[str, list[str]]) -> None:
+    """Check one template, split its text, and note which slot is its subject."""
+    kinds = "{who} {verb} {whom} {end}", "{whom} {be} {participle} {who} {end}"
+    text = template["text"] = _pattern(template["text"], key, taken, *kinds, optional=("{front}", "{near}"))
+    template["subject"] = "who" if "{verb}" in text else "whom"
+    subject = f"{{{template['subject']}}}"
+    if "{near}" in text and text[text.index("{near}") - 1] != subject:
+        raise ValueError(f"`{key}` must have {{near}} right behind its subject, {subject}.")
+    if "{front}" in text[1:] or text[-1] != "{end}":
+        raise ValueError(f"`{key}` must have {{end}} last, and {{front}} first if it has one.")
+    near, place, pronoun = (len(pieces[name]) for name in ("near", "place", "pronoun"))
+    longest = len([part for part in text if part not in ("{front}", "{near}", "{end}")]) + max(place, pronoun)
+    longest += near if {"{front}", "{near}"} & {*text} else 0
+    if longest > MAX_WORDS:
+        raise ValueError(f"`{key}` gives sentences of up to {longest} words; expected: at most {MAX_WORDS}.")
+
+
+def _table(value: Any, key: str, names: tuple[str, ...] = (), any_number: bool = False) -> dict[str, Any]:
     """Check that the value is a table with exactly these keys; without names, with any keys but at least one."""
-    if not isinstance(value, dict) or not (value or names):
+    if not isinstance(value, dict) or not (value or names or any_number):
         raise ValueError(f"`{key}` must be a table with {', '.join(names) or 'at least one entry'}, not {value!r}.")
     start = f"{key}." if key else ""
     for name in names:
@@ -110,12 +129,16 @@ def _list(value: Any, key: str) -> list[Any]:
 
 def _probabilities(values: dict[str, Any]) -> None:
     for key, p in values.items():
-        if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
-            raise ValueError(f"`{key}` must be a probability, a number from 0 to 1, not {p!r}.")
+        _probability(p, key)
     total = math.fsum(values.values())
     if abs(total - 1) > 1e-9:
         keys = ", ".join(f"`{key}`" for key in values)
         raise ValueError(f"{keys} must sum to 1; their sum is {total:.6g}.")
+
+
+def _probability(p: Any, key: str) -> None:
+    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
+        raise ValueError(f"`{key}` must be a probability, a number from 0 to 1, not {p!r}.")
 
 
 def _forms(value: Any, key: str, names: tuple[str, ...], taken: dict[str, str]) -> None:
@@ -135,15 +158,19 @@ def _word(word: Any, key: str, taken: dict[str, str]) -> None:
     taken[word] = key
 
 
-def _pattern(text: Any, key: str, taken: dict[str, str], *kinds: str) -> list[str]:
+def _pattern(text: Any, key: str, taken: dict[str, str], *kinds: str, optional: tuple[str, ...] = ()) -> list[str]:
     """Split a pattern at its spaces. It must have the slots of one of the kinds, each once, in any order."""
     parts = text.split() if isinstance(text, str) else []
     slots = [part for part in parts if part[0] == "{" and part[-1] == "}"]
     for slot in slots:
-        if slot not in " ".join(kinds).split():
+        if slot not in " ".join((*kinds, *optional)).split():
             raise ValueError(f"`{key}` has the unknown slot {slot}; expected: {' or '.join(kinds)}.")
-    if sorted(slots) not in [sorted(kind.split()) for kind in kinds]:
-        raise ValueError(f"`{key}` must be a text with each of these slots once: {' or '.join(kinds)}; not {text!r}.")
+    needed = sorted(slot for slot in slots if slot not in optional)
+    if needed not in [sorted(kind.split()) for kind in kinds] or len({*slots}) < len(slots):
+        may = f" (and may have {' and '.join(optional)})" if optional else ""
+        raise ValueError(
+            f"`{key}` must be a text with each of these slots once: {' or '.join(kinds)}{may}; not {text!r}."
+        )
     for part in parts:
         if part not in slots:
             _word(part, key, dict(taken))  # a copy: patterns may share their own words

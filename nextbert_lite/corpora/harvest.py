@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 
@@ -90,7 +90,7 @@ def assign(documents: Sequence[Document]) -> list[str]:
 def harvest(modules: dict[str, str]) -> list[Document]:
     """Collect the documents, by name. modules: library -> names of its modules; those installed here are imported."""
     names: dict[str, tuple] = {}
-    for library in LIBRARIES:
+    for library in modules:
         for module_name in modules[library].split():
             try:
                 module = importlib.import_module(module_name)
@@ -138,7 +138,7 @@ def _members(module: ModuleType, library: str) -> Iterator[tuple[int, str, str]]
     """
     yield 0, module.__name__, module.__doc__
     exported = getattr(module, "__all__", None)
-    for name, value in vars(module).items():
+    for name, value in list(vars(module).items()):  # a list: looking at one may load another
         qualified = f"{module.__name__}.{name}"
         if not callable(value) or name.startswith("_") or (exported is not None and name not in exported):
             continue
@@ -153,7 +153,7 @@ def _members(module: ModuleType, library: str) -> Iterator[tuple[int, str, str]]
         for distance, base in enumerate(value.__mro__):
             if distance and _is_public(f"{base.__module__}.{base.__name__}"):
                 continue  # what a public base class says stands under that class's name
-            for key, member in vars(base).items():
+            for key, member in list(vars(base).items()):
                 if key.startswith("_") or key in seen or inspect.isclass(member):
                     continue
                 seen.add(key)
@@ -201,23 +201,35 @@ def parse(docstring: str) -> tuple[str, str]:
     return "", text
 
 
-def installed_versions() -> dict[str, str]:
-    """Return the versions of Python and the documented packages on this machine."""
-    python = ".".join(map(str, sys.version_info[:3]))
-    return {"python": python, **{name: version(name) for name in LIBRARIES if name != "python"}}
+def installed_versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
+    """Return the versions of Python and the documented packages on this machine; "none" for what is not there."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in libraries:
+        try:
+            found |= {} if name == "python" else {name: version(name.replace("sklearn", "scikit-learn"))}
+        except PackageNotFoundError:
+            found[name] = "none"
+    return found
 
 
 def digest(splits: dict[str, list[dict]]) -> str:
     return sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()
 
 
-def _main(modules: str, path: str) -> None:
-    """Run in the child: collect what the TOML file `modules` lists, split it and write one JSON file."""
-    documents = harvest(tomllib.loads(Path(modules).read_text(encoding="utf-8")))
+def _main(modules: str, path: str, more: str) -> None:
+    """Run in the child: collect what the TOML file `modules` lists, split it and write one JSON file.
+
+    more: "more" for the further packages instead of the corpus; all of them are for training.
+    """
+    listed = tomllib.loads(Path(modules).read_text(encoding="utf-8"))
+    listed = listed["more"] if more else {name: listed[name] for name in LIBRARIES}
+    documents = harvest(listed)
+    if more:  # scipy draws numbers for some of its examples at every import
+        documents = [d for d in documents if "# may vary" not in d.body]
     splits: dict[str, list[dict]] = {name: [] for name in SPLITS}
-    for document, split in zip(documents, assign(documents), strict=True):
+    for document, split in zip(documents, ["train"] * len(documents) if more else assign(documents), strict=True):
         splits[split].append(asdict(document))
-    fingerprint = {**installed_versions(), "documents": len(documents), "sha256": digest(splits)}
+    fingerprint = {**installed_versions(tuple(listed)), "documents": len(documents), "sha256": digest(splits)}
     Path(path).write_text(json.dumps({"fingerprint": fingerprint, "splits": splits}), encoding="utf-8")
 
 

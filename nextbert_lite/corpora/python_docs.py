@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -69,25 +70,30 @@ def text_hash(document: Document | str) -> str:
     return sha256(text.encode()).hexdigest()[:16]
 
 
-def load_docs() -> DocsCorpus:
+def load_docs(more: bool = False) -> DocsCorpus:
     """Return the documentation of the installed packages, in splits of about 80, 10 and 10 %.
+
+    more: the documentation of further packages instead (see data/documented.toml), all of it in the training split.
 
     Takes about ten seconds the first time; then a file in the folder NEXTBERT_CACHE (else XDG_CACHE_HOME/nextbert_lite,
     else ~/.cache/nextbert_lite) is read, and made again when it is damaged or the versions changed.
     Raises RuntimeError when the child interpreter fails.
     """
     modules = share_dir("data") / "documented.toml"
-    made_of = [installed_versions(), version("scikit-learn"), sys.platform, file_hash(Path(harvest.__file__))]
+    listed = tuple(tomllib.loads(modules.read_text(encoding="utf-8"))["more"]) if more else LIBRARIES
+    made_of = [installed_versions(listed), version("scikit-learn"), sys.platform, file_hash(Path(harvest.__file__))]
     key = sha256(json.dumps([*made_of, file_hash(modules)]).encode()).hexdigest()[:16]
+    kept = f"{'more' if more else 'python'}_docs-{key}.json"
     try:
-        return _read(cache_dir() / f"python_docs-{key}.json")
+        return _read(cache_dir() / kept)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError):
         pass  # absent, unreadable or damaged: collect again
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "docs.json"
         run = subprocess.run(
-            [sys.executable, "-P", harvest.__file__, str(modules), str(made)],
-            env={**os.environ, "MPLBACKEND": "agg", "PYTHONOPTIMIZE": ""},  # -OO would remove the docstrings
+            [sys.executable, "-P", harvest.__file__, str(modules), str(made), "more" if more else ""],
+            # -OO would remove the docstrings; some are made at import, with sets in them
+            env={**os.environ, "MPLBACKEND": "agg", "PYTHONOPTIMIZE": "", "PYTHONHASHSEED": "0"},
             capture_output=True,
             text=True,
             errors="replace",
@@ -98,7 +104,7 @@ def load_docs() -> DocsCorpus:
             raise RuntimeError(f"the documentation could not be collected by {sys.executable}: {reason}")
         docs = _read(made)
         try:
-            write_text(cache_dir() / f"python_docs-{key}.json", made.read_text(encoding="utf-8"))
+            write_text(cache_dir() / kept, made.read_text(encoding="utf-8"))
         except (OSError, RuntimeError):
             pass  # a folder that cannot be written costs ten seconds each time, nothing else
     return docs

@@ -1,7 +1,7 @@
 """The toy world: a language of some hundred words whose every probability can be computed.
 
-A sentence is drawn in two steps: a frame z (template, topic, numbers, attractor, ending), then the word of each slot
-independently, given z. So P(words) = Σ_z P(z) Π_t P(word_t | z, t), a finite mixture. The grammar is a text file,
+A sentence is drawn in two steps: a frame z (template, topic, numbers, attractor, ending, front), then the word of each
+slot independently, given z. So P(words) = Σ_z P(z) Π_t P(word_t | z, t), a finite mixture. The grammar is a text file,
 data/toy_world.toml, made to be edited.
 
 Shapes: B sentences, F frames, T words of the longest sentence, V words of the language (special tokens not counted).
@@ -10,6 +10,8 @@ Shapes: B sentences, F frames, T words of the longest sentence, V words of the l
 from __future__ import annotations
 
 import itertools
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nextbert_lite.corpora import shortcuts
 from nextbert_lite.corpora.grammar import GROUPS, NUMBERS, read_grammar
 from nextbert_lite.files import share_dir
 from nextbert_lite.training.tokenizer import CLS, PAD, SEP, SPECIALS, Tokenizer, word_level
 
 COURSE_SENTENCE = "the cook near the ovens praises the waiters in the kitchen"
 TOPICAL = ("who", "whom", "verb", "participle", "attractor", "place")  # the slots whose words the topic decides
+FRONTS = ("none", "attractor", "place")
 NO_WORD, UNKNOWN = -1, -2  # word indices: behind the end of a sentence, and of a word outside the language
 
 
@@ -38,6 +42,7 @@ class Frame(NamedTuple):
     whom_number: str
     attractor: str
     ending: str  # "place" or "pronoun"
+    front: str  # what stands before the subject's clause: "none", "attractor", or "place", then with nothing at the end
 
 
 class Meaning(NamedTuple):
@@ -55,7 +60,8 @@ class Sentence:
     """One sentence and what lies behind it.
 
     slots names each word's slot: who, whom, verb, be, participle, attractor, place, pronoun, reason, or "" for a word
-    that the template spells out. subject is the slot that the verb agrees with: who, or whom in a passive.
+    that the template spells out. subject is the slot that the verb agrees with: who, or whom in a passive. attractor
+    is what the attractor is: "none", "thing" or "person".
     """
 
     words: tuple[str, ...]
@@ -63,6 +69,8 @@ class Sentence:
     meaning: Meaning
     slots: tuple[str, ...]
     subject: str
+    template: str
+    attractor: str
 
     @property
     def text(self) -> str:
@@ -78,6 +86,13 @@ class Sentence:
     def agreeing(self) -> str:
         """The slot whose form agrees with the subject: verb, or be in a passive."""
         return "verb" if "verb" in self.slots else "be"
+
+    @property
+    def construction(self) -> str:
+        """The template's name, as "object cleft", with "fronted" before it where something stands in front."""
+        name = self.template.replace("_", " ")
+        ahead = self.slots[: self.slots.index(self.subject)]
+        return f"fronted {name}" if {"attractor", "place"} & {*ahead} else name
 
     def position(self, slot: str) -> int | None:
         """Return where the slot's word stands, or None. Counted from 0 without [CLS]: one more in ids."""
@@ -109,44 +124,63 @@ class ToyWorld:
 
     words: V words. frames: F frames. frame_probabilities: (F,), sums to 1. lengths: (F,), in words.
     emissions: (F, T, V), P(word | frame, position), float64; a row sums to 1 within the frame's length, to 0 behind it.
-    Raises ValueError for a wrong grammar; it names the file, the key, what is wrong and what was expected.
+    held_out: the sentences of the grammar's held-out templates instead, which the language never says, with its words.
+    Raises ValueError for a wrong grammar; it names the file, the key, what is wrong and what was expected. Warns where
+    a rule that knows no grammar finds the subject in more than 0.75 of the sentences (see `shortcuts`).
     """
 
-    def __init__(self, path: str | Path | None = None):
+    def __init__(self, path: str | Path | None = None, held_out: bool = False):
         self.path = share_dir("data") / "toy_world.toml" if path is None else Path(path)
         self.grammar = read_grammar(self.path)
         self._lemma, self._other_number = self._forms()
-        shares, templates, topics = (self.grammar[key] for key in ("probabilities", "templates", "topics"))
-        probabilities = {}
-        choices = (templates, topics, GROUPS, NUMBERS, NUMBERS, shares["attractor"], shares["ending"])
-        for frame in itertools.starmap(Frame, itertools.product(*choices)):
-            p = templates[frame.template]["probability"] / len(topics) / len(GROUPS)
-            p *= shares["number"][frame.who_number] * shares["number"][frame.whom_number]
-            p *= shares["attractor"][frame.attractor] * shares["ending"][frame.ending]
-            if p > 0:
-                probabilities[frame] = p
-        self.frames = tuple(probabilities)
+        self._templates = self.grammar["held_out" if held_out else "templates"]
+        if not self._templates:
+            raise ValueError(f"{self.path} has no held-out template: write one under [held_out.name], with its text.")
+        shares, topics = self.grammar["probabilities"], self.grammar["topics"]
+        people = [person for topic in topics.values() for group in GROUPS for person in topic[group]]
+        self._people = {form for person in people for form in person.values()}
+        choices = (self._templates, topics, GROUPS, NUMBERS, NUMBERS, shares["attractor"], shares["ending"], FRONTS)
+        frames = itertools.starmap(Frame, itertools.product(*choices))
+        kept = {frame: p for frame in frames if (p := self._probability(frame)) > 0}
+        said = ToyWorld(self.path) if held_out else None
+        if said:  # without a front, a held-out template may say what another template says
+            known = {said._pattern(frame) for frame in said.frames}
+            kept = {frame: p for frame, p in kept.items() if self._pattern(frame) not in known}
+            total = sum(kept.values())
+            kept = {frame: p / total for frame, p in kept.items()}
+        self.frames = tuple(kept)
         self._index = {frame: f for f, frame in enumerate(self.frames)}
-        self.frame_probabilities = torch.tensor(list(probabilities.values()), dtype=torch.float64)
+        self.frame_probabilities = torch.tensor(list(kept.values()), dtype=torch.float64)
 
         layouts = [self._layout(frame) for frame in self.frames]
         self._slots = [tuple(slot for slot, _ in layout) for layout in layouts]
         self.lengths = torch.tensor([len(layout) for layout in layouts])
-        self.words = tuple(dict.fromkeys(word for layout in layouts for _, table in layout for word in table))
+        used = dict.fromkeys(word for layout in layouts for _, table in layout for word in table)
+        self.words = said.words if said else tuple(used)
+        if new := [word for word in used if word not in self.words]:
+            raise ValueError(f"{self.path}: a held-out template has '{new[0]}', which no sentence of the language has.")
         self._word_index = {word: v for v, word in enumerate(self.words)}
 
         # The words that may stand at (f, t), twice: as a list to draw from, and as probabilities.
         F, T, K = len(layouts), max(map(len, layouts)), max(len(table) for layout in layouts for _, table in layout)
         self._tables = np.full((F, T, K), NO_WORD, dtype=np.int64)
         self._table_sizes = np.ones((F, T), dtype=np.int64)
-        self.emissions = torch.zeros(F, T, len(self.words), dtype=torch.float64)
+        emissions = np.zeros((F, T, len(self.words)))
         for f, layout in enumerate(layouts):
             for t, (_, table) in enumerate(layout):
                 indices = [self._word_index[word] for word in table]
                 self._tables[f, t] = np.resize(indices, K)  # repeats a short table; only its first entries are drawn
                 self._table_sizes[f, t] = len(indices)
-                self.emissions[f, t, indices] = 1 / len(indices)
+                emissions[f, t, indices] = 1 / len(indices)
+        self.emissions = torch.from_numpy(emissions)
         self._refuse_ambiguity()
+        for rule, share in {} if held_out else self.shortcuts().items():
+            if share > shortcuts.MOST:
+                warnings.warn(
+                    f"{self.path.name}: the rule '{rule}' finds the subject in {share:.2f} of the sentences, more than "
+                    f"{shortcuts.MOST}. A model may learn the rule and look as if it had learned grammar.",
+                    stacklevel=2,
+                )
 
     def _forms(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return form -> dictionary form (the singular, a verb's plural), and form -> the form of the other number."""
@@ -158,24 +192,47 @@ class ToyWorld:
             other |= {entry["singular"]: entry["plural"], entry["plural"]: entry["singular"]}
         return lemma, other
 
+    def _probability(self, frame: Frame) -> float:
+        """Return P(frame); 0 where the template has no room for it."""
+        shares, text = self.grammar["probabilities"], self._templates[frame.template]["text"]
+        p = self._templates[frame.template]["probability"] / len(self.grammar["topics"]) / len(GROUPS)
+        p *= shares["number"][frame.who_number] * shares["number"][frame.whom_number] * shares["ending"][frame.ending]
+        near, front = "{near}" in text, "{front}" in text
+        if near or front:
+            p *= shares["attractor"][frame.attractor]
+        ahead = (shares["front"]["attractor"] if near else 1.0) if front and frame.attractor != "none" else 0.0
+        if frame.front == "attractor":
+            return p * ahead
+        p *= 1 - ahead if near or front else frame.attractor == "none"
+        ahead = shares["front"]["place"] if front and frame.ending == "place" else 0.0
+        return p * (ahead if frame.front == "place" else 1 - ahead)
+
+    def _pattern(self, frame: Frame) -> tuple[str, ...]:
+        """Return the frame's sentence as slots and words, such as ("the", "{who}", "{verb}", …)."""
+        pieces = self.grammar["pieces"]
+        near = [] if frame.attractor == "none" else pieces["near"]
+        front = {"none": [], "attractor": near, "place": pieces["place"]}[frame.front]
+        end = [] if frame.front == "place" else pieces[frame.ending]
+        fillings = {"{front}": front, "{near}": [] if frame.front == "attractor" else near, "{end}": end}
+        text = self._templates[frame.template]["text"]
+        return tuple(itertools.chain(*(fillings.get(part, [part]) for part in text)))
+
     def _layout(self, frame: Frame) -> list[tuple[str, list[str]]]:
         """Return the frame's slots from left to right, each with the words that may stand there."""
-        topic, words, pieces = self.grammar["topics"][frame.topic], self.grammar["words"], self.grammar["pieces"]
+        topic, words = self.grammar["topics"][frame.topic], self.grammar["words"]
+        near = [entry for part in ("things", *GROUPS) for entry in topic[part]]
         tables = {
             "who": [person[frame.who_number] for person in topic[frame.acting]],
             "whom": [person[frame.whom_number] for person in topic[_other_group(frame.acting)]],
             "verb": [verb[frame.who_number] for verb in topic["verbs"]],
             "be": [words["be"][frame.whom_number]],
             "participle": [verb["participle"] for verb in topic["verbs"]],
-            "attractor": [thing.get(frame.attractor) for thing in topic["things"]],
+            "attractor": [entry.get(frame.attractor) for entry in near],
             "place": topic["places"],
             "pronoun": [words["pronoun"][frame.whom_number]],
             "reason": words["reasons"],
         }
-        near = [] if frame.attractor == "none" else pieces["near"]
-        fillings = {"{near}": near, "{end}": pieces[frame.ending]}
-        text = self.grammar["templates"][frame.template]["text"]
-        parts = itertools.chain(*(fillings.get(part, [part]) for part in text))
+        parts = self._pattern(frame)
         return [(part[1:-1], tables[part[1:-1]]) if part[0] == "{" else ("", [part]) for part in parts]
 
     def _refuse_ambiguity(self) -> None:
@@ -192,6 +249,24 @@ class ToyWorld:
                 f"{self.path}: `templates.{one}.text` and `templates.{two}.text` can give the same sentence with two "
                 "meanings; change one of them so that every sentence has one."
             )
+
+    def shortcuts(self) -> dict[str, float]:
+        """Return for each rule that knows no grammar the probability that it finds the subject, exactly."""
+        return shortcuts.shares(self._cases())
+
+    def _cases(self) -> Iterator[shortcuts.Case]:
+        nouns = ("who", "whom", "attractor", "place")
+        for p, frame, slots in zip(self.frame_probabilities.tolist(), self.frames, self._slots, strict=True):
+            topic = self.grammar["topics"][frame.topic]
+            persons, things = sum(len(topic[group]) for group in GROUPS), len(topic["things"])
+            words = ["" if slot else word for slot, word in zip(slots, self._pattern(frame), strict=True)]
+            subject = slots.index(self._templates[frame.template]["subject"])
+            verb = slots.index("verb" if "verb" in slots else "be")
+            kinds = {"person": persons, "thing": things} if "attractor" in slots else {"none": 1}
+            for kind, n in kinds.items():
+                people = {"who", "whom", "attractor"} if kind == "person" else {"who", "whom"}
+                found = [shortcuts.Noun(t, slot in people) for t, slot in enumerate(slots) if slot in nouns]
+                yield shortcuts.Case(p * n / sum(kinds.values()), words, found, subject, verb)
 
     def tokenizer(self) -> Tokenizer:
         """Return the word-level tokenizer of this language: the five special tokens, then `words` in their order."""
@@ -236,7 +311,10 @@ class ToyWorld:
         lemma = {slot: self._lemma.get(word) for slot, word in zip(slots, words, strict=True)}
         action = lemma["verb"] if "verb" in lemma else lemma["participle"]
         meaning = Meaning(lemma["who"], frame.who_number, action, lemma["whom"], frame.whom_number)
-        return Sentence(tuple(words), f, meaning, slots, self.grammar["templates"][frame.template]["subject"])
+        near = words[slots.index("attractor")] if "attractor" in slots else None
+        attractor = "none" if near is None else "person" if near in self._people else "thing"
+        subject = self._templates[frame.template]["subject"]
+        return Sentence(tuple(words), f, meaning, slots, subject, frame.template, attractor)
 
     @cached_property
     def _log_emissions(self) -> Tensor:
@@ -287,11 +365,17 @@ class ToyWorld:
 
     def _renderings(self, frame: Frame) -> list[Frame]:
         """Return the frames that say the same in the other templates."""
-        templates, others = self.grammar["templates"], []
-        for name in templates:
-            same_subject = templates[name]["subject"] == templates[frame.template]["subject"]
-            others.append(frame._replace(template=name, attractor=frame.attractor if same_subject else "none"))
-        return [other for other in others if other.template != frame.template and other in self._index]
+        found = []
+        for name, template in self._templates.items():
+            other, text = frame._replace(template=name), template["text"]
+            if frame.front != "none" and "{front}" not in text:
+                other = other._replace(
+                    front="none", attractor="none" if frame.front == "attractor" else frame.attractor
+                )
+            if frame.front != "attractor" and template["subject"] != self._templates[frame.template]["subject"]:
+                other = other._replace(attractor="none")
+            found.append(other if self._probability(other) > 0 else other._replace(attractor="none"))
+        return [other for other in found if other.template != frame.template and other in self._index]
 
     def _say(self, frame: Frame, sentence: Sentence, exchange: bool = False) -> Sentence:
         """Say a sentence in another frame of its topic. exchange: the one who acted is acted upon."""
@@ -308,8 +392,9 @@ class ToyWorld:
     def paraphrases(self, sentence: Sentence) -> list[Sentence]:
         """Return the sentence in each other template: the same meaning, the same ending.
 
-        An attractor is said of the subject ("the cook near the ovens"). Where the other person is the subject it is
-        left out: behind that person it would say something new.
+        An attractor behind the subject is said of it ("the cook near the ovens"). Where the other person is the subject
+        it is left out: behind that person it would say something new. What stands in front is said of the whole; where
+        a template has no room there, a place goes to the end and an attractor is left out.
         """
         return [self._say(frame, sentence) for frame in self._renderings(self.frames[sentence.frame])]
 
@@ -329,15 +414,14 @@ class ToyWorld:
     def agreement_test(self, n: int, seed: int) -> list[Question]:
         """Return n gaps at the verb, or at is/are in a passive: singular or plural?
 
-        Misleading: an attractor of the other number stands before the gap (Linzen et al. 2016, arXiv:1611.01368).
+        Misleading: a noun of the other number stands before the gap (Linzen et al. 2016, arXiv:1611.01368).
         """
         questions = []
         for sentence in self._sentences(*self._draw(n, _generator(n, seed, 1))):
-            frame = self.frames[sentence.frame]
-            number = frame.who_number if sentence.subject == "who" else frame.whom_number
-            questions.append(
-                self._number_question(sentence, sentence.agreeing, frame.attractor not in ("none", number))
-            )
+            frame, gap = self.frames[sentence.frame], sentence.position(sentence.agreeing)
+            numbers = dict(who=frame.who_number, whom=frame.whom_number, attractor=frame.attractor, place="singular")
+            seen = {numbers[slot] for slot in sentence.slots[:gap] if slot in numbers}
+            questions.append(self._number_question(sentence, sentence.agreeing, len(seen) > 1))
         return questions
 
     def pronoun_test(self, n: int, seed: int) -> list[Question]:

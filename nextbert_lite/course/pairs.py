@@ -6,7 +6,6 @@ machine, whose summaries and bodies belong together.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nextbert_lite.core.contrastive import SentenceEncoder
-from nextbert_lite.corpora.python_docs import DocsCorpus, load_docs, text_hash
+from nextbert_lite.corpora.python_docs import DocsCorpus, load_docs, near_duplicates, text_hash
 from nextbert_lite.course import runs
 from nextbert_lite.course.tables import read_columns
 from nextbert_lite.training.batches import PairBatches, pair_batch, seeded
@@ -34,7 +33,7 @@ LEAST = 20  # pairs: some to learn from, some held out
 SAMPLE = 100  # pairs of the quick figure that a test computes again
 CHECKPOINT_EVERY = 100  # steps
 CHUNK = 16  # texts that are encoded at a time, texts of like length together
-CUTS, NAMES = 0.3, 0.1  # of the pairs in a batch of "docs": a span and what surrounds it; a name and its text
+CUTS = 0.3  # of the pairs in a batch of "docs": a span and what surrounds it
 
 
 @dataclass
@@ -45,6 +44,7 @@ class PairCorpus:
     about: str  # one line for people
     fingerprint: dict
     train: int  # pairs
+    kinds: str  # what pairs they are
     batches: Callable[[int, int, int], MakeBatch]  # (batch size, tokens of a text, seed) -> batches
     validation: list[Pair]  # for the curve
     test: list[Pair]  # for the card's figures, read once
@@ -105,6 +105,7 @@ def own_pairs(pairs: Sequence[Pair], tokenizer: Tokenizer) -> PairCorpus:
         about=f"{len(train):,} pairs, and {len(test):,} as test",
         fingerprint={"sha256": sha256("".join(hashes).encode()).hexdigest()},
         train=len(train),
+        kinds="as given",
         batches=batches,
         validation=validation,
         test=test,
@@ -130,36 +131,43 @@ def groups_of(pairs: Sequence[Pair]) -> list[str]:
 # --- the documentation ------------------------------------------------------------------------------------------------
 
 
-def docs_pairs(docs: DocsCorpus, tokenizer: Tokenizer) -> PairCorpus:
-    """Return the documentation's pairs as a corpus."""
+def docs_pairs(docs: DocsCorpus, more: DocsCorpus, tokenizer: Tokenizer) -> PairCorpus:
+    """Return the documentation's pairs as a corpus. more: further documents to train on, see `load_docs`."""
+    held = (*docs.validation, *docs.test)
+    near = [
+        near_duplicates([d.text for d in more.train], [d.text for d in held]),
+        near_duplicates([d.body for d in more.train], [d.body for d in held]),
+    ]
+    kept = tuple(d for d, *like in zip(more.train, *near, strict=True) if not any(like))
+    training = DocsCorpus((*docs.train, *kept), (), (), {})
+    pairs = len(training.pairs("train"))
     return PairCorpus(
         name="docs",
-        about=f"{len(docs.train):,} texts of documentation",
-        fingerprint=docs.fingerprint,
-        train=len(docs.pairs("train")),
-        batches=lambda batch_size, max_len, seed: DocsPairs(docs, tokenizer, batch_size, max_len, seed),
+        about=f"{len(docs.train):,} texts of documentation and {len(kept):,} of further packages",
+        fingerprint=docs.fingerprint | {"more": more.fingerprint},
+        train=pairs,
+        kinds=f"{1 - CUTS:.0%} a summary and its body ({pairs:,}), {CUTS:.0%} some words and what is around; no names",
+        batches=lambda batch_size, max_len, seed: DocsPairs(training, tokenizer, batch_size, max_len, seed),
         validation=docs.pairs("validation"),
         test=docs.pairs("test"),
-        train_hashes=docs.hashes("train"),
+        train_hashes=training.hashes("train"),
     )
 
 
 class DocsPairs:
-    """The batches of "docs": three kinds of pairs, drawn from the training split only.
+    """The batches of "docs": two kinds of pairs, drawn from the training split only.
 
-    A summary and a part of its body; a few words cut out of a text and what surrounds them; the words of a name and its
-    text. A batch depends on the seed and the step alone.
+    A summary and a part of its body; a few words cut out of a text and what surrounds them. A batch depends on the seed
+    and the step alone.
     """
 
     def __init__(self, docs: DocsCorpus, tokenizer: Tokenizer, batch_size: int, max_len: int, seed: int):
         self.tokenizer, self.max_len, self.seed = tokenizer, max_len, seed
         summaries, bodies = zip(*docs.pairs("train"), strict=True)
         self.pairs = list(zip(self.words(summaries), self.words(bodies), strict=True))
-        texts = self.words([d.text for d in docs.train])
-        self.names = list(zip(self.words([spoken(d.name) for d in docs.train]), texts, strict=True))
-        self.long = [text for text in texts if len(text) >= 24]
-        self.cuts, self.named = round(batch_size * CUTS), round(batch_size * NAMES)
-        self.rest = batch_size - self.cuts - self.named
+        self.long = [text for text in self.words([d.text for d in docs.train]) if len(text) >= 24]
+        self.cuts = round(batch_size * CUTS)
+        self.rest = batch_size - self.cuts
 
     def words(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text without [CLS] and [SEP]."""
@@ -169,9 +177,8 @@ class DocsPairs:
         """Return what `pair_batch` makes of the step's pairs."""
         generator = seeded(self.seed, step)
         found = []
-        for source, n in ((self.pairs, self.rest), (self.names, self.named)):
-            for row in torch.randperm(len(source), generator=generator)[:n].tolist():
-                found.append((source[row][0], self.part(source[row][1], generator)))
+        for row in torch.randperm(len(self.pairs), generator=generator)[: self.rest].tolist():
+            found.append((self.pairs[row][0], self.part(self.pairs[row][1], generator)))
         for row in torch.randperm(len(self.long), generator=generator)[: self.cuts].tolist():
             found.append(self.cut_out(self.long[row], generator))
         return pair_batch([(self.closed(a), self.closed(b)) for a, b in found], self.tokenizer.pad_id)
@@ -195,11 +202,6 @@ class DocsPairs:
         around = words if stays else [*words[:start], *words[start + n :]]
         left = max(0, start - int(torch.randint(self.max_len - 2, (1,), generator=generator)))
         return words[start : start + n], around[min(left, max(0, len(around) - self.max_len + 2)) :]
-
-
-def spoken(name: str) -> str:
-    """Return a name as words: torch.nn.Linear becomes "torch nn Linear"."""
-    return re.sub(r"[._]", " ", name).strip()
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -248,7 +250,7 @@ def train_pairs(
 
     print(f"Reading the pairs of {named} …", flush=True)
     if pairs == "docs":
-        source = docs_pairs(load_docs(), tokenizer)
+        source = docs_pairs(load_docs(), load_docs(more=True), tokenizer)
     else:
         mine = read_pairs(pairs, columns, separator) if isinstance(pairs, str | Path) else pairs
         source = own_pairs(mine, tokenizer)
@@ -298,7 +300,9 @@ def train_pairs(
         "sample_mrr": round(reciprocal(model, tokenizer, source.test[:SAMPLE]), 4),
         "sample_pairs": min(SAMPLE, len(source.test)),
     }
-    corpus = dict(name=source.name, about=source.about, fingerprint=source.fingerprint)
+    fingerprint = dict(source.fingerprint)
+    further = {"more": fingerprint.pop("more")} if "more" in fingerprint else {}
+    corpus = dict(name=source.name, about=source.about, pairs=source.kinds, fingerprint=fingerprint, **further)
     corpus["train_hashes"] = source.train_hashes
     told = {key: value for key, value in options.items() if key not in ("minutes", "columns", "separator")}
     card = runs.finish(out, model, tokenizer, corpus, told, history, figures)

@@ -20,6 +20,7 @@ from nextbert_lite.corpora.harvest import SPLITS
 from nextbert_lite.corpora.python_docs import load_docs, text_hash
 from nextbert_lite.corpora.toy_world import ToyWorld
 from nextbert_lite.course import runs
+from nextbert_lite.course.skills import skills
 from nextbert_lite.files import file_hash, read_text
 from nextbert_lite.training.batches import LEAST, MLMBatches, fresh_batches, pieces_of_each
 from nextbert_lite.training.device import pick_device
@@ -265,6 +266,8 @@ def held_out(model: MaskedLanguageModel, source: Corpus) -> dict:
         "ln_V": round(math.log(source.tokenizer.vocab_size), 4),
     }
     if source.name == "toy":
-        gap = compare(model, ToyWorld(), rate=HELD_OUT_RATE, seed=HELD_OUT_SEED)
+        world = ToyWorld()
+        gap = compare(model, world, rate=HELD_OUT_RATE, seed=HELD_OUT_SEED)
         result |= {"gap_to_floor": round(gap.gap, 4), "gap_standard_error": round(gap.standard_error, 4)}
+        result["skills"] = skills(model, source.tokenizer, world)
     return result

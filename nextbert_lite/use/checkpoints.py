@@ -99,6 +99,8 @@ def read(name: str | Path, file: str = CARD) -> tuple[dict, dict[str, Tensor], T
         raise ValueError(f"{folder / WEIGHTS}: {broken[0]} holds NaN or an infinity. Make the checkpoint anew.")
     if not isinstance(card.get("config"), dict) or not 0 <= card["config"].get("layers", -1) <= len(weights):
         raise ValueError(f"the weights in {name} do not fit the configuration in its card.")
+    if card["config"].get("init_std", 0) is None:  # older cards' word for it
+        card["config"]["init_std"] = "fan_in"
     return card, weights, Tokenizer.load(folder / TOKENIZER)
 
 

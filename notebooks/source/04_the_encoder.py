@@ -314,8 +314,8 @@ class Encoder(nn.Module):
     def initialise(self, module):
         """Draw the weights of one part: normal with config.init_std, or 1/√(fan in); biases are zero."""
         if isinstance(module, nn.Linear | nn.Embedding):
-            fan_in = module.weight.shape[-1]
-            nn.init.normal_(module.weight, std=self.config.init_std or 1 / math.sqrt(fan_in))
+            std, fan_in = self.config.init_std, module.weight.shape[-1]
+            nn.init.normal_(module.weight, std=1 / math.sqrt(fan_in) if std == "fan_in" else std)
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
 
@@ -487,7 +487,7 @@ def hidden_words(step):
 def train_with(layer_class, positions="learned"):
     """Train four layers of this class and return the mean loss of the last 30 of 300 steps."""
     torch.manual_seed(seed)
-    config = EncoderConfig(vocab_size=tokenizer.vocab_size, layers=4, max_len=20, positions=positions)
+    config = EncoderConfig(vocab_size=tokenizer.vocab_size, layers=4, max_len=20, positions=positions, init_std="fan_in")
     encoder = Encoder(config)
     encoder.layers = nn.ModuleList(layer_class(config) for _ in range(config.layers)).apply(encoder.initialise)
     history = fit(MaskedLanguageModel(encoder), hidden_words, steps=300, lr=2e-3, warmup=50, seed=seed)
@@ -679,7 +679,7 @@ assert counted == by_formula
 # %% tags=["nbval-check-output"]
 from torch.utils.flop_counter import FlopCounterMode
 
-small = Encoder(EncoderConfig.preset("small", vocab_size=1000))
+small = Encoder(EncoderConfig.preset("small", vocab_size=1000, init_std="fan_in"))
 c = small.config
 for T in (32, 128):
     ids = torch.randint(5, 1000, (1, T))
@@ -728,7 +728,7 @@ bpe = train_bpe((document.text for document in docs.train[::10]), vocab_size=204
 sentence = "Return the shape of an array."
 ids = torch.tensor([bpe.encode(sentence)])
 torch.manual_seed(seed)
-encoder = Encoder(EncoderConfig.preset("small", vocab_size=bpe.vocab_size, layers=4)).eval()
+encoder = Encoder(EncoderConfig.preset("small", vocab_size=bpe.vocab_size, layers=4, init_std="fan_in")).eval()
 with torch.no_grad():
     hidden, inside = encoder(ids, return_inside=True)
 pieces = [piece.strip() or "␣" for piece in bpe.tokens(ids[0])]

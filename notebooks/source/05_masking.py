@@ -501,7 +501,7 @@ assert second_table > 0.2 * size
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(seed)
-model = MaskedLanguageModel(Encoder(EncoderConfig(vocab_size=V))).double()
+model = MaskedLanguageModel(Encoder(EncoderConfig(vocab_size=V, init_std="fan_in"))).double()
 batch_ids, batch_mask = world.sample_ids(8, seed=seed)
 corrupted, labels = mask_tokens(batch_ids, tokenizer, rate=0.3, generator=seeded(seed))
 table = model.encoder.tokens.weight  # (V, C)
@@ -670,7 +670,7 @@ assert losses.mean() > 2 * math.log(V)
 
 # %%
 torch.manual_seed(seed)
-model = MaskedLanguageModel(Encoder(EncoderConfig(vocab_size=V))).double()
+model = MaskedLanguageModel(Encoder(EncoderConfig(vocab_size=V, init_std="fan_in"))).double()
 one_corrupted, one_labels = mask_tokens(ids, tokenizer, rate=0.3, generator=seeded(seed, 2))
 logits = model(one_corrupted)  # (1, T, V)
 logits.retain_grad()
@@ -835,7 +835,7 @@ def train(hide, replace, everywhere):
         return {"ids": corrupted, "labels": ids.masked_fill(~mask, IGNORE) if everywhere else labels, "mask": mask}
 
     torch.manual_seed(seed)
-    model = MaskedLanguageModel(Encoder(EncoderConfig(vocab_size=V)))
+    model = MaskedLanguageModel(Encoder(EncoderConfig(vocab_size=V, init_std="fan_in")))
     history = fit(model, batch, steps=400, lr=3e-3, warmup=50, seed=seed)
     return model.cpu(), sum(history.loss[-30:]) / 30
 

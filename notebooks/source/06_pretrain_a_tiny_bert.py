@@ -267,13 +267,14 @@ def train(model, batches, steps, lr, warmup):
 # %% [markdown]
 # The package's `fit` is this loop with what one wants around it: a progress bar, evaluations, files to go on from,
 # bfloat16 (shorter, faster numbers) on a GPU, and an end in peace when you press the stop button. Twenty steps of both,
-# from the same weights:
+# from the same weights. (They are drawn with the standard deviation 1/√(fan in), not with BERT's 0.02: at this size the loss
+# then falls sooner. Lesson 04 has both.)
 
 
 # %%
 def new_model(kind=MaskedLanguageModel, **changes):
     torch.manual_seed(seed)
-    return kind(Encoder(EncoderConfig.preset("tiny", tokenizer.vocab_size, **changes)))
+    return kind(Encoder(EncoderConfig.preset("tiny", tokenizer.vocab_size, **{"init_std": "fan_in", **changes})))
 
 
 batches = fresh_batches(world.sample_ids, tokenizer, batch_size=64, rate=0.3, seed=seed)
@@ -392,7 +393,7 @@ assert max(low_rate) - min(low_rate) < 0.5
 # Now the real run. Two layers, four heads, C = 64, and new sentences at every step, so that nothing can be learned by heart.
 
 # %%
-recipe = {"batch": 64, "rate": 0.5, "lr": 3e-3, "steps": 5200, "warmup": 200}
+recipe = {"batch": 64, "rate": 0.5, "lr": 3e-3, "steps": 6500, "warmup": 200}
 scored = fresh_batches(world.sample_ids, tokenizer, batch_size=500, rate=rate, seed=10**6)  # two batches for the curve
 
 # %% [markdown]
@@ -440,8 +441,9 @@ def share_right(model, questions):
 # While the model trains we measure its loss on held-out sentences at 15 %, every 100 steps, and hold three exams:
 #
 # * **Topic**: which of two words fits the topic of the sentence?
-# * **Agreement**: *"the cook near the ovens [MASK] …"*, *praises* or *praise*? Asked only where something of the other number
-#   stands between (an *attractor*, Linzen et al. 2016).
+# * **Agreement**: *"the cook near the ovens [MASK] …"*, *praises* or *praise*? Asked only where a noun of the other number
+#   stands before the gap (an *attractor*, Linzen et al. 2016). The subject is the first noun here, the second in *"near the
+#   ovens the cook …"* and in *"it is the waiters that the cook …"*: no place gives it away.
 # * **Pronoun**: *"because [MASK] smiled"*, *she* or *they*? It stands for the one to whom something was done. We ask only
 #   where the other person has the other number.
 
@@ -625,17 +627,19 @@ assert max(biggest, learned["topic"]) < learned["agreement"] and fallen["agreeme
 # ## 8. What both sides are worth
 #
 # The B of BERT is *bidirectional*. What is it worth here? The perfect model can tell. Give it only what stands to the left of
-# a token (and the token itself, which may be [MASK] or a lie), or only what stands to the right.
+# a token (and the token itself, which may be [MASK] or a lie), or only what stands to the right. Both are told how long the
+# sentence is. And a third one, which sees the left and does *not* know where the sentence will end, as a writer who goes
+# from left to right.
 
 # %% [markdown]
 # ### Exercise 06.4 · predict the result ●●○ · 4 minutes
 #
-# Order the three floors, the lowest first: write `("both", "left", "right")` in the order that you expect.
+# Order three of the floors, the lowest first: write `("both", "left", "left, no length")` in the order that you expect.
 
 # %% tags=["exercise-06.4"]
 order = None
 ### BEGIN SOLUTION
-order = ("both", "right", "left")  # the end of a sentence gives more away: the place the topic, the verb the number
+order = ("both", "left", "left, no length")  # knowing less never helps; the length tells constructions and endings apart
 ### END SOLUTION
 
 # %% tags=["nbval-check-output"]
@@ -666,38 +670,45 @@ fit(twin, batches, steps=2000, lr=recipe["lr"], warmup=recipe["warmup"], seed=se
 twin = twin.cpu()
 
 # %% [markdown]
-# Its floor is the loss of the perfect model that sees the left and no more. (For the right side we train nobody.)
+# Its floor is the loss of the perfect model that sees the left and no more, not even the length: the causal mask hides
+# where the sentence ends. (For the right side we train nobody.)
 
 # %%
-left = compare(twin, world, n=3000, perfect=PerfectModel(world, sees="left"))
-floors = {sees: floor(world, n=3000, sees=sees)[0] for sees in ("both", "right", "left")}
-reached = {"both": gap.loss, "left": left.loss}
-for sees, lowest_here in floors.items():
-    trained = f", a trained model {reached[sees]:.2f}" if sees in reached else ""
-    print(f"{sees:<5}: floor {lowest_here:.2f}{trained}")
+left = compare(twin, world, n=3000, perfect=PerfectModel(world, sees="left", length=False))
+sides = {"both": ("both", True), "left": ("left", True), "right": ("right", True), "left, no length": ("left", False)}
+floors = {name: floor(world, n=3000, sees=sees, length=length) for name, (sees, length) in sides.items()}
+reached = {"both": gap.loss, "left, no length": left.loss}
+for name, (lowest_here, error) in floors.items():
+    trained = f", a trained model {reached[name]:.2f}" if name in reached else ""
+    print(f"{name:<15}: floor {lowest_here:.3f} ± {error:.3f}{trained}")
 print(f"the twin's gap to its own floor: {left.gap:.3f} ± {left.standard_error:.3f}")
-assert floors["both"] < floors["right"] - 0.1 < floors["left"] - 0.15
-assert -3 * left.standard_error < left.gap < 0.2 and left.loss > floors["both"] + 0.3
+floors = {name: lowest_here for name, (lowest_here, _) in floors.items()}
+assert floors["both"] < min(floors["left"], floors["right"]) - 0.3
+assert abs(floors["left"] - floors["right"]) < 0.06 < floors["left, no length"] - floors["left"]
+assert -3 * left.standard_error < left.gap < 0.25 and left.loss > floors["both"] + 0.3
 
 # %% [markdown]
 # Bars are floors, lines are trained models:
 
 # %%
-fig, ax = plots.figure(size=(7.0, 2.6))
+fig, ax = plots.figure(size=(7.0, 2.8))
 ax.barh(list(floors), list(floors.values()), color=plots.SKY, label="floor")
-for sees, loss in reached.items():
-    ax.plot([loss, loss], [list(floors).index(sees) - 0.4, list(floors).index(sees) + 0.4], color=plots.BLUE)
+for name, loss in reached.items():
+    ax.plot([loss, loss], [list(floors).index(name) - 0.4, list(floors).index(name) + 0.4], color=plots.BLUE)
 ax.plot([], [], color=plots.BLUE, label="trained model")
-ax.set(xlabel="loss at 15 % (nats per selected token)", ylabel="sees")
-ax.set_title("Seeing both sides nearly halves the loss")
+ax.set(xlabel="loss at 15 % (nats per selected token)", ylabel="sees", xlim=(0, 1.6))
+ax.set_title("One side costs about 0.4 nats more than both, the left as much as the right")
 ax.legend(loc="lower right")
-plots.show(fig, alt="Floors: both sides lowest, right higher, left highest; the trained models are close to theirs.")
-assert floors["both"] < 0.62 * min(floors["left"], floors["right"])
+plots.show(
+    fig, alt="Floors: both sides lowest, left and right equally high above it, left without the length highest."
+)
+assert 0.3 < min(floors["left"], floors["right"]) - floors["both"] < 0.55
 
 # %% [markdown]
-# The twin is much nearer to the best that a reader from left to right can be than to the model that sees both sides. (Its
-# gap is larger than our model's; it had fewer steps.) More steps can bring it to its own floor, no further: what it lacks
-# is not in what it reads. That is the argument of the BERT paper, for one small language.
+# With the same knowledge of the length, left and right are worth the same within the error: neither side of this language
+# is the better one to read. The causal twin is much nearer to the best that a reader from left to right can be than to the
+# model that sees both sides. (Its gap is larger than our model's; it had fewer steps.) More steps can bring it to its own
+# floor, no further: what it lacks is not in what it reads. That is the argument of the BERT paper, for one small language.
 
 # %% [markdown]
 # ## 9. The head that looks for the subject
@@ -723,11 +734,36 @@ for i, row in enumerate(scores.tolist()):
 # %%
 layer, head = divmod(int(scores.argmax()), scores.shape[1])
 print(f"the head for the subject: layer {layer + 1}, head {head + 1}")
-assert scores[layer, head] > 0.85
+assert scores[layer, head] > 0.8
 
 # %% [markdown]
-# One head stands out. Which one it is depends on the seed, so we search for it and do not name it. In the sentence of the
-# course:
+# One head stands out. Which one it is depends on the seed, so we search for it and do not name it. But a mean can hide that
+# a head reads a *place* and is right where the subject happens to stand there (lesson 02). So, construction by construction,
+# passives with their *is* and *are* too: how much of the gap's attention goes to the subject, and to the other noun?
+
+
+# %%
+def looked_at(questions, slot):
+    """The head's mean weight from the gap to the word in a slot, by construction, where that word is there."""
+    questions = [q for q in questions if slot(q.sentence) in q.sentence.slots]
+    ids, where, _, _ = gaps(questions)
+    there = torch.tensor([q.sentence.position(slot(q.sentence)) + 1 for q in questions])
+    with torch.no_grad():
+        _, inside = model.encoder(ids, return_inside=True)
+    found = inside.weights[layer][torch.arange(len(ids)), head, where, there]
+    names = [q.sentence.construction for q in questions]
+    return {name: found[torch.tensor([n == name for n in names])].mean().item() for name in sorted(set(names))}
+
+
+many = [q for q in world.agreement_test(4000, seed=3) if q.misleading]
+on_subject = looked_at(many, lambda sentence: sentence.subject)
+on_attractor = looked_at(many, lambda sentence: "attractor")
+for name, weight in on_subject.items():
+    print(f"{name:<16} subject {weight:.2f}   attractor {on_attractor[name]:.2f}")
+assert min(on_subject.values()) > 0.5 > max(on_attractor.values())
+
+# %% [markdown]
+# It looks at the subject in all of them, though the subject stands in other places each time. In the sentence of the course:
 
 # %%
 course_ids = torch.tensor([tokenizer.encode(course_gap, allow_specials=True)])
@@ -906,6 +942,26 @@ assert sorted(len(row["heads_away"].split()) for row in table) == [1, 1, 2]
 # (`evidence_lost` above 1 means that what was left pointed slightly to the wrong form.) So a sharp map tells you what a
 # head reads; only removing it tells you whether the model can do without. (*Backup heads* of this kind are known from
 # GPT-2, Wang et al. 2022.)
+
+# %% [markdown]
+# ### A construction that it never saw
+#
+# So has it learned what a subject is? One more test, of the kind that lesson 02 made: sentences in two constructions that
+# the language never has, *"near the ovens it is the cook that …"* and *"it is the waiters that the cook is praised by"*,
+# with words that it knows well. Guess the share right.
+
+# %%
+unseen = [q for q in ToyWorld(held_out=True).agreement_test(3000, seed=1) if q.misleading]
+never = {}
+for name in sorted({q.sentence.construction for q in unseen}):
+    never[name] = share_right(model, [q for q in unseen if q.sentence.construction == name])
+    print(f"{name:<19} right in {never[name]:.2f}")
+assert max(never.values()) < at_end["agreement"] - 0.02
+
+# %% [markdown]
+# Far from the 1.00 of the constructions that it was trained on. The model has learned six constructions, perfectly, and no
+# rule that carries over to every other. Whether larger models on natural text have one is asked in the same way: with
+# sentences that were kept out of the training.
 
 # %% [markdown]
 # ## 10. Beside the perfect one

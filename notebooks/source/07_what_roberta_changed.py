@@ -180,7 +180,7 @@ def toy_rows(n, number):
 
 def small_bert(vocab_size, max_len=20, **changes):
     """Return a fresh encoder: two layers, C = 64."""
-    return Encoder(EncoderConfig.preset("tiny", vocab_size=vocab_size, max_len=max_len, **changes))
+    return Encoder(EncoderConfig.preset("tiny", vocab_size=vocab_size, max_len=max_len, init_std="fan_in", **changes))
 
 
 held_out = MLMBatches(toy_rows(2000, 10**6), tokenizer, batch_size=200, seed=10**6, copies=1)

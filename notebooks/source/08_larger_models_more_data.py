@@ -136,7 +136,8 @@ def work(layers, width, rate=0.3):
 
 def new_model(layers, width):
     """Return an untrained model of this shape for the toy world."""
-    return MaskedLanguageModel(Encoder(EncoderConfig(V, width=width, layers=layers, ffn_width=4 * width, max_len=T)))
+    sizes = dict(width=width, layers=layers, ffn_width=4 * width, max_len=T)
+    return MaskedLanguageModel(Encoder(EncoderConfig(V, **sizes, init_std="fan_in")))
 
 
 batch = fresh_batches(world.sample_ids, tokenizer, rate=0.3, seed=seed)(0)

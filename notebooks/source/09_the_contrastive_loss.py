@@ -443,7 +443,7 @@ def draw_pairs(n, number):
 by_meaning = {pair[0].meaning: pair for pair in draw_pairs(2000, number=99_999)}
 held_out = list(by_meaning.values())[:200]  # 200 different meanings
 torch.manual_seed(seed)
-new_model = SentenceEncoder(Encoder(EncoderConfig(vocab_size=V)))
+new_model = SentenceEncoder(Encoder(EncoderConfig(vocab_size=V, init_std="fan_in")))
 
 for name, model in {"random weights": new_model, "masked model": masked_model}.items():
     a, p = (unit_vectors(model, [pair[side].text for pair in held_out[:B]]) for side in (0, 1))
@@ -724,7 +724,7 @@ def look(model):
 def train(loss_of, steps=100):
     """Train a small encoder from random weights; return it, what was seen on the way, and the losses."""
     torch.manual_seed(seed)
-    model = WithLoss(Encoder(EncoderConfig(vocab_size=V)), loss_of)
+    model = WithLoss(Encoder(EncoderConfig(vocab_size=V, init_std="fan_in")), loss_of)
     seen = [{"step": 0, **look(model.sentences)}]
     options = {"evaluate": lambda: look(model.sentences), "evaluate_every": 10, "mixed_precision": False}
     history = fit(model, pair_batch, steps=steps, lr=1e-3, warmup=20, seed=seed, **options)
@@ -1041,7 +1041,7 @@ assert shares_with[4] < shares_with[64] and shares_with[64] > 0.5
 
 # %%
 torch.manual_seed(seed)
-config = EncoderConfig(vocab_size=V, dropout=0.1)
+config = EncoderConfig(vocab_size=V, dropout=0.1, init_std="fan_in")
 model = SentenceEncoder(Encoder(config)).double()  # float64, to compare ten digits
 pairs = held_out[:32]
 ids, mask = pad([tokenizer.encode(pair[side].text) for side in (0, 1) for pair in pairs])  # (64, T): anchors, positives
@@ -1201,7 +1201,7 @@ def kept_bytes(run, model):
 # `small` is the same encoder in float32. The batch is 16 texts, then 32, and so on; a chunk is always 16.
 
 # %%
-small = SentenceEncoder(Encoder(EncoderConfig(vocab_size=V, dropout=0.1)))
+small = SentenceEncoder(Encoder(EncoderConfig(vocab_size=V, dropout=0.1, init_std="fan_in")))
 sizes, C = [16, 32, 64, 128, 256, 512, 1024], 64
 table = torch.zeros(len(sizes), 3)  # MB: everything at once, gradient caching, of that the loss
 one_chunk = kept_bytes(lambda: small(ids[:16], mask[:16]), small)

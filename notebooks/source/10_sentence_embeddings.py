@@ -574,7 +574,8 @@ settings = {"whole": {}, "chunks": {"chunk": 16}, "cached": {"chunk": 16, "cache
 gradients = {}
 for dropout in (0.0, 0.1):
     torch.manual_seed(seed)
-    small = Encoder(EncoderConfig.preset("tiny", vocab_size=tokenizer.vocab_size, dropout=dropout)).double()
+    config = EncoderConfig.preset("tiny", vocab_size=tokenizer.vocab_size, dropout=dropout, init_std="fan_in")
+    small = Encoder(config).double()
     for name, setting in settings.items():
         kept, gradients[dropout, name] = loss_and_gradients(SentenceEncoder(small, **setting), batch)
         print(f"dropout {dropout}, {name:<6}: {kept:>10,} numbers kept for backward")
@@ -808,7 +809,8 @@ assert at_the_mean < real < 0.1 * math.log(64)
 def size_of_pull(dropout, batch):
     """Return the norm of the gradient of the mean cosine between anchors and positives."""
     torch.manual_seed(seed)
-    small = Encoder(EncoderConfig.preset("tiny", vocab_size=tokenizer.vocab_size, dropout=dropout)).double()
+    config = EncoderConfig.preset("tiny", vocab_size=tokenizer.vocab_size, dropout=dropout, init_std="fan_in")
+    small = Encoder(config).double()
     model = SentenceEncoder(small)
     a, b = model(batch["ids"], batch["mask"]), model(batch["positive_ids"], batch["positive_mask"])
     own = F.cosine_similarity(a, b, eps=0).mean()
