@@ -129,7 +129,8 @@ def test_the_card_tells_how_the_model_was_made(made):
 
 def test_the_cards_figures_are_those_of_the_stored_weights(made):
     again = held_out(load(made[0]).model, pretraining.toy_corpus(20))
-    assert again == pytest.approx(read_card(made[0])["held_out"], abs=1e-9)
+    told = read_card(made[0])["held_out"]
+    assert again.pop("skills") == told.pop("skills") and again == pytest.approx(told, abs=1e-9)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(made, tmp_path, monkeypatch):

@@ -267,7 +267,7 @@ assert (static[2] - dynamic[2]).abs().max() < 0.15 and torch.equal(ten[2], dynam
 # loss with 256 sentences, none with 3,840. (In the last column ten copies and dynamic masks are the very same run: in
 # eight epochs no copy comes twice.)
 #
-# Look closely at the last column. There one static copy is even a little *ahead*, in each of the three seeds. By how much,
+# Look closely at the last column. There one static copy is *ahead* in some of the seeds and behind in another. By how much,
 # and is that much?
 
 # %% tags=["nbval-check-output"]
@@ -275,12 +275,12 @@ assert (static[2] - dynamic[2]).abs().max() < 0.15 and torch.equal(ten[2], dynam
 ahead = dynamic[2] - static[2]  # (seeds,)
 print("3,840 sentences, dynamic less static ×1:", [round(d, 3) for d in ahead.tolist()])
 print(f"spread over the seeds, of one and the same run: {(static[2].max() - static[2].min()).item():.3f}")
-assert 0 < ahead.min() and ahead.max() < 0.1
-assert ahead.min() < static[2].max() - static[2].min()  # not clearly more than what a seed changes
+assert ahead.min() < 0 < ahead.max()
+assert ahead.abs().max() < static[2].max() - static[2].min()  # not more than what a seed changes
 
 # %% [markdown]
-# A few hundredths, about what another seed changes. The three agree, and three coins do so one time in four: a hint, no finding.
-# What the runs do say: with this much text and so few epochs the choice hardly matters.
+# A few hundredths either way, less than what another seed changes. So with this much text and so few epochs the choice hardly
+# matters.
 
 # %% [markdown]
 # ### Beside the paper
