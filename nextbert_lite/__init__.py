@@ -31,7 +31,7 @@ ROOMS = {
         "pretrained": "load_pretrained minilm_folder",
         "filling": "fill_mask",
         "embedding": "embed",
-        "search": "SearchIndex",
+        "search": "Bm25 SearchIndex mrr ndcg_at paired_bootstrap recall_at",
         "finetuning": "Classifier fine_tune",
     },
     "views: figures, and views that react": {

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nextbert_lite import SearchIndex, SentenceEncoder, embed, fine_tune, load
+from nextbert_lite import Bm25, SearchIndex, SentenceEncoder, embed, fine_tune, load, mrr
 from nextbert_lite.corpora.harvest import Document
 from nextbert_lite.corpora.python_docs import DocsCorpus, load_docs, text_hash
 from nextbert_lite.course import pairs, runs
@@ -21,6 +21,7 @@ from nextbert_lite.training import loop
 from nextbert_lite.training.tokenizer import train_bpe
 from nextbert_lite.use import checkpoints
 from nextbert_lite.use.checkpoints import read_card, unseen
+from nextbert_lite.use.search import PLAIN
 
 FOODS = "bread rice soup cake salad pasta cheese apple fish stew pie honey".split()
 ACTS = "buy cook store freeze share taste".split()
@@ -63,6 +64,7 @@ def test_the_command_learns_from_a_file_of_two_columns_and_says_how_much(trained
     figures = card["held_out"]
     assert figures["mrr"] > figures["mrr_before"] + 0.2
     assert figures["pairs"] >= 6 and 0 < figures["bm25_mrr"] <= 1
+    assert figures["tuned_bm25_mrr"] > 0 and "trained_on" not in figures
     assert card["corpus"]["name"] == "pairs" and card["training"]["steps"] == 30
     assert sorted(p.name for p in out.iterdir()) == ["card.json", "model.safetensors", "tokenizer.json"]
     assert [entry["step"] for entry in card["training"]["curve"]] == [5, 10, 15, 20, 25, 30]
@@ -297,6 +299,14 @@ def test_the_shipped_encoders_figure_is_found_again_on_texts_it_never_saw(docs):
     assert found == pytest.approx(card["held_out"]["sample_mrr"], abs=5e-3 if same else 0.15)
     masked = SentenceEncoder(load("docs-small").model.encoder)
     assert found > 1.5 * pairs.reciprocal(masked, tokenizer, test[:100])
+
+
+def test_the_card_compares_with_bm25_as_in_a_textbook_and_with_a_better_one_on_the_same_texts(docs):
+    test = docs.pairs("test")[:200]
+    plain, tuned = pairs.lexical(test, **PLAIN), pairs.lexical(test)
+    queries, texts = zip(*test, strict=True)
+    assert plain == mrr(Bm25(texts, **PLAIN).scores(queries)) < tuned == mrr(Bm25(texts).scores(queries))
+    assert pairs.lexical([("the", "of"), ("a", "an")]) == 0
 
 
 def test_a_start_with_another_tokenizer_trains_on_its_own_words(tmp_path):

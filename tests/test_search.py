@@ -1,5 +1,6 @@
 """Search: BM25, ranks, fusion, the bootstrap, the index that is kept, the box and the command."""
 
+import inspect
 import io
 import json
 import math
@@ -9,12 +10,16 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from functools import partial
-from itertools import permutations
+from itertools import pairwise, permutations
+from statistics import mean
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import ndcg_score
 
-from nextbert_lite import embed
+from nextbert_lite import embed, stored_table
 from nextbert_lite.core.encoder import Encoder, EncoderConfig
 from nextbert_lite.core.heads import MaskedLanguageModel
 from nextbert_lite.corpora.harvest import Document
@@ -24,16 +29,20 @@ from nextbert_lite.course.documentation import open_index
 from nextbert_lite.training.tokenizer import train_bpe
 from nextbert_lite.use import checkpoints, search
 from nextbert_lite.use.search import (
+    PLAIN,
     Bm25,
     SearchIndex,
     all_ranks,
     best_weight,
     fuse,
     mrr,
+    ndcg_at,
     paired_bootstrap,
     ranks,
     recall_at,
     reciprocal_rank_fusion,
+    reciprocal_ranks,
+    terms,
     z_scores,
 )
 from nextbert_lite.views.search_box import hits_html, search_box
@@ -75,9 +84,12 @@ def bm25_by_hand(query, texts, k1=1.5, b=0.75):
 
 def test_bm25_gives_what_the_formula_gives(capfd, caplog):
     queries = ["sort numbers", "Numbers, numbers of a file", "points", "the list and the points"]
-    found = Bm25(TEXTS).scores(queries)
+    found = Bm25(TEXTS, **PLAIN).scores(queries)
     assert found.shape == (4, 4) and found.dtype == torch.float32
     torch.testing.assert_close(found, torch.tensor([bm25_by_hand(q, TEXTS) for q in queries]), rtol=1e-5, atol=1e-6)
+    other = Bm25(TEXTS, stem=False, split=False, k1=0.5, b=0.2).scores(queries)
+    wanted = torch.tensor([bm25_by_hand(q, TEXTS, k1=0.5, b=0.2) for q in queries])
+    torch.testing.assert_close(other, wanted, rtol=1e-5, atol=1e-6)
     assert capfd.readouterr() == ("", "") and not caplog.records  # no progress bars, no lines in a log
 
 
@@ -96,6 +108,51 @@ def test_the_words_contributions_sum_to_the_score_and_the_largest_comes_first():
         assert sum(words.values()) == pytest.approx(scores[i].item(), rel=1e-5)
         assert list(words.values()) == sorted(words.values(), reverse=True)
         assert set(words) == {"sort", "numbers", "file"} & set(words_of(TEXTS[i]))
+
+
+def test_words_are_compared_by_their_stems_and_identifiers_by_their_parts_too():
+    texts = ["Sorted numbers.", "clip_grad_norm_ of gradients", "class HTTPError", "norm", "a getItem"]
+    found = {q: [i for i, s in enumerate(Bm25(texts).scores([q])[0]) if s > 0] for q in ["sorting", "norms", "Errors"]}
+    assert found == {"sorting": [0], "norms": [1, 3], "Errors": [2]}
+    assert Bm25(texts, **PLAIN).scores(["sorting norms Errors"]).count_nonzero() == 0
+    scores = Bm25(texts).scores(["clip_grad_norm_", "norm"])
+    assert scores[0].argmax() == 1 and scores[1].argmax() == 3  # the whole name counts as well
+
+
+@pytest.mark.parametrize(
+    ("word", "found"),
+    [
+        ("clip_grad_norm_", ("clip_grad_norm_", "clip", "grad", "norm")),
+        ("BCEWithLogitsLoss", ("bcewithlogitsloss", "bce", "logit", "loss")),  # "with" is a stop word
+        ("getItem", ("getitem", "get", "item")),
+        ("float32", ("float32",)),
+        ("__init__", ("__init__", "init")),
+        ("x_axis", ("x_axi", "axi")),
+        ("größenänderungen", ("größenänderungen",)),
+        ("The", ()),
+        ("__", ("__",)),
+    ],
+)
+def test_a_word_is_compared_whole_and_in_the_parts_that_are_words(word, found):
+    assert terms(word) == found
+    assert terms(word, stem=False, split=False) == (() if word == "The" else (word.lower(),))
+
+
+def test_a_hit_shows_the_words_as_they_were_asked_and_not_their_stems():
+    bm25 = Bm25(["the matrices of clip_grad_norm_", "grad", "other"])
+    query = "a matrix: Clipping clip_grad_value_ of matrices, Matrices"
+    words, score = bm25.words(query, 0), bm25.scores([query])[0, 0].item()
+    assert set(words) == {"matrices", "clipping", "clip_grad_value_"} and sum(words.values()) == pytest.approx(score)
+    assert bm25.words(query, 1).keys() == {"clip_grad_value_"} and bm25.words(query, 2) == {}
+
+
+def test_the_defaults_are_the_best_of_the_stored_tables():
+    """The tables are made by tools/search_settings.py on validation questions."""
+    best = max(stored_table("12_bm25"), key=lambda row: float(row["mrr_named"]))
+    defaults = {name: p.default for name, p in inspect.signature(Bm25).parameters.items() if name != "texts"}
+    assert defaults == {"stem": True, "split": True, "k1": float(best["k1"]), "b": float(best["b"])}
+    assert best["words"] == "parts and whole, stems"
+    assert search.WEIGHT == float(max(stored_table("12_weights"), key=lambda row: float(row["mrr_named"]))["weight"])
 
 
 # --- ranks ------------------------------------------------------------------------------------------------------------
@@ -118,9 +175,71 @@ def test_among_ties_the_rank_is_the_one_to_expect_when_they_are_ordered_by_chanc
         assert ranks(torch.tensor([scores]), torch.tensor([own])).item() == expected
 
 
-def test_a_model_that_gives_all_texts_the_same_score_gains_nothing():
-    assert ranks(torch.zeros(7, 7)).tolist() == [4.0] * 7
-    assert recall_at(torch.zeros(7, 7), 3) == 0
+def every_order(scores):
+    """Return each order of the texts, the best first, that equal scores allow."""
+    return [o for o in permutations(range(len(scores))) if all(scores[i] >= scores[j] for i, j in pairwise(o))]
+
+
+TIED = [[3.0, 1.0, 3.0, 3.0, 0.0, 1.0], [2.0] * 6, [5.0, 4.0, 3.0, 2.0, 1.0, 0.0], [0.0, 0.0, 7.0, 0.0, 0.0, 7.0]]
+
+
+@pytest.mark.parametrize("scores", TIED)
+def test_every_measure_is_its_mean_over_all_orders_of_the_ties(scores):
+    orders, table = every_order(scores), torch.tensor([scores])
+    for own in range(6):
+        places, right = [order.index(own) + 1 for order in orders], torch.tensor([own])
+        assert reciprocal_ranks(table, right).item() == pytest.approx(mean(1 / r for r in places), rel=1e-12)
+        assert mrr(table, right) == reciprocal_ranks(table, right).item()
+        for k in (1, 3, 6, 9):
+            assert recall_at(table, k, right) == pytest.approx(mean(r <= k for r in places), rel=1e-12)
+            gains = [1 / math.log2(1 + r) if r <= k else 0 for r in places]
+            assert ndcg_at(table, k, right) == pytest.approx(mean(gains), rel=1e-12)
+    grades = torch.tensor([[0.0, 3.0, 1.0, 0.0, 2.0, 0.0]])
+    for k in (1, 3, 6):
+        discount = [1 / math.log2(r + 1) if r <= k else 0 for r in range(1, 7)]
+        ideal = sum(g * d for g, d in zip([3, 2, 1], discount, strict=False))
+        gains = [sum(grades[0, i].item() * d for i, d in zip(order, discount, strict=True)) for order in orders]
+        assert ndcg_at(table, k, grades=grades) == pytest.approx(mean(gains) / ideal, rel=1e-12)
+
+
+@pytest.mark.parametrize("N", [1, 2, 7, 100])
+def test_a_model_that_gives_all_texts_the_same_score_gets_what_chance_gets(N):
+    nothing = torch.zeros(N, N)
+    assert ranks(nothing).tolist() == [(N + 1) / 2] * N
+    assert mrr(nothing) == pytest.approx(sum(1 / r for r in range(1, N + 1)) / N)
+    assert recall_at(nothing, 3) == pytest.approx(min(3, N) / N)
+    assert ndcg_at(nothing, 3) == pytest.approx(sum(1 / math.log2(1 + r) for r in range(1, min(3, N) + 1)) / N)
+
+
+tables = st.integers(1, 7).flatmap(lambda n: st.lists(st.integers(0, 3), min_size=n, max_size=n))
+
+
+@given(tables, st.data())
+def test_the_order_in_which_texts_stand_and_the_scores_scale_change_no_measure(row, data):
+    right, moved = data.draw(st.integers(0, len(row) - 1)), data.draw(st.permutations(range(len(row))))
+    scores, other = torch.tensor([row]).float(), torch.tensor([[2.0 * row[i] - 1 for i in moved]])
+    for measure in (mrr, partial(recall_at, k=2), partial(ndcg_at, k=3)):
+        value = measure(scores, right=torch.tensor([right]))
+        assert value == measure(other, right=torch.tensor([moved.index(right)])) and 0 <= value <= 1
+
+
+@given(tables, st.data())
+def test_all_texts_together_share_what_the_ranks_are_worth_and_a_higher_score_is_never_worth_less(row, data):
+    N, scores = len(row), torch.tensor([row]).float().expand(len(row), -1)
+    each = reciprocal_ranks(scores)
+    assert each.sum().item() == pytest.approx(sum(1 / r for r in range(1, N + 1)))
+    assert all(each[i] > each[j] for i in range(N) for j in range(N) if row[i] > row[j])
+    k = data.draw(st.integers(1, N))
+    assert recall_at(scores, k) == pytest.approx(k / N) and recall_at(scores, N) == pytest.approx(1)
+
+
+def test_graded_ndcg_is_that_of_scikit_learn_and_of_one_grade_that_of_the_right_text():
+    scores = random_scores(6, 9).mul(2).round()  # with ties
+    grades = random_scores(6, 9, seed=1).mul(2).round().clamp(min=0) + torch.eye(6, 9)
+    for k in (1, 4, 9):
+        assert ndcg_at(scores, k, grades=grades) == pytest.approx(ndcg_score(grades, scores, k=k), rel=1e-12)
+        right = torch.arange(6)
+        assert ndcg_at(scores, k, grades=torch.eye(6, 9)) == pytest.approx(ndcg_at(scores, k, right), rel=1e-12)
 
 
 def test_the_ranks_of_all_texts_agree_with_the_rank_of_each():
@@ -203,6 +322,7 @@ def test_the_interval_of_95_percent_holds_the_true_difference_in_about_95_percen
 
 S, WIDE = random_scores(3, 3), random_scores(3, 5)
 A_LIST, SHAPES = "put a single text into a list", r"a has the shape \(3, 3\), b \(3, 5\)"
+GRADES = "`grades` must have the scores' shape, no number below 0 and in each row one above 0"
 RIGHT, PAIRED = "`right` must be 3 numbers of texts, 0 to 4", "the same queries in the same order"
 REFUSED = {
     "Bm25: no text": (lambda: Bm25([]), ValueError, "the list of texts is empty"),
@@ -210,6 +330,12 @@ REFUSED = {
     "Bm25: one text": (lambda: Bm25("sort a list"), TypeError, A_LIST),
     "Bm25: one query": (lambda: Bm25(TEXTS).scores("sort a list"), TypeError, A_LIST),
     "Bm25: None": (lambda: Bm25(["sort", None]), TypeError, "text 1 is NoneType; each text must be a str"),
+    "Bm25: k1 below 0": (lambda: Bm25(TEXTS, k1=-0.1), ValueError, "k1 is -0.1 and b 0.9; k1 must be 0 or more, b"),
+    "Bm25: b of 1.1": (lambda: Bm25(TEXTS, b=1.1), ValueError, "k1 is 0.9 and b 1.1; k1 must be 0 or more, b between"),
+    "ndcg: grades of others": (lambda: ndcg_at(S, 2, grades=WIDE.abs()), ValueError, GRADES),
+    "ndcg: a grade below 0": (lambda: ndcg_at(S, 2, grades=torch.eye(3) - 0.1), ValueError, GRADES),
+    "ndcg: a grade of NaN": (lambda: ndcg_at(S, 2, grades=torch.full((3, 3), math.nan)), ValueError, GRADES),
+    "ndcg: nothing relevant": (lambda: ndcg_at(S, 2, grades=torch.eye(3)[[0, 1]].new_zeros(3, 3)), ValueError, GRADES),
     "ranks: which is right": (lambda: ranks(WIDE), ValueError, "Give `right`, the number of each right text"),
     "ranks: too few right": (lambda: ranks(WIDE, torch.tensor([0, 1])), ValueError, RIGHT),
     "ranks: right is 5": (lambda: ranks(WIDE, torch.tensor([0, 1, 5])), ValueError, RIGHT),
@@ -229,9 +355,10 @@ REFUSED = {
 }
 for bad in (math.nan, math.inf, -math.inf):
     spoilt = S.index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(bad))
+    message = "the scores are not finite: row 1"
     for measure in (ranks, mrr, all_ranks, z_scores):
-        message = "the scores are not finite: row 1"
         REFUSED[f"{measure.__name__}: {bad}"] = partial(measure, spoilt), ValueError, message
+    REFUSED[f"ndcg_at: {bad}"] = partial(ndcg_at, spoilt, 2, grades=torch.eye(3)), ValueError, message
 
 
 @pytest.mark.parametrize(("call", "error", "message"), REFUSED.values(), ids=REFUSED)
@@ -268,7 +395,8 @@ def index(corpus, model):
 def test_a_document_is_found_by_its_words_and_by_its_name(corpus, model):
     order = Document("numpy.argsort", "numpy", "numpy", "Return the indices that put the numbers in order.", "")
     index = SearchIndex([*corpus.documents, order], model, weight=1.0)
-    for query, words in [("indices in order", {"indices", "order"}), ("numpy.argsort", {"numpy", "argsort"})]:
+    asked = {"indices in order": {"indices", "order"}, "numpy.argsort": {"numpy", "argsort"}, "ordering": {"ordering"}}
+    for query, words in asked.items():
         hit = index.search(query)[0]
         assert hit.document == order and set(hit.words) == words
 
@@ -287,6 +415,12 @@ def test_a_hit_holds_the_fused_score_and_where_it_comes_from(index):
         assert hit.cosine == pytest.approx((vector @ own).item(), abs=1e-5)
         assert sum(hit.words.values()) == pytest.approx(hit.bm25, abs=1e-5)
     assert all(type(value) is float for value in (hits[0].score, hits[0].bm25, hits[0].cosine))
+
+
+def test_a_document_is_found_by_a_part_of_its_name(corpus, model):
+    clip = Document("torch.nn.utils.clip_grad_norm_", "torch", "torch", "Scale them.", "")
+    [hit] = SearchIndex([*corpus.documents, clip], model, weight=1.0).search("clipping", k=1)
+    assert hit.document == clip and set(hit.words) == {"clipping"}
 
 
 def test_a_query_without_a_known_word_is_answered_by_the_vectors_alone(index):
@@ -454,6 +588,12 @@ def test_what_a_document_says_is_shown_and_never_run(model):
     assert "<script>" not in shown and "<img" not in shown
     assert "x.&lt;img&gt;" in shown and "(&lt;img src=x&gt;)" in shown
     assert "&lt;<b>script</b>&gt;alert(1)" in shown and "&amp; <b>sort</b> a list" in shown
+
+
+def test_the_words_of_the_query_are_bold_in_any_form_and_inside_of_names():
+    document = Document("x", "python", "x", "Sorts a list by getItem, in a sorted_list.", "")
+    shown = hits_html([search.Hit(document, 1.0, 1.0, 0.5, {"sorting": 1.0, "items": 0.5})])
+    assert "<b>Sorts</b> a list by <b>getItem</b>, in a <b>sorted_list</b>." in shown
 
 
 def test_what_a_document_says_sends_nothing_to_the_terminal(model):

@@ -5,9 +5,9 @@ import math
 import torch
 
 from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solution
-from nextbert_lite.use.search import best_weight, fuse, mrr, ranks
+from nextbert_lite.use.search import best_weight, fuse, mrr, ranks, reciprocal_ranks
 
-__all__ = ["fused_mrr", "hint", "hits_at", "random_mrr", "reciprocal_ranks", "solution", "word_scores"]
+__all__ = ["fused_mrr", "hint", "hits_at", "mean_reciprocal_ranks", "random_mrr", "solution", "word_scores"]
 
 K1, B = 1.5, 0.75
 
@@ -136,19 +136,33 @@ def place_in_order(scores, right, descending=True):
     return 1 / (1 + (order == right[:, None]).float().argmax(1))
 
 
-def middle_of_the_ties(scores, right):
+def over_the_places(scores, right):
     out = []
     for row, i in zip(scores.tolist(), right.tolist(), strict=True):
         places = [place for place, score in enumerate(sorted(row, reverse=True), 1) if score == row[i]]
-        out.append(len(places) / sum(places))
+        out.append(sum(1 / place for place in places) / len(places))
     return torch.tensor(out)
 
 
-reciprocal_ranks = Exercise(
+def worth_of_every_place(scores, right):
+    in_order, same = scores.sort(1, descending=True).values, own(scores, right)
+    worth = (in_order == same) / torch.arange(1, scores.shape[1] + 1)
+    return worth.sum(1) / (in_order == same).sum(1)
+
+
+mean_reciprocal_ranks = Exercise(
     id="12.2",
-    right=lambda scores, right: 1 / ranks(scores, right),
+    right=lambda scores, right: reciprocal_ranks(scores, right).float(),
     inputs=tied_scores,
     mistakes=(
+        Mistake(
+            "one over the middle place",
+            lambda scores, right: 1 / ranks(scores, right),
+            "this is one over the *middle* of the tied places. The mean of 1/1 and 1/3 is 0.67, one over their middle "
+            "is 0.5: a search that gives all texts the same score would get less than chance gets. Take the mean of "
+            "the reciprocals.",
+            "the first edition of this lesson; McSherry and Najork 2008",
+        ),
         Mistake(
             "ties in one's favour",
             lambda scores, right: 1 / (1 + (scores > own(scores, right)).sum(1)),
@@ -159,15 +173,15 @@ reciprocal_ranks = Exercise(
         Mistake(
             "ties against oneself",
             lambda scores, right: 1 / (scores >= own(scores, right)).sum(1),
-            "you count every tie against the search: a text with the same score stands before the right one. If ties "
-            "are ordered by chance, the place to expect is in the middle of them.",
+            "you count every tie against the search: a text with the same score stands before the right one. In a "
+            "random order the right one may have any of their places: take the mean of 1/rank over them.",
             "https://github.com/Accenture/AmpliGraph/issues/212",
         ),
         Mistake(
             "the order decides ties",
             place_in_order,
             "a sort puts equal scores in the order in which the texts happen to stand in your list. Turn the list "
-            "around, and the figure changes. Give equal scores the middle of their places.",
+            "around, and the figure changes. Take the mean of 1/rank over the places that equal scores share.",
             "https://github.com/embeddings-benchmark/mteb/issues/5092",
         ),
         Mistake(
@@ -191,17 +205,15 @@ reciprocal_ranks = Exercise(
     ),
     hints=(
         "The right text's own score, a column: `own = scores.gather(1, right[:, None])`.",
-        "Before it stand `(scores > own).sum(1)` texts. As high as it are `(scores == own).sum(1)`, itself included.",
-        "`rank = 1 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2`; return `1 / rank`.",
+        "`before = (scores > own).sum(1)` texts are ahead of it. `equal = (scores == own).sum(1)` have its score, "
+        "itself included. So its places are before + 1 to before + equal.",
+        "A sum of 1/rank over neighbouring places is a difference of two running sums: "
+        "`sums = F.pad((1 / torch.arange(1, scores.shape[1] + 1)).cumsum(0), (1, 0))`; return "
+        "`(sums[before + equal] - sums[before]) / equal`.",
     ),
-    praise="A search that knows nothing gains nothing.",
+    praise="A search that knows nothing gets what chance gets.",
     also=no_ties,
-    other_ways=(
-        middle_of_the_ties,
-        lambda s, r: (
-            2 / (1 + (s > (own := s[torch.arange(len(s)), r][:, None])).sum(1) + (s >= own).sum(1).clamp(min=1))
-        ),
-    ),
+    other_ways=(over_the_places, worth_of_every_place),
 )
 
 # --- 12.3 predict the result: order at random -------------------------------------------------------------------------

@@ -55,8 +55,9 @@ SEARCH_EXAMPLES = """examples:
   nextbert-lite search "invert a matrix"
   nextbert-lite search "draw a histogram" -k 10 --library matplotlib
 The first search makes the index, which takes minutes; the later ones find it ready.
-score: the share of BM25 (words in common, rare ones count most) and of the cosine (nearness of the texts' vectors),
-each in standard deviations above the mean document. words: what each word of the query added to BM25.
+score: the share of BM25 (words in common, in any form and inside of names; rare ones count most) and of the cosine
+(nearness of the texts' vectors), each in standard deviations above the mean document. words: what each word of the
+query added to BM25.
 """
 ADVICE = {
     errno.ENOSPC: "the disk is full: make room and repeat the command",

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+import re
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from textwrap import shorten
 from typing import NamedTuple
 
 import bm25s
 import numpy as np
 import torch
+import torch.nn.functional as F
+from bm25s.stopwords import STOPWORDS_EN
 from scipy.stats import bootstrap, rankdata
+from Stemmer import Stemmer
 from torch import Tensor
 
 from nextbert_lite.corpora.harvest import LIBRARIES, Document
@@ -19,42 +23,60 @@ from nextbert_lite.use.embedding import Model, embed
 from nextbert_lite.validate import check_texts, check_vectors
 
 NO_WORDS = "none in common"
-WEIGHT = 0.35  # BM25's share in the fused score, chosen on validation (lesson 12)
+WORD = re.compile(r"\b\w\w+\b")
+CUT = re.compile(r"_+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # get_item, getItem, HTTPError
+STOP_WORDS = frozenset(STOPWORDS_EN)
+PLAIN = {"stem": False, "split": False, "k1": 1.5, "b": 0.75}  # BM25 as in a textbook
+WEIGHT = 0.5  # BM25's share in the fused score, chosen on validation among all documents (tools/search_settings.py)
 SCORES = "(Q, N), a row for each query and a column for each text"
 RESAMPLES = 10_000  # of the bootstrap
+_STEMMER = Stemmer("english")
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG, and would write into other programs' logs
 
 
 class Bm25:
-    """BM25 over a list of texts, by the library bm25s: Lucene's variant, k1 = 1.5, b = 0.75, English stop words.
+    """BM25 over a list of texts, by the library bm25s: Lucene's variant, English stop words.
 
-    A word is two or more letters or digits, in lower case. Robertson and Zaragoza 2009; the variants are compared by
-    Kamphuis et al. 2020.
+    A word is two or more letters or digits. stem: compare words without their English endings (Porter 2001, by the
+    library PyStemmer). split: count the parts of an identifier too, cut at "_" and at capitals. k1, b: how soon more
+    of a word adds nothing, how much long texts lose. All four were chosen on validation by tools/search_settings.py;
+    `Bm25(texts, **PLAIN)` is the textbook's. Robertson and Zaragoza 2009; Kamphuis et al. 2020 compare the variants.
     """
 
-    def __init__(self, texts: Sequence[str]):
-        tokens = _words(texts)
-        if not any(tokens):
+    def __init__(self, texts: Sequence[str], *, stem: bool = True, split: bool = True, k1: float = 0.9, b: float = 0.9):
+        if not (k1 >= 0 and 0 <= b <= 1):
+            raise ValueError(f"k1 is {k1} and b {b}; k1 must be 0 or more, b between 0 and 1.")
+        self._terms = lru_cache(None)(partial(terms, stem=stem, split=split))
+        rows = [[t for _, found in self._words(text) for t in found] for text in check_texts(texts, blank=True)]
+        if not any(rows):
             raise ValueError("the texts hold no word but stop words, so there is nothing to search for.")
-        self._scorer = bm25s.BM25(k1=1.5, b=0.75, method="lucene", backend="numpy")
-        self._scorer.index(tokens, create_empty_token=False, show_progress=False)
+        self._scorer = bm25s.BM25(k1=k1, b=b, method="lucene", backend="numpy")
+        self._scorer.index(rows, create_empty_token=False, show_progress=False)
 
     def scores(self, queries: Sequence[str]) -> Tensor:
         """Return each text's score for each query, (Q, N); 0 where they share no word that counts."""
-        ids = [self._scorer.get_tokens_ids(tokens) for tokens in _words(queries)]
-        return torch.stack([torch.from_numpy(self._scorer.get_scores_from_ids(row)) for row in ids])
+        rows = [[t for _, found in self._words(query) for t in found] for query in check_texts(queries, blank=True)]
+        return torch.stack([self._of(row) for row in rows])
 
     def words(self, query: str, i: int) -> dict[str, float]:
         """Return what each word of the query adds to text i's score, the largest first; the sum is the score."""
-        counts = Counter(_words([query])[0])
-        parts = {}
-        for word, count in counts.items():
-            parts[word] = count * float(self._scorer.get_scores_from_ids(self._scorer.get_tokens_ids([word]))[i])
+        parts: dict[str, float] = {}
+        for word, found in self._words(query):
+            parts[word.lower()] = parts.get(word.lower(), 0.0) + self._of(found)[i].item()
         return {word: part for word, part in sorted(parts.items(), key=lambda pair: -pair[1]) if part > 0}
 
+    def _words(self, text: str) -> list[tuple[str, tuple[str, ...]]]:
+        return [(word, self._terms(word)) for word in WORD.findall(text)]
 
-def _words(texts: Sequence[str]) -> list[list[str]]:
-    return bm25s.tokenize(check_texts(texts, blank=True), stopwords="en", return_ids=False, show_progress=False)
+    def _of(self, found: Sequence[str]) -> Tensor:
+        return torch.from_numpy(self._scorer.get_scores_from_ids(self._scorer.get_tokens_ids(list(found))))
+
+
+def terms(word: str, stem: bool = True, split: bool = True) -> tuple[str, ...]:
+    """Return what BM25 compares for a word of a text: `clip_grad` gives clip, grad and clip_grad; `the` nothing."""
+    parts = [word, *(part for part in CUT.split(word) if 1 < len(part) < len(word))] if split else [word]
+    kept = [part for part in map(str.lower, parts) if part not in STOP_WORDS]
+    return tuple(_STEMMER.stemWords(kept) if stem else kept)
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -64,8 +86,50 @@ def ranks(scores: Tensor, right: Tensor | None = None) -> Tensor:
     """Return the rank of each query's right text, (Q,) float, from 1; among ties it is the middle one.
 
     scores: (Q, N), higher is better. right: (Q,), the number of the right text; None: text i answers query i.
-    The middle is the rank to expect when ties are ordered by chance: a constant score then gains nothing.
+    For a median or a figure: the mean of 1 / rank is `mrr`'s to compute, as the mean of 1 / r is not 1 / the mean of r.
     """
+    before, equal = _places(scores, right)
+    return 1 + before + (equal - 1) / 2
+
+
+def reciprocal_ranks(scores: Tensor, right: Tensor | None = None) -> Tensor:
+    """Return 1 / rank of each query's right text, (Q,) float64. Arguments as in `ranks`.
+
+    Texts with equal scores stand in every order equally often, here as in all measures that follow: a model that knows
+    nothing gets what chance gets (McSherry and Najork 2008).
+    """
+    return _mean_over_ties(1 / _numbers(scores), *_places(scores, right))
+
+
+def mrr(scores: Tensor, right: Tensor | None = None) -> float:
+    """Return the mean reciprocal rank of the right texts: 1 is perfect. Arguments and ties as in `reciprocal_ranks`."""
+    return reciprocal_ranks(scores, right).mean().item()
+
+
+def recall_at(scores: Tensor, k: int, right: Tensor | None = None) -> float:
+    """Return the probability that a query's right text is among the first k. As `mrr`."""
+    return _mean_over_ties((_numbers(scores) <= k).double(), *_places(scores, right)).mean().item()
+
+
+def ndcg_at(scores: Tensor, k: int, right: Tensor | None = None, grades: Tensor | None = None) -> float:
+    """Return nDCG@k, the gain of the first k texts, 1 / log2(1 + rank) each, over that of the best order. As `mrr`.
+
+    grades: (Q, N), how relevant each text is, 0 or more, in place of `right`, where more than one text answers a query.
+    """
+    worth = (_numbers(scores) <= k) / (1 + _numbers(scores)).log2()
+    if grades is None:
+        return _mean_over_ties(worth, *_places(scores, right)).mean().item()
+    check_vectors(scores, "the scores", SCORES)
+    if grades.shape != scores.shape or (grades < 0).any() or not (grades.sum(1) > 0).all():
+        raise ValueError("`grades` must have the scores' shape, no number below 0 and in each row one above 0.")
+    first, last = (rankdata(-scores.cpu().numpy(), how, axis=1).astype(int) for how in ("min", "max"))
+    each = _mean_over_ties(worth, torch.from_numpy(first - 1), torch.from_numpy(last - first + 1))  # (Q, N)
+    ideal = grades.double().sort(descending=True).values @ worth
+    return ((grades * each).sum(1) / ideal).mean().item()
+
+
+def _places(scores: Tensor, right: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return how many texts score higher than the right one, and how many as high, itself among them: (Q,) each."""
     check_vectors(scores, "the scores", SCORES)
     Q, N = scores.shape
     if right is None:
@@ -75,28 +139,28 @@ def ranks(scores: Tensor, right: Tensor | None = None) -> Tensor:
                 "there must be as many texts as queries. Give `right`, the number of each right text."
             )
         right = torch.arange(N)
-    right = torch.as_tensor(right).to(scores.device)
+    scores, right = scores.detach().cpu(), torch.as_tensor(right).cpu()
     if right.shape != (Q,) or right.min() < 0 or right.max() >= N:
         raise ValueError(f"`right` must be {Q} numbers of texts, 0 to {N - 1}, one a query.")
     own = scores.gather(1, right[:, None])
-    return 1 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
+    return (scores > own).sum(1), (scores == own).sum(1)
 
 
-def mrr(scores: Tensor, right: Tensor | None = None) -> float:
-    """Return the mean reciprocal rank of the right texts: 1 is perfect. Arguments as in `ranks`."""
-    return (1 / ranks(scores, right)).mean().item()
+def _numbers(scores: Tensor) -> Tensor:
+    return torch.arange(1, scores.shape[-1] + 1, dtype=torch.float64)
 
 
-def recall_at(scores: Tensor, k: int, right: Tensor | None = None) -> float:
-    """Return the share of queries whose right text is among the first k. Arguments as in `ranks`."""
-    return (ranks(scores, right) <= k).float().mean().item()
+def _mean_over_ties(worth: Tensor, before: Tensor, equal: Tensor) -> Tensor:
+    """Return the mean of what the ranks before + 1 to before + equal are worth; worth: (N,), rank 1 first."""
+    total = F.pad(worth.cumsum(0), (1, 0))
+    return (total[before + equal] - total[before]) / equal
 
 
 def paired_bootstrap(a: Tensor, b: Tensor) -> tuple[float, float, float]:
-    """Return the mean of a - b and the interval around it that holds the true one with probability 0.95.
+    """Return the mean of a - b and its interval: of 100 such, about 95 hold the mean over all possible queries.
 
-    a, b: (Q,), what two systems get for the same queries, such as 1 / ranks. Queries are drawn anew 10,000 times, each
-    with both its values; the interval is that of the percentiles (Efron and Tibshirani 1993, chapter 13), by scipy.
+    a, b: (Q,), what two systems get for the same queries, such as `reciprocal_ranks`. Queries are drawn anew 10,000
+    times, each with both its values; the interval is that of the percentiles (Efron and Tibshirani 1993, chapter 13).
     """
     a, b = torch.as_tensor(a).double(), torch.as_tensor(b).double()
     if a.ndim != 1 or a.shape != b.shape or len(a) < 2:
@@ -146,9 +210,12 @@ def all_ranks(scores: Tensor) -> Tensor:
 def best_weight(a: Tensor, b: Tensor, right: Tensor | None = None) -> tuple[float, float]:
     """Return the weight of `fuse` with the best MRR, among 0, 0.05, … 1, and that MRR; of equals the smallest.
 
-    Choose it on validation queries: on the queries that you report it flatters the fusion.
+    Choose it on validation queries, or it flatters the fusion, and among as many texts as will be searched: the best
+    weight changes with them.
     """
-    found = {i / 20: mrr(fuse(a, b, i / 20), right) for i in range(21)}
+    _check_two(a, b)
+    za, zb = z_scores(a), z_scores(b)
+    found = {w: mrr(w * za + (1 - w) * zb, right) for w in (i / 20 for i in range(21))}
     return max(found.items(), key=lambda pair: pair[1])
 
 

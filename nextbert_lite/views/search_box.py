@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Iterable, Sequence
 
 import ipywidgets as widgets
 
-from nextbert_lite.use.search import NO_WORDS, Hit, SearchIndex
+from nextbert_lite.use.search import NO_WORDS, Hit, SearchIndex, terms
 from nextbert_lite.views.plots import BLUE, ORANGE, whole
 
 
@@ -51,7 +51,8 @@ def _bar(name: str, value: float, share: float, colour: str) -> str:
     return f'<span style="{track}">{bar}</span> {name} {value:.2f} &nbsp; '
 
 
-def _in_bold(text: str, words: Container[str]) -> str:
-    """Return the text as HTML, with the words in bold wherever they stand."""
+def _in_bold(text: str, words: Iterable[str]) -> str:
+    """Return the text as HTML, with the words in bold wherever they stand, in any of their forms."""
+    wanted = {term for word in words for term in terms(word)}
     parts = re.split(r"(\w+)", text)
-    return "".join(f"<b>{html.escape(p)}</b>" if p.lower() in words else html.escape(p) for p in parts)
+    return "".join(f"<b>{html.escape(p)}</b>" if wanted & {*terms(p)} else html.escape(p) for p in parts)
