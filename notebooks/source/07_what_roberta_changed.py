@@ -625,8 +625,7 @@ print(f"who says “next” to all of them is right on {share:.2f}")
 assert (column("pairs + NSP with the bug", "next") - share).abs().max() < 0.01
 
 # %% [markdown]
-# With the bug, "next" is the answer to every pair. With one seed that run lies far behind at the gaps too; whether the bug did
-# that or chance, three seeds cannot tell.
+# With the bug, "next" is the answer to every pair. The loss of the gaps does not show it: it is about that of the other runs.
 #
 # As a picture. Red has the NSP loss, blue has not:
 
