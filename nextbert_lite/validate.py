@@ -26,14 +26,12 @@ def check_mask(mask: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
         )
     fits = mask.ndim == len(shape) and all(m in (1, s) for m, s in zip(mask.shape, shape, strict=True))
     if not fits:
-        hint = ""
-        if mask.ndim == 2 and len(shape) == 4:
+        hint, more = "", len(shape) - 2  # dimensions of size 1 that a mask of two lacks
+        if mask.ndim == 2 and more in (1, 2):
             hint = (
-                " A padding mask (B, T) becomes `mask[:, None, None, :]`, a mask (T, T) of who may look at whom "
-                "becomes `mask[None, None]`."
+                f" A padding mask (B, T) becomes `mask[:, {'None, ' * more}:]`, a mask (T, T) of who may look at whom "
+                f"becomes `mask[{', '.join(['None'] * more)}]`."
             )
-        elif mask.ndim == 2 and len(shape) == 3:
-            hint = " A padding mask (B, T) becomes `mask[:, None, :]`, a mask (T, T) becomes `mask[None]`."
         raise ValueError(
             f"a mask of shape {tuple(mask.shape)} does not fit scores of shape {tuple(shape)}: it needs "
             f"{len(shape)} dimensions, each of size 1 or the scores' own.{hint}"
@@ -43,7 +41,7 @@ def check_mask(mask: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
 
 def check_heads(C: int, H: int) -> None:
     """Raise ValueError unless H heads divide the width C into equal parts."""
-    if C < 1 or H < 1 or C % H:
+    if C < 1 or H < 1 or C % check_count("heads", H):
         near = [h for h in range(1, C + 1) if C % h == 0]
         raise ValueError(
             f"{H} heads do not divide the width {C} into equal parts. Choose the number of heads among {near}."
@@ -85,11 +83,11 @@ def check_ids(ids: Tensor, vocab_size: int, max_len: int | None) -> Tensor:
 def check_padding_mask(mask: Tensor, ids: Tensor, pad_id: int) -> Tensor:
     """Return a boolean mask (B, T) or (B, T, T) if every text keeps something to attend to; else say what is wrong."""
     B, T = ids.shape
-    if mask.ndim == 3:
-        return check_mask(mask, (B, T, T))
-    mask = check_mask(mask, (B, T)).expand(B, T)
+    three = isinstance(mask, Tensor) and mask.ndim == 3
+    mask = check_mask(mask, (B, T, T) if three else (B, T))
+    seen = mask.any(1).expand(B, T) if three else mask.expand(B, T)  # of three dimensions: looked at by any token
     is_pad = ids == pad_id
-    empty, inverted = torch.stack([~mask.any(1), (mask == is_pad).all(1) & is_pad.any(1)]).tolist()
+    empty, inverted = torch.stack([~seen.any(1), (seen == is_pad).all(1) & is_pad.any(1)]).tolist()
     if any(inverted):
         raise ValueError(
             f"the mask of text {inverted.index(True)} is the wrong way round: True at every [PAD] and False at every "
@@ -100,7 +98,7 @@ def check_padding_mask(mask: Tensor, ids: Tensor, pad_id: int) -> Tensor:
             f"the mask of text {empty.index(True)} is False everywhere, so nothing may be attended to. "
             "Leave empty texts out of the batch; or, if True means padding in it, pass `~mask`."
         )
-    return mask
+    return mask if three else seen
 
 
 def check_count(name: str, value: int, least: int = 1) -> int:
@@ -128,14 +126,51 @@ def check_texts(texts: Sequence[str], *, blank: bool = False, least: int = 1) ->
     return texts
 
 
-VECTORS = "(N, C), one vector a text, and at least one text"
+def check_tokenizer(tokenizer: object) -> None:
+    """Raise TypeError for what is no tokenizer: two arguments that were exchanged, say."""
+    if not hasattr(tokenizer, "pad_id") or not hasattr(tokenizer, "vocab_size"):
+        kind = type(tokenizer).__name__
+        raise TypeError(f"the tokenizer is {kind}; expected a `Tokenizer`. Were two arguments exchanged?")
 
 
-def check_vectors(x: Tensor, name: str = "the embeddings", expected: str = VECTORS) -> Tensor:
+def check_sequences(
+    sequences: Sequence[Sequence[int] | Tensor], vocab_size: int | None = None, name: str = "sequence"
+) -> list[Tensor]:
+    """Return texts given as token ids as tensors (T,) of torch.int64; else say which text is wrong.
+
+    Raises TypeError for what are no whole numbers, ValueError for no text, an empty one, and ids out of range.
+    """
+    rows = []
+    for number, ids in enumerate(sequences):
+        try:
+            row = torch.as_tensor(ids)
+        except (TypeError, ValueError, RuntimeError):
+            row = torch.tensor(0.0)
+        if row.ndim == 1 and not len(row):
+            raise ValueError(f"{name} {number} of the batch is empty: leave it out, or encode its text.")
+        if row.ndim != 1 or row.is_floating_point() or row.dtype == torch.bool:
+            raise TypeError(
+                f"{name} {number} is {ids!r:.60}; expected token ids, a list of whole numbers: "
+                "`tokenizer.encode_batch(texts)` makes one of each text. Put a single text into a list: [ids]."
+            )
+        rows.append(row.long())
+    if not rows:
+        raise ValueError("the batch is empty: give at least one sequence of token ids.")
+    low, high = torch.stack(torch.aminmax(torch.cat(rows))).tolist()
+    if vocab_size is not None and not 0 <= low <= high < vocab_size:
+        raise ValueError(
+            f"there is the token id {low if low < 0 else high}; this tokenizer has the ids 0 to {vocab_size - 1}. "
+            "Encode the texts with the tokenizer that you pass."
+        )
+    return rows
+
+
+def check_rows(x: Tensor, name: str, expected: str) -> Tensor:
     """Return x if it has two dimensions, a row at least, floats, all of them finite; else say what is wrong."""
-    if not isinstance(x, Tensor) or x.ndim != 2 or not len(x):
-        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"{name} have the shape {shape}; expected {expected}.")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} are {type(x).__name__}; expected a tensor {expected}. `torch.as_tensor(x)` makes one.")
+    if x.ndim != 2 or not x.numel():
+        raise ValueError(f"{name} have the shape {tuple(x.shape)}; expected {expected}.")
     if not x.is_floating_point():
         raise TypeError(f"{name} are {x.dtype}; they must be vectors of floats. An encoder makes vectors of token ids.")
     finite = x.detach().isfinite().all(1)
@@ -145,6 +180,31 @@ def check_vectors(x: Tensor, name: str = "the embeddings", expected: str = VECTO
             "row and at the weights; a learning rate that was too high is the usual cause."
         )
     return x
+
+
+def check_vectors(x: Tensor, name: str = "the embeddings") -> Tensor:
+    """Return vectors (N, C) of which each has a direction; else say which has none: `F.normalize` would not."""
+    check_rows(x, name, "(N, C), one vector a text, and at least one text")
+    lengths = x.detach().norm(dim=1)
+    good = (lengths > 1e-12) & lengths.isfinite()  # the least that it divides by; and what does not overflow
+    if not good.all():
+        row = int(good.int().argmin())
+        raise ValueError(
+            f"{name} have a row without a direction: row {row} has the length {float(lengths[row]):.3g}, so all its "
+            "cosines would be 0. Leave out a text without tokens; scale vectors that are so small or so large."
+        )
+    return x
+
+
+def check_predictions(rows: Tensor, labels: Tensor, probabilities: bool = False) -> Tensor:
+    """Return logits or probabilities (N, K) if they and the labels (N,), 0 to K - 1, fit; else say what is wrong."""
+    what = "the probabilities" if probabilities else "the logits"
+    check_rows(rows, what, "(N, K), a row for each text and a column for each class")
+    if (check_labels(labels, rows.shape[:1], rows.shape[1]) < 0).any():
+        raise ValueError(f"text {int((labels < 0).int().argmax())} has no label: leave it out of both.")
+    if probabilities and ((rows < 0).any() or ((rows.sum(1) - 1).abs() > 1e-3).any()):
+        raise ValueError("a row is below 0 or does not sum to 1; logits become probabilities by `logits.softmax(-1)`.")
+    return rows
 
 
 def check_temperature(temperature: float) -> float:
@@ -182,16 +242,10 @@ def check_pairs(
             )
     elif check_vectors(negatives, "the negatives").shape[1] != C:
         raise ValueError(f"the negatives have the width {negatives.shape[1]}, the anchors {C}; they must agree.")
-    if same is not None:
-        check_mask_of_pairs(same, B)
-
-
-def check_mask_of_pairs(same: Tensor, B: int) -> None:
-    """Raise unless `same` is boolean, (B, B), and leaves each anchor its own positive."""
-    if not isinstance(same, Tensor) or same.dtype != torch.bool:
+    if same is not None and (not isinstance(same, Tensor) or same.dtype != torch.bool):
         kind = same.dtype if isinstance(same, Tensor) else type(same).__name__
         raise TypeError(f"`same` is {kind}; it must be a torch.bool tensor (B, B), as `same_texts` makes one.")
-    if same.shape != (B, B):
+    if same is not None and same.shape != (B, B):
         raise ValueError(f"`same` has the shape {tuple(same.shape)}; it must be (B, B) = {(B, B)}.")
 
 
@@ -204,24 +258,18 @@ def check_lists(anchors: Sequence, positives: Sequence) -> None:
         )
 
 
-def check_text_pairs(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
-    """Raise unless each pair is two texts as token ids, neither of them empty."""
+def check_text_pairs(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], vocab_size: int) -> list[list[Tensor]]:
+    """Return the anchors and the positives of pairs as `check_sequences` does; ValueError for what are no pairs."""
     for number, pair in enumerate(pairs):
         if len(pair) != 2:
             raise ValueError(f"pair {number} has {len(pair)} texts; a pair is (anchor, positive), each a list of ids.")
-        if any(isinstance(text, str) for text in pair):
-            raise TypeError(f"pair {number} holds a str; a text is a list of token ids: `tokenizer.encode` makes one.")
-        if any(len(text) == 0 for text in pair):
-            raise ValueError(f"a text of pair {number} is empty: leave that pair out.")
+    names = ("the anchor of pair", "the positive of pair")
+    return [check_sequences(side, vocab_size, name) for side, name in zip(zip(*pairs, strict=True), names, strict=True)]
 
 
 def check_classes(classes: int) -> int:
-    """Return the number of classes if there are at least two; else say so."""
-    if not isinstance(classes, int) or isinstance(classes, bool) or classes < 2:
-        raise ValueError(
-            f"classes is {classes!r}; it must be a whole number of at least 2: with one there is no choice."
-        )
-    return classes
+    """Return the number of classes if there are at least two, for with one there is no choice; else say so."""
+    return check_count("classes", classes, least=2)
 
 
 def check_labels(labels: Tensor, shape: tuple[int, ...], classes: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 import pytest
 
+FAULTS = "faults: "
+
 
 @pytest.fixture(scope="session")
 def docs():
@@ -17,3 +19,26 @@ def world():
     from nextbert_lite.corpora.toy_world import ToyWorld
 
     return ToyWorld()
+
+
+@pytest.fixture
+def tally(record_property):
+    """Count the faults of a family that were tried and survived: one that was not fails the test."""
+
+    def count(family, tried, survived):
+        record_property(FAULTS + family, (tried, survived))
+        assert tried and survived == tried, f"{family}: {tried - survived} of {tried} ended in a loss or in silence"
+
+    return count
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print for each family of faults how many were tried and survived."""
+    found = {}
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        for name, counts in getattr(report, "user_properties", ()) if getattr(report, "when", "") == "call" else ():
+            if name.startswith(FAULTS):
+                tried, survived = found.get(name, (0, 0))
+                found[name] = tried + counts[0], survived + counts[1]
+    for name, (tried, survived) in sorted(found.items()):
+        terminalreporter.write_line(f"{name}: {tried} tried, {survived} survived")

@@ -288,6 +288,21 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(new):
         assert not torch.equal(other["ids"], expected[0]["ids"])
 
 
+def test_labelled_batches_put_texts_of_like_length_together_and_each_comes_once_an_epoch():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(3, 30, (200,), generator=generator).tolist()
+    texts = [[2, *[5] * (n - 2), 3] for n in lengths]
+    batches = LabelledBatches(texts, list(range(200)), TOKENIZER, 16)
+    for epoch in range(2):
+        found = [batches(epoch * len(batches) + i) for i in range(len(batches))]
+        assert sorted(torch.cat([batch["labels"] for batch in found]).tolist()) == list(range(200))
+        for batch in found:
+            assert batch["mask"].sum(1).tolist() == [lengths[i] for i in batch["labels"].tolist()]
+        padding = sum(int((~batch["mask"]).sum()) for batch in found)
+        assert padding < 0.1 * sum(lengths)
+    assert [b["labels"].tolist() for b in found] != [batches(i)["labels"].tolist() for i in range(len(batches))]
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -308,9 +323,9 @@ REFUSED = {
     "pad: an empty tensor": (lambda: pad([torch.tensor([5]), EMPTY]), ValueError, "sequence 1 of the batch is empty"),
     "buckets of 0": (lambda: length_buckets([1], 0), ValueError, "batch_size is 0; it must be a whole number"),
     "buckets of -4": (lambda: length_buckets([1], -4), ValueError, "batch_size is -4; it must be a whole number"),
-    "masked: no text": (lambda: mlm_batches([]), ValueError, "at least one sequence of token ids"),
-    "masked: an empty text": (lambda: mlm_batches([[5, 6], []]), ValueError, "and none may be empty"),
-    "masked: 0 copies": (lambda: mlm_batches(copies=0), ValueError, "copies is 0; it must be at least 1, or None"),
+    "masked: no text": (lambda: mlm_batches([]), ValueError, "give at least one sequence of token ids"),
+    "masked: an empty text": (lambda: mlm_batches([[5, 6], []]), ValueError, "sequence 1 of the batch is empty"),
+    "masked: 0 copies": (lambda: mlm_batches(copies=0), ValueError, "copies .None for dynamic masking. is 0"),
     "masked: batches of 0": (lambda: mlm_batches(batch_size=0), ValueError, "batch_size is 0"),
     "masked: a rate of 2": (lambda: mlm_batches(rate=2)(0), ValueError, "rate is 2"),
     "labelled: no text": (lambda: labelled([], []), ValueError, "0 texts and 0 labels; give as many, and at least one"),
@@ -322,11 +337,23 @@ REFUSED = {
     "pairs: batches of 1": (lambda: pair_batches(size=1), ValueError, "at least 2: the others are the negatives"),
     "pairs: batches of 0": (lambda: pair_batches(size=0), ValueError, "batch_size is 0; it must be at least 2"),
     "pairs: batches of -3": (lambda: pair_batches(size=-3), ValueError, "batch_size is -3; it must be at least 2"),
-    "pairs: an empty positive": (lambda: pair_batches([(A, B), (A, [])], 2), ValueError, "pair 1 is empty: leave"),
-    "pairs: an empty anchor": (lambda: pair_batches([([], B), (A, B)], 2), ValueError, "a text of pair 0 is empty"),
+    "pairs: an empty positive": (
+        lambda: pair_batches([(A, B), (A, [])], 2),
+        ValueError,
+        "the positive of pair 1 .*is empty: leave",
+    ),
+    "pairs: an empty anchor": (
+        lambda: pair_batches([([], B), (A, B)], 2),
+        ValueError,
+        "the anchor of pair 0 of the batch is empty",
+    ),
     "pairs: one text": (lambda: pair_batches([(A, B), (A,)], 2), ValueError, f"pair 1 has 1 texts; {NO_PAIR}"),
     "pairs: three texts": (lambda: pair_batches([(A, B, A), (A, B)], 2), ValueError, f"pair 0 has 3 texts; {NO_PAIR}"),
-    "pairs: not encoded": (lambda: pair_batches([("w1", "w2")] * 2, 2), TypeError, "pair 0 holds a str; .*encode"),
+    "pairs: not encoded": (
+        lambda: pair_batches([("w1", "w2")] * 2, 2),
+        TypeError,
+        "the anchor of pair 0 is 'w1'; .*encode",
+    ),
     "same: a positive too few": (lambda: same_texts("abc", "ab"), ValueError, "3 anchors and 2 positives; .*same"),
     "same: positives too many": (lambda: same_texts("a", "abc"), ValueError, "there are 1 anchors and 3 positives"),
     "same: no anchor": (lambda: same_texts("", "a"), ValueError, "there are 0 anchors and 1 positives"),

@@ -11,6 +11,7 @@ import torch
 import nextbert_lite.checks
 from nextbert_lite.checks import core
 from nextbert_lite.checks.core import CheckFailed, Exercise, Mistake, Prediction
+from nextbert_lite.core.contrastive import info_nce_loss
 
 MODULES = [
     importlib.import_module(f"nextbert_lite.checks.{module.name}")
@@ -152,6 +153,204 @@ def test_an_answer_right_on_some_inputs_only_is_wrong():
 
     with pytest.raises(CheckFailed, match="largest difference"):
         DOUBLE(right_at_first)
+
+
+# --- right results that are wrong all the same ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_a_check_leaves_torchs_random_numbers_as_they_were(exercise, capsys):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    exercise(exercise.right)
+    with pytest.raises(CheckFailed):
+        exercise(lambda *arguments: torch.rand(2, 7))
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_the_right_answer_keeps_its_arguments_as_they_are(exercise):
+    case = exercise.inputs(torch.Generator().manual_seed(0))
+    assert core.changed_input(exercise.right, case) is None
+
+
+# the others' sizes are drawn anew for each seed, or they have none
+SIZES_DRAWN = {"01.2", "02.6", "07.5", "08.1", "13.1"}
+
+
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_the_right_answer_is_tried_on_other_sizes_too(exercise):
+    assert (exercise.also is None) == (exercise.id in SIZES_DRAWN)
+    if exercise.also is not None:
+        cases = [make(torch.Generator().manual_seed(0)) for make in (exercise.inputs, exercise.also)]
+        assert repr(cases[0]) != repr(cases[1])
+
+
+def pads_the_callers_lists(sequences, pad_id):
+    lengths = torch.tensor([len(s) for s in sequences])
+    for s in sequences:
+        s += [pad_id] * (int(lengths.max()) - len(s))
+    ids = torch.tensor(sequences)
+    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
+
+
+def merges_the_callers_list(symbols, pair):
+    i = 0
+    while i < len(symbols) - 1:
+        if (symbols[i], symbols[i + 1]) == pair:
+            symbols[i : i + 2] = ["".join(pair)]
+        i += 1
+    return list(symbols)
+
+
+def takes_the_last_sentence_off(documents, i, j, is_next, cls_id, sep_id):
+    j = (j + 1) % len(documents) if i == j else j
+    b = documents[i if is_next else j][-1]
+    documents[i].pop()
+    a = [token for sentence in documents[i] for token in sentence]
+    return [cls_id, *a, sep_id, *b, sep_id], [0] * (len(a) + 2) + [1] * (len(b) + 1), int(is_next)
+
+
+def empties_the_callers_dict(words):
+    counts = {}
+    while words:
+        word, n = words.popitem()
+        for pair in zip(word, word[1:], strict=False):
+            counts[pair] = counts.get(pair, 0) + n
+    return max(counts, key=counts.get)
+
+
+def renames_the_callers_list(names):
+    names[:] = ALL["14.2"].right(names)
+    return list(names)
+
+
+def cuts_the_callers_list(ids, start, n):
+    del ids[start + 1 + n : -1], ids[1 : start + 1]
+    return list(ids)
+
+
+def adds_to_the_first_layer(hidden, mask):
+    hidden[1] += hidden[-1]
+    return (hidden[1] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True) / 2
+
+
+def zeroes_the_callers_weight(weight, H, h):
+    D = len(weight) // H
+    weight[:, h * D : (h + 1) * D] = 0
+    return weight.clone()
+
+
+def moves_the_modules_weights(x, attention, ffn, norm1, norm2):
+    out = ALL["04.3"].right(x, attention, ffn, norm1, norm2)
+    with torch.no_grad():
+        norm2.bias += 1
+    return out
+
+
+@pytest.mark.parametrize(
+    "id_, answer, words",
+    [
+        ("01.2", empties_the_callers_dict, r"argument number 1 in place: .* their dict changed.*`dict\(x\)` makes one"),
+        ("01.3", merges_the_callers_list, r"argument number 1 in place: .* their list changed.*`\[\*x, y\]`"),
+        ("01.4", pads_the_callers_lists, "argument number 1 in place: .* their list changed"),
+        ("04.3", moves_the_modules_weights, "argument number 5 in place"),
+        ("06.5", zeroes_the_callers_weight, r"argument number 1 in place: .* their tensor changed.*`x.clone\(\)`"),
+        ("07.2", takes_the_last_sentence_off, "argument number 1 in place: .* their list changed"),
+        ("10.2", adds_to_the_first_layer, "argument number 1 in place: .* their list changed"),
+        ("10.4", cuts_the_callers_list, "argument number 1 in place: .* their list changed"),
+        ("14.2", renames_the_callers_list, "argument number 1 in place: .* their list changed"),
+    ],
+    ids=lambda value: f"lesson{value}" if isinstance(value, str) and value[:2].isdigit() else "",
+)
+def test_an_argument_that_is_changed_in_place_is_named(id_, answer, words):
+    with pytest.raises(CheckFailed, match=words):
+        ALL[id_](answer)
+
+
+FROM_THE_NOTEBOOK = {
+    "02.3": "def f(q, k, v):\n    w = (q @ k.T / D**0.5).softmax(-1)\n    return w @ v, w",
+    "03.1": "def f(x, H):\n    return torch.stack([x[..., h * D : (h + 1) * D] for h in range(H)], 1)",
+    "03.4": "def f(x, qkv, out, H):\n    return right(x, qkv, out, C // (12 // 3))",
+    "05.1": "def f(ids, draw, rate):\n    return ids.masked_fill(~((draw < share) & (ids >= 5)), -100)",
+    "09.3": "def f(S, temperature):\n    return right(S, temperature) * len(S) / D * 8 / 5",
+    "10.4": "def f(ids, start, n):\n    return [2, *ids[1:-1][start : start + n5], 3]",
+}
+
+
+@pytest.mark.parametrize("id_, code", FROM_THE_NOTEBOOK.items(), ids=lambda value: f"lesson{value[:5]}")
+def test_a_name_of_the_notebook_in_place_of_an_argument_is_named(id_, code):
+    notebook = {"torch": torch, "D": 8, "C": 12, "share": 0.4, "n5": 5, "right": ALL[id_].right}
+    exec(code, notebook)
+    with pytest.raises(CheckFailed, match=r"Your function reads `(D|C|share|n5)` \(\d.*of the notebook.*the arguments"):
+        ALL[id_](notebook["f"])
+
+
+def test_a_number_that_fits_the_lessons_sizes_only_is_refused():
+    with pytest.raises(
+        CheckFailed, match=r"right on some inputs, but not for .*a number in your code that should come"
+    ):
+        ALL["02.3"](lambda q, k, v: ((w := (q @ k.T / 8**0.5).softmax(-1)) @ v, w))
+
+
+def all_chunks_with_their_graphs(weight, x, y, chunk):
+    w = weight.clone().requires_grad_()
+    a, b = (torch.cat([torch.tanh(rows @ w) for rows in side.split(chunk)]) for side in (x, y))
+    return torch.autograd.grad(info_nce_loss(a, b), w)[0]
+
+
+def the_third_pass_at_once(weight, x, y, chunk):
+    w = weight.clone().requires_grad_()
+    a, p = (torch.tanh(side @ weight).requires_grad_() for side in (x, y))
+    info_nce_loss(a, p).backward()
+    for side, gradient in ((x, a.grad), (y, p.grad)):
+        torch.tanh(side @ w).backward(gradient)
+    return w.grad
+
+
+def by_torch_func(weight, x, y, chunk):
+    return torch.func.grad(lambda w: info_nce_loss((x @ w).tanh(), (y @ w).tanh()))(weight)
+
+
+def in_chunks(encode, order, size):
+    vectors = torch.cat([encode(rows) for rows in order.split(size)])
+    return vectors[order.argsort()]
+
+
+LIMITS = {
+    "lesson09.5-the whole batch": (
+        "09.5",
+        by_torch_func,
+        "6 rows were embedded at once with a graph, where a chunk has 2",
+    ),
+    "lesson09.5-third pass": ("09.5", the_third_pass_at_once, "6 rows were embedded at once with a graph"),
+    "lesson09.5-all graphs": ("09.5", all_chunks_with_their_graphs, "the graphs of 12 rows lived at the same time"),
+    "lesson10.3-at once": (
+        "10.3",
+        lambda encode, lengths, size: encode(torch.arange(len(lengths))),
+        "`encode` got 9 texts at once, where `size` is 4",
+    ),
+    "lesson10.3-one by one": (
+        "10.3",
+        lambda encode, lengths, size: in_chunks(encode, lengths.argsort(), 1),
+        "`encode` was called 9 times; 9 texts, 4 at a time, are 3 chunks",
+    ),
+    "lesson10.3-not sorted": (
+        "10.3",
+        lambda encode, lengths, size: in_chunks(encode, torch.arange(len(lengths)), size),
+        "not encoded in the order of their lengths",
+    ),
+}
+
+
+@pytest.mark.parametrize("id_, answer, words", LIMITS.values(), ids=LIMITS)
+def test_a_limit_that_the_text_sets_is_looked_at(id_, answer, words):
+    with pytest.raises(CheckFailed, match=f"^{id_}: the result is right, but .*{words}"):
+        ALL[id_](answer)
+
+
+# --- hints and solutions ----------------------------------------------------------------------------------------------
 
 
 def test_hints_come_one_by_one_and_point_to_the_solution_at_the_end(capsys):

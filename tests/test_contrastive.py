@@ -680,7 +680,7 @@ PAIRS = {  # what either loss refuses
     "one vector": ((A[0], A[0]), ValueError, r"anchors have the shape \(8,\); expected \(N, C\), one vector a text"),
     "vectors of tokens": ((HIDDEN, HIDDEN), ValueError, r"the anchors have the shape \(2, 3, 4\); expected \(N, C\)"),
     "no pair": ((A[:0], B[:0]), ValueError, r"the anchors have the shape \(0, 8\); .*and at least one text"),
-    "lists": (([[1.0, 2.0]],) * 2, ValueError, r"the anchors have the shape list; expected \(N, C\)"),
+    "lists": (([[1.0, 2.0]],) * 2, TypeError, r"the anchors are list; expected a tensor \(N, C\), .*torch\.as_tensor"),
     "token ids": ((IDS, IDS), TypeError, r"the anchors are torch\.int64; .*An encoder makes vectors of token ids"),
 }
 for value in (math.nan, math.inf, -math.inf):

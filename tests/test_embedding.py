@@ -75,7 +75,7 @@ def test_the_vector_of_a_long_text_that_is_cut_is_that_of_its_beginning(model, t
 @pytest.mark.parametrize("repeats", [1, 2, 7])
 def test_the_vector_of_a_long_text_in_windows_is_the_mean_of_its_windows(model, tokenizer, repeats):
     [ids] = tokenizer.encode_batch([LONG * repeats])
-    windows = embedding._parts(ids, MAX_LEN, "windows", 0)
+    windows = embedding.parts_of(ids, MAX_LEN, "windows", 0)
     assert [i for window in windows for i in window[1:-1]] == ids[1:-1]  # consecutive, and no token is lost
     lengths = [len(window) for window in windows]
     assert len(windows) == math.ceil((len(ids) - 2) / (MAX_LEN - 2)) > 1  # as few as can be

@@ -410,7 +410,7 @@ PAIRS = {
     "a label too few": ({"labels": ["a", "b"]}, "there are 3 pairs and 2 labels"),
     "temperature 0": ({"temperature": 0}, "temperature is 0; it must be a number greater than 0"),
     "temperature 2": ({"temperature": 2.0}, "temperature is 2.0; the slider goes from 0.01 to 1.0"),
-    "zeros": ({"anchors": torch.zeros(3, 8)}, "a vector is all zeros"),
+    "zeros": ({"anchors": torch.zeros(3, 8)}, "the anchors have a row without a direction: row 0"),
     "no such row": ({"row": 3}, "row is 3; it is an anchor's number, 0 to 2"),
     "17 pairs": ({"anchors": random(17, 8), "positives": random(17, 8)}, r"17 pairs; at most 16 .* anchors\[:8\]"),
     "one pair": ({"anchors": random(1, 8), "positives": random(1, 8)}, "a batch of one has no negatives"),

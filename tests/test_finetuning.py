@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from nextbert_lite.core.contrastive import SentenceEncoder
 from nextbert_lite.core.encoder import Encoder
 from nextbert_lite.core.heads import MaskedLanguageModel
 from nextbert_lite.course.tables import read_csv
-from nextbert_lite.training.batches import pad
+from nextbert_lite.training.batches import LabelledBatches, pad
+from nextbert_lite.training.loop import fit
+from nextbert_lite.training.tokenizer import train_bpe
 from nextbert_lite.use import finetuning
 from nextbert_lite.use.checkpoints import CARD, seal
 from nextbert_lite.use.finetuning import (
@@ -219,7 +222,8 @@ def test_a_temperature_never_changes_an_answer_and_stays_in_its_limits():
 @pytest.mark.parametrize("function", [fit_temperature, calibration_error])
 @pytest.mark.parametrize("n", [0, 2])
 def test_rows_and_labels_of_another_number_are_refused(function, n):
-    with pytest.raises(ValueError, match=f"{n} rows and {n and 3} labels"):
+    message = r"labels have the shape \(3,\); expected \(2,\)" if n else r"have the shape \(0, 3\); expected \(N, K\)"
+    with pytest.raises(ValueError, match=message):
         function(torch.rand(n, 3), torch.zeros(n and 3, dtype=torch.int64))
 
 
@@ -322,6 +326,103 @@ def test_a_frozen_encoder_keeps_its_weights(start):
     made = quick(start, *rows(), frozen=True, epochs=3, report=None)
     mine, theirs = made.model.encoder.state_dict(), start[0].encoder.state_dict()
     assert all(torch.equal(mine[name].cpu(), theirs[name]) for name in theirs)
+
+
+def test_a_frozen_encoder_reads_each_text_once_and_learns_what_it_would_by_reading_again(start, monkeypatch):
+    monkeypatch.setattr(finetuning, "DROPOUT", 0.1)
+    texts, labels = rows(40)
+    calls, forward = [], Encoder.forward
+    monkeypatch.setattr(
+        Encoder, "forward", lambda self, ids, *more: calls.append(len(ids)) or forward(self, ids, *more)
+    )
+    made = fine_tune(texts, labels, start, frozen=True, epochs=4, lr=1e-2, report=None)
+    assert sum(calls) == len(texts) and len(made.history) == 4
+
+    train, test = _split(texts, labels, 0.2, 0)
+    ids, y = start[1].encode_batch(texts), [made.labels.index(label) for label in labels]
+    torch.manual_seed(0)
+    again = TextClassifier(with_dropout(start[0].encoder, 0.1), 3, frozen=True)
+    batches = LabelledBatches([ids[i] for i in train], [y[i] for i in train], start[1])
+    losses = []
+
+    def evaluate():
+        logits = class_logits(again, [ids[i] for i in test], 0)
+        losses.append(F.cross_entropy(logits, torch.tensor([y[i] for i in test])).item())
+
+    epoch = len(batches)
+    fit(again, batches, 4 * epoch, lr=1e-2, warmup=epoch, evaluate=evaluate, evaluate_every=epoch, progress=False)
+    assert [entry["loss"] for entry in made.history] == pytest.approx(losses, rel=1e-5)
+    assert losses[-1] == min(losses)
+    assert_close(made.model.head.out.weight, again.head.out.weight, rtol=1e-4, atol=1e-6)
+
+
+def late(n=80):
+    """Texts of 22 tokens; only the last word tells the label."""
+    before = torch.randint(3, 34, (n, 19), generator=torch.Generator().manual_seed(0)).tolist()
+    return [" ".join(f"w{k}" for k in [*row, i % 2]) for i, row in enumerate(before)], ["ab"[i % 2] for i in range(n)]
+
+
+def test_windows_read_what_is_cut_off_otherwise(start, capsys):
+    texts, labels = late()
+    made = quick(start, texts, labels, long="windows", epochs=25)
+    assert "longer than" not in capsys.readouterr().out
+    answers = made.predict(texts, report=None)
+    assert sum(label == right for (label, _), right in zip(answers, labels, strict=True)) > 0.9 * len(texts)
+    cut = quick(start, texts, labels, epochs=25)
+    assert (
+        "80 texts are longer than 10 tokens: only their beginning is read. 55% of all tokens" in capsys.readouterr().out
+    )
+    assert max(entry["accuracy"] for entry in cut.history) < max(entry["accuracy"] for entry in made.history)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_text_in_windows_has_the_mean_of_their_vectors(start, frozen, tmp_path):
+    made = quick(start, *late(), long="windows", epochs=2, frozen=frozen, report=None)
+    text = "w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11"
+    parts = [[2, 6, 7, 8, 9, 10, 3], [2, 11, 12, 13, 14, 15, 16, 3]]  # 5 and 6 words: windows of about the same length
+    with torch.no_grad():
+        vectors = torch.cat([SentenceEncoder(made.model.encoder)(torch.tensor([part])) for part in parts])
+        logits = made.model.head.out(vectors.mean(0))
+    assert_close(made.probabilities([text])[0], (logits / made.temperature).softmax(-1), atol=1e-6, rtol=1e-5)
+    made.save(tmp_path / "kept")
+    again = Classifier.load(tmp_path / "kept")
+    assert again.long == "windows" and torch.equal(again.probabilities([text]), made.probabilities([text]))
+
+
+def test_no_way_of_reading_long_texts_is_taken_for_another(start):
+    with pytest.raises(ValueError, match="long is 'window'; choose one of error, cut, windows"):
+        quick(start, *rows(), long="window")
+    with pytest.raises(ValueError, match="text 0 has 22 tokens; this model reads 10"):
+        quick(start, *late(), long="error")
+
+
+def test_the_report_says_plainly_when_words_alone_do_better(start, capsys):
+    quick(start, *late(), epochs=1)  # the word that tells is cut off
+    said = re.search(r"on the same texts. have accuracy (\d\.\d\d)\. Words alone do better", capsys.readouterr().out)
+    assert float(said[1]) > 0.6
+    quick(start, *rows(60))
+    assert "have accuracy 1.00.\n" in capsys.readouterr().out
+
+
+def test_words_alone_are_trained_and_tried_on_the_same_split(start, monkeypatch):
+    seen = []
+    monkeypatch.setattr(finetuning, "words_alone", lambda texts, labels, *split: seen.append(split) or 0.0)
+    quick(start, *rows(), epochs=1, seed=3, report=lambda line: None)
+    assert seen == [_split(*rows(), 0.2, 3)]
+    quick(start, *rows(), epochs=1, report=None)
+    assert len(seen) == 1  # in silence nothing is computed for a report
+
+
+def test_words_of_any_script_and_signs_alone_have_their_accuracy():
+    texts, labels = ["好", "坏", "!", "?"] * 5, ["a", "b", "a", "b"] * 5
+    assert finetuning.words_alone(texts, labels, range(12), range(12, 20)) == 1.0
+
+
+def test_the_share_of_known_words_by_hand(start):
+    assert finetuning.known_words(["w1 w2 w1", "w3 zebra"], start[1]) == 4 / 5
+    assert finetuning.known_words(["!!"], start[1]) == 0
+    bpe = train_bpe(["low lower lowest low low"] * 5, 300)
+    assert finetuning.known_words(["say low low zq"], bpe) == 2 / 4
 
 
 def test_the_pooling_of_a_sentence_encoder_is_kept(start):

@@ -400,14 +400,21 @@ def test_what_cannot_be_done_is_refused_and_all_files_are_as_they_were(folder, o
     assert contents(folder) == before
 
 
+def resealed(run, **changes):
+    told = {name: value for name, value in run.items() if name != "sha256"} | changes
+    return json.dumps(told | {"sha256": checkpoints.seal(told)})
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda run: "{", "is damaged; delete it to start anew"),
         (lambda run: "[]", "is damaged; delete it to start anew"),
-        (lambda run: json.dumps(run | {"options": None}), "is damaged; delete it to start anew"),
+        (lambda run: resealed(run, options=None), "is damaged; delete it to start anew"),
+        (lambda run: resealed(run, more=1), "is damaged; delete it to start anew"),
+        (lambda run: json.dumps(run | {"steps": 13}), "is damaged; delete it to start anew"),
         (
-            lambda run: json.dumps(run | {"fingerprint": {"sha256": "0"}}),
+            lambda run: resealed(run, fingerprint={"sha256": "0"}),
             "the corpus has changed since the run .* began",
         ),
     ],

@@ -453,7 +453,7 @@ def test_a_query_longer_than_the_model_reads_is_answered(index):
     [
         ("", {}, "the query is empty: write what you look for"),
         ("  \n", {}, "the query is empty: write what you look for"),
-        ("array", {"k": 0}, "k is 0; ask for at least one hit"),
+        ("array", {"k": 0}, "k is 0; it must be a whole number of at least 1"),
         ("array", {"library": "scipy"}, "no library 'scipy'; choose one of python, torch, numpy, matplotlib"),
     ],
 )

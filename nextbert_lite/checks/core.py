@@ -2,7 +2,9 @@
 
 An `Exercise` knows the right implementation and the usual wrong ones. Called with the learner's, it runs all of them on
 the same seeded inputs. Equal to the right one: passed. Equal to a wrong one: it says which mistake that is and why it
-matters. Else it says what differs, by how much and where.
+matters. Else it says what differs, by how much and where. What gives the right result and is wrong all the same is
+looked for after that: arguments that were changed in place, a limit that the text sets, sizes or names of the notebook
+in place of the arguments. torch's random numbers are afterwards as if no check had run.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ import importlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import CodeType, ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nextbert_lite.course.workspace import solution as solution_code
 
@@ -50,11 +53,19 @@ class Exercise:
     mistakes: tuple[Mistake, ...]
     hints: tuple[str, ...]
     praise: str
-    also: Callable[[torch.Generator], tuple] | None = None  # other inputs, which a right answer handles too
+    also: Callable[[torch.Generator], tuple] | None = None  # inputs of other sizes, which a right answer handles too
+    limit: Callable[[Callable, tuple], str | None] | None = (
+        None  # what else the text asks: a sentence if it is not kept
+    )
     reads: Callable[[Any], Any] = lambda outcome: outcome  # what of the result is compared
     other_ways: tuple[Callable, ...] = ()  # other ways to write the right answer; the tests try each
 
     def __call__(self, answer: Callable) -> None:
+        with torch.random.fork_rng(devices=[]):  # a lesson's numbers must not depend on which checks were run
+            self.check(answer)
+
+    def check(self, answer: Callable) -> None:
+        """Compare the answer with the right one: print that it is right or still blank, or raise CheckFailed."""
         if not callable(answer):
             raise CheckFailed(f"{self.id} expects your function itself, without brackets; this is {describe(answer)}.")
         cases = [self.inputs(torch.Generator().manual_seed(seed)) for seed in SEEDS]
@@ -65,19 +76,27 @@ class Exercise:
             difference(outcome, self.run(self.right, case)) for outcome, case in zip(outcomes, cases, strict=True)
         ]
         if not any(faults):
-            changed = [i for case in cases if (i := changed_input(answer, case)) is not None]
-            if changed:
-                raise CheckFailed(
-                    f"{self.id}: the result is right, but your function changes its argument number {changed[0] + 1} "
-                    "in place: whoever called it finds their tensor changed. Work on a new tensor: `x.clone()` and "
-                    "`x = x + 1` make one, `x += 1` and `x.masked_fill_(...)` do not."
-                )
-            if self.also is not None:
-                other = self.also(torch.Generator().manual_seed(SEEDS[0]))
+            other = None if self.also is None else self.also(torch.Generator().manual_seed(SEEDS[0]))
+            if other is not None:
                 fault = difference(self.run(answer, other), self.run(self.right, other))
                 if fault:
                     shown = ", ".join(describe(argument) for argument in other)
-                    raise CheckFailed(f"{self.id}: right on some inputs, but not for {shown}: {fault}")
+                    raise CheckFailed(
+                        f"{self.id}: right on some inputs, but not for {shown}: {fault}{notebook_names(answer)}"
+                    )
+                cases.append(other)
+            if self.limit is not None:
+                broken = [sentence for case in cases if (sentence := self.limit(answer, copy.deepcopy(case)))]
+                if broken:
+                    raise CheckFailed(f"{self.id}: the result is right, but {broken[0]}")
+            changed = [found for case in cases if (found := changed_input(answer, case)) is not None]
+            if changed:
+                number, value = changed[0]
+                kind, new = IN_PLACE.get(type(value), IN_PLACE[Tensor])
+                raise CheckFailed(
+                    f"{self.id}: the result is right, but your function changes its argument number {number + 1} in "
+                    f"place: whoever called it finds their {kind} changed. Work on a new {kind}: {new}"
+                )
             print(f"✓ {self.id} is right. {self.praise}")
             return None
         for mistake in self.mistakes:
@@ -204,14 +223,54 @@ def is_blank(answer: Callable, outcomes: list) -> bool:
     return empty and all(outcome is None for outcome in outcomes)
 
 
-def changed_input(function: Callable, case: tuple) -> int | None:
-    """Return the index of the first tensor argument that the function changes in place, if any."""
+IN_PLACE = {
+    Tensor: ("tensor", "`x.clone()` and `x = x + 1` make one, `x += 1` and `x.masked_fill_(...)` do not."),
+    list: ("list", "`[*x, y]` and `x[1:]` make one, `x += [y]`, `x.append(y)`, `x.pop()` and `x[0] = y` do not."),
+    dict: ("dict", "`dict(x)` makes one, `x[key] = y` and `x.pop(key)` do not."),
+}
+
+
+def changed_input(function: Callable, case: tuple) -> tuple[int, Any] | None:
+    """Return the number and the value of the first argument that the function changes in place, if any."""
     before = copy.deepcopy(case)
     function(*case)
     for i, (old, new) in enumerate(zip(before, case, strict=True)):
-        if isinstance(old, Tensor) and not torch.equal(old.nan_to_num(), new.nan_to_num()):
-            return i
+        if not unchanged(old, new):
+            return i, new
     return None
+
+
+def unchanged(old: Any, new: Any) -> bool:
+    """Whether an argument still holds what its copy holds: tensors, also within lists, dicts and modules."""
+    if isinstance(old, nn.Module):
+        return unchanged(dict(old.state_dict()), dict(new.state_dict()))
+    if isinstance(old, Tensor):
+        return old.shape == new.shape and torch.equal(old.detach().nan_to_num(), new.detach().nan_to_num())
+    if isinstance(old, list | tuple):
+        return len(old) == len(new) and all(unchanged(a, b) for a, b in zip(old, new, strict=True))
+    if isinstance(old, dict):
+        return list(old) == list(new) and all(unchanged(old[key], new[key]) for key in old)
+    return callable(old) or old == new
+
+
+def notebook_names(answer: Callable) -> str:
+    """Return a sentence on the notebook's own values that the answer reads, or on numbers in it; for a fault's end."""
+
+    def names_of(code: CodeType) -> list[str]:
+        inner = [name for part in code.co_consts if isinstance(part, CodeType) for name in names_of(part)]
+        return [*code.co_names, *inner]
+
+    code = getattr(answer, "__code__", None)
+    known = {} if code is None else answer.__globals__
+    values = {name: known[name] for name in names_of(code) if name in known} if code else {}
+    values = {n: v for n, v in values.items() if not callable(v) and not isinstance(v, ModuleType)}
+    if not values:
+        return " Is there a number in your code that should come from the arguments?"
+    shown = ", ".join(f"`{n}` ({v if isinstance(v, int | float) else describe(v)})" for n, v in values.items())
+    return (
+        f" Your function reads {shown} of the notebook. Another notebook, or another batch, has another value: take "
+        "what you need from the arguments."
+    )
 
 
 def same(a: Any, b: Any) -> bool:

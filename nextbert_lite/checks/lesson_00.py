@@ -147,6 +147,7 @@ cross_entropy = Exercise(
     id="00.4",
     right=lambda logits, labels: F.cross_entropy(logits, labels),
     inputs=logits_and_labels,
+    also=lambda generator: (torch.randn(4, 7, generator=generator), torch.randint(7, (4,), generator=generator)),
     mistakes=(
         Mistake(
             "softmax twice",
@@ -214,7 +215,7 @@ cross_entropy = Exercise(
     other_ways=(
         lambda logits, labels: -logits.softmax(1).gather(1, labels[:, None]).log().mean(),
         lambda logits, labels: sum(-row.log_softmax(0)[i] for row, i in zip(logits, labels, strict=True)) / len(labels),
-        lambda logits, labels: (logits.logsumexp(-1) - logits[torch.arange(6), labels]).mean().item(),
+        lambda logits, labels: (logits.logsumexp(-1) - logits[torch.arange(len(labels)), labels]).mean().item(),
     ),
 )
 
@@ -253,10 +254,16 @@ def train_with_set_to_none(w, x, y, lr, steps):
     return w
 
 
+def another_regression(generator):
+    x = torch.randn(12, 2, generator=generator)
+    return torch.ones(2), x, x @ torch.tensor([0.5, 1.0]), 0.05, 3
+
+
 train = Exercise(
     id="00.5",
     right=descend(),
     inputs=regression,
+    also=another_regression,
     mistakes=(
         Mistake(
             "the bug as it was",

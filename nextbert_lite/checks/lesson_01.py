@@ -1,8 +1,8 @@
 """The checks of lesson 01, Text to tensors."""
 
 import itertools
-import json
 import math
+import re
 from collections import Counter
 
 import torch
@@ -14,13 +14,14 @@ __all__ = ["hint", "merge_pair", "most_frequent_pair", "pad_batch", "position_ta
 
 
 def spelled_words(generator):
-    """Words of the letters a and b with how often each occurs; drawn so that the best pair is unique."""
+    """Words of the letters a, b and c with how often each occurs; drawn so that each mistake has its own pair."""
     while True:
-        n = torch.randint(2, 7, (6,), generator=generator).tolist()
-        words = ["".join("ab"[i] for i in torch.randint(2, (k,), generator=generator).tolist()) for k in n]
+        n = torch.randint(2, 8, (8,), generator=generator).tolist()
+        words = ["".join("abc"[i] for i in torch.randint(3, (k,), generator=generator).tolist()) for k in n]
         words = {word: int(torch.randint(1, 9, (), generator=generator)) for word in words}
-        answers = [count(words) for count in (right_pair, once_a_word, without_counts, shortest_first)]
-        if len({repr(a) for a in answers}) == 4 and None not in answers:
+        rules = (right_pair, once_a_word, without_counts, shortest_first, last_in_the_alphabet, first_that_came)
+        answers = [count(words) for count in rules]
+        if len({repr(a) for a in answers}) == len(rules) and None not in answers:
             return (words,)
 
 
@@ -59,6 +60,14 @@ def shortest_first(words):
     return min(counts, key=counts.get) if list(counts.values()).count(min(counts.values())) == 1 else None
 
 
+def last_in_the_alphabet(words):
+    return max(pair_counts(words))
+
+
+def first_that_came(words):
+    return next(iter(pair_counts(words)))
+
+
 most_frequent_pair = Exercise(
     id="01.2",
     right=right_pair,
@@ -83,6 +92,20 @@ most_frequent_pair = Exercise(
             "this is the rarest pair. BPE merges the most frequent one, which saves the most symbols.",
             "min in place of max",
         ),
+        Mistake(
+            "the last in the alphabet",
+            last_in_the_alphabet,
+            "`max(counts)` compares the pairs themselves, as words in a dictionary, and never looks at the counts. "
+            "Tell it what to compare: `max(counts, key=counts.get)`.",
+            "max of a dict runs over its keys (Python's documentation); seen in answers to this exercise",
+        ),
+        Mistake(
+            "the first that came",
+            first_that_came,
+            "this is the pair that was counted first, not the one with the largest count: a dict keeps the order in "
+            "which keys came. `counts.most_common(1)` sorts them, `max(counts, key=counts.get)` finds the largest.",
+            "the order of a dict taken for an order by count",
+        ),
     ),
     hints=(
         "`zip(word, word[1:])` gives the neighbouring pairs of a word.",
@@ -98,7 +121,7 @@ most_frequent_pair = Exercise(
 
 def symbols_and_pair(generator):
     letters = torch.randint(2, (9,), generator=generator).tolist()
-    return [*("ab"[i] for i in letters), "a", "a", "a", "b", "a", "a", "b"], ("a", "a")
+    return [*("ab"[i] for i in letters), "a", "a", "a", "b", "a", "a", "b", "ba", "a", "b", "a", "ab"], ("a", "a")
 
 
 def merged(symbols, pair):
@@ -133,6 +156,16 @@ def merged_overlapping(symbols, pair):
 
 def merged_from_the_right(symbols, pair):
     return [s[::-1] for s in merged(symbols[::-1], pair[::-1])][::-1]
+
+
+def merged_across_borders(symbols, pair):
+    return " ".join(symbols).replace(" ".join(pair), "".join(pair)).split(" ")
+
+
+def merged_by_regex(symbols, pair):
+    text = "\0" + "\0".join(symbols) + "\0"
+    inside = re.escape("\0".join(pair))
+    return re.sub(rf"(?<=\0){inside}(?=\0)", lambda _: "".join(pair), text).strip("\0").split("\0")
 
 
 def merged_by_stack(symbols, pair):
@@ -183,14 +216,21 @@ merge_pair = Exercise(
             "a text as training did.",
             "the order of merges in a run, as in the runs of dashes in the documentation",
         ),
+        Mistake(
+            "across borders",
+            merged_across_borders,
+            "you join the symbols to one string and replace in it, which merges across borders: in 'ba a' the *end* of "
+            "the symbol 'ba' is taken for the symbol 'a'. Compare whole symbols.",
+            "the lookarounds in get_vocab of Sennrich et al. 2016 (arXiv:1508.07909, algorithm 1) are there for this",
+        ),
     ),
-    also=lambda generator: (["n", "es", "t", "t", "es", "es", "t", "est", "e", "st", "es"], ("es", "t")),
+    also=lambda generator: (["n", "es", "t", "t", "tes", "t", "es", "th", "es", "t", "est", " es", "t"], ("es", "t")),
     hints=(
         "Walk through the list with an index i, and build a new list.",
         "If symbols[i] and symbols[i + 1] are the pair, append both as one string and add 2 to i, else 1.",
     ),
     praise="Also in a run such as 'aaa', where the order matters.",
-    other_ways=(lambda s, p: json.loads(json.dumps(merged_by_stack(s, p))),),
+    other_ways=(merged_by_stack, merged_by_regex),
 )
 
 smile = Prediction(
@@ -251,6 +291,7 @@ pad_batch = Exercise(
     id="01.4",
     right=lambda s, pad_id: pad(s, pad_id),
     inputs=sequences,
+    also=lambda generator: ([[3, 4], [5], [6, 7, 8, 9], [2, 3]], 99),
     mistakes=(
         Mistake(
             "mask inverted",
@@ -304,6 +345,7 @@ sinusoids = Exercise(
     id="01.5",
     right=sinusoid_table,
     inputs=lambda generator: (int(torch.randint(5, 9, (), generator=generator)), 8),
+    also=lambda generator: (9, 12),
     mistakes=(
         Mistake(
             "halves in place of pairs",
@@ -351,6 +393,7 @@ position_table = Exercise(
     id="01.6",
     right=lambda max_len, C: torch.zeros(max_len, C),
     inputs=lambda generator: (int(torch.randint(20, 30, (), generator=generator)), 8),
+    also=lambda generator: (12, 6),
     mistakes=(
         Mistake(
             "the bug as it was",

@@ -52,6 +52,7 @@ softmax_rows = Exercise(
     id="02.1",
     right=lambda scores: scores.softmax(-1),
     inputs=scores_with_a_large_row,
+    also=lambda generator: (torch.randn(3, 4, generator=generator),),
     mistakes=(
         Mistake(
             "no maximum subtracted",
@@ -186,6 +187,7 @@ attention = Exercise(
     id="02.3",
     right=lambda q, k, v: scaled_dot_product_attention(q, k, v),
     inputs=queries_keys_values,
+    also=lambda generator: tuple(torch.randn(3, 7, 12, generator=generator)),
     mistakes=(
         Mistake(
             "no scaling",
@@ -263,7 +265,7 @@ attention = Exercise(
     other_ways=(
         attention_in_place,
         attention_with_loops,
-        lambda q, k, v: ((w := (q / 8**0.5 @ k.T).softmax(1)) @ v, w),
+        lambda q, k, v: ((w := (q / q.shape[1] ** 0.5 @ k.T).softmax(1)) @ v, w),
     ),
 )
 
@@ -361,6 +363,11 @@ def padded_batch(generator):
     return q, k, v, torch.arange(T) < lengths[:, None]
 
 
+def another_padded_batch(generator):
+    q, k, v = (torch.randn(3, 5, 6, generator=generator) for _ in range(3))
+    return q, k, v, torch.arange(5) < torch.tensor([2, 5, 4])[:, None]
+
+
 def attend_with(shape_of_mask, zeros=True):
     """Return an attention on padded texts that turns the mask (B, T) into one for the scores with `shape_of_mask`."""
 
@@ -383,6 +390,7 @@ padded_attention = Exercise(
     id="02.5",
     right=attend_with(lambda mask: mask[:, None, :]),
     inputs=padded_batch,
+    also=another_padded_batch,
     mistakes=(
         Mistake(
             "the bug as it was",
@@ -449,7 +457,7 @@ padded_attention = Exercise(
     other_ways=(
         padded_in_place,
         lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m.unsqueeze(1)),
-        lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m[:, None, :].expand(4, 4, 4)),
+        lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m[:, None, :].expand(-1, q.shape[1], -1)),
     ),
 )
 

@@ -24,6 +24,7 @@ split_heads = Exercise(
     id="03.1",
     right=right_split,
     inputs=tokens_to_split,
+    also=lambda generator: (torch.randn(3, 5, 12, generator=generator), 3),
     mistakes=(
         Mistake(
             "one view",
@@ -67,6 +68,7 @@ merge_heads = Exercise(
     id="03.2",
     right=lambda heads: heads.transpose(1, 2).flatten(2),
     inputs=heads_to_merge,
+    also=lambda generator: (torch.randn(3, 2, 5, 3, generator=generator),),
     mistakes=(
         Mistake(
             "no exchange",
@@ -122,13 +124,12 @@ parameters = Prediction(
 )
 
 
-def packed_attention(generator):
-    B, T, C = 2, 5, 12
+def packed_attention(generator, B=2, T=5, C=12, H=3):
     x = torch.randn(B, T, C, generator=generator)
     qkv, out = nn.Linear(C, 3 * C), nn.Linear(C, C)
     for p in (*qkv.parameters(), *out.parameters()):
         p.data = torch.randn(p.shape, generator=generator) / math.sqrt(C)
-    return x, qkv.requires_grad_(False), out.requires_grad_(False), 3
+    return x, qkv.requires_grad_(False), out.requires_grad_(False), H
 
 
 def attend(x, qkv, out, H, scale=None, order=(2, 0, 3, 1, 4), project=True, merge=True):
@@ -158,6 +159,7 @@ multi_head = Exercise(
     id="03.4",
     right=attend,
     inputs=packed_attention,
+    also=lambda generator: packed_attention(generator, B=3, T=4, C=10, H=5),
     mistakes=(
         Mistake(
             "√C",

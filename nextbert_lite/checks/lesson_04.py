@@ -32,6 +32,7 @@ layer_norm = Exercise(
     id="04.1",
     right=normed,
     inputs=vectors_to_norm,
+    also=lambda generator: (*(torch.randn(*size, generator=generator) for size in ((3, 5, 6), (6,), (6,))), 0.1),
     mistakes=(
         Mistake(
             "divided by N - 1",
@@ -85,7 +86,7 @@ layer_norm = Exercise(
     ),
     praise="Equal to torch's layer norm.",
     other_ways=(
-        lambda x, g, b, eps: F.layer_norm(x, (4,), g, b, eps),
+        lambda x, g, b, eps: F.layer_norm(x, g.shape, g, b, eps),
         lambda x, g, b, eps: g * ((d := x - x.mean(-1)[..., None]) / (d.square().mean(-1)[..., None] + eps) ** 0.5) + b,
     ),
 )
@@ -94,6 +95,7 @@ gelu = Exercise(
     id="04.2",
     right=lambda x: F.gelu(x),
     inputs=lambda generator: (2 * torch.randn(50, generator=generator),),
+    also=lambda generator: (torch.randn(2, 3, 4, generator=generator),),
     mistakes=(
         Mistake(
             "the tanh formula",
@@ -140,15 +142,14 @@ gelu = Exercise(
 )
 
 
-def layer_parts(generator):
-    C = 6
+def layer_parts(generator, B=2, T=3, C=6):
     attention, ffn = nn.Linear(C, C), nn.Linear(C, C)
     norm1, norm2 = nn.LayerNorm(C), nn.LayerNorm(C)
     for module in (attention, ffn, norm1, norm2):
         for p in module.parameters():
             p.data = torch.randn(p.shape, generator=generator)
         module.requires_grad_(False)
-    return torch.randn(2, 3, C, generator=generator), attention, ffn, norm1, norm2
+    return torch.randn(B, T, C, generator=generator), attention, ffn, norm1, norm2
 
 
 def right_layer(x, attention, ffn, norm1, norm2):
@@ -183,6 +184,7 @@ post_norm_layer = Exercise(
     id="04.3",
     right=right_layer,
     inputs=layer_parts,
+    also=lambda generator: layer_parts(generator, B=4, T=2, C=5),
     mistakes=(
         Mistake(
             "the first sentence only",
@@ -300,6 +302,7 @@ stack = Exercise(
     right=lambda make_layer, n: nn.ModuleList(make_layer() for _ in range(n)),
     inputs=lambda generator: (make_linear, int(torch.randint(3, 7, (), generator=generator))),
     reads=size_of,
+    also=lambda generator: (lambda: nn.Linear(2, 5), 2),
     mistakes=(
         Mistake(
             "the bug as it was",

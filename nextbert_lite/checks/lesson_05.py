@@ -9,19 +9,27 @@ from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solut
 
 __all__ = ["corrupt", "exact_count", "hint", "make_labels", "selected_loss", "solution", "start_loss"]
 
-PAD, MASK, FIRST = 0, 4, 5  # [PAD], [MASK] and the first ordinary word
+PAD, UNK, MASK, FIRST = 0, 1, 4, 5  # [PAD], [UNK], [MASK] and the first ordinary word
 
 # --- 05.1 labels ------------------------------------------------------------------------------------------------------
 
 
-def ids_and_draws(generator):
+def ids_and_draws(generator, rate=0.4):
     ids = torch.randint(FIRST, 30, (4, 12), generator=generator)
     ids[:, 0], ids[:, 9] = 2, 3  # [CLS] and [SEP], then padding
     ids[:, 10:] = PAD
     draw = torch.rand(4, 12, generator=generator)
     draw[0, [0, 9, 11]] = 0.01  # a low draw at a special token, so that the slip shows
     draw[1, 3] = 0.2
-    return ids, draw, 0.4
+    ids[2, 2:6] = torch.tensor([FIRST, MASK, UNK, FIRST])  # the edge of the special ids
+    draw[2, 2:6] = 0.01
+    draw[3, 2] = rate  # the edge of the draw
+    return ids, draw, rate
+
+
+def wider_batch(generator):
+    ids, draw, rate = ids_and_draws(generator, rate=0.7)
+    return ids[1:, :8], draw[1:, :8], rate
 
 
 def labels_where(chosen, ignore=-100):
@@ -37,6 +45,7 @@ make_labels = Exercise(
     id="05.1",
     right=labels_where(right_selection),
     inputs=ids_and_draws,
+    also=wider_batch,
     mistakes=(
         Mistake(
             "specials selected",
@@ -50,6 +59,27 @@ make_labels = Exercise(
             labels_where(lambda ids, draw, rate: (draw < rate) & (ids != PAD)),
             "padding is spared, but [CLS] and [SEP] are still selected. All five special tokens, ids 0 to 4, stay out.",
             "https://github.com/AnswerDotAI/ModernBERT/pull/218",
+        ),
+        Mistake(
+            "the first word spared",
+            labels_where(lambda ids, draw, rate: (draw < rate) & (ids > FIRST)),
+            "one off: id 5 is the first *ordinary* word, and your comparison never selects it. Special are 0 to 4: "
+            "`ids >= 5`, or `ids > 4`.",
+            "> and >= exchanged at the border of the special ids; seen in answers to this exercise",
+        ),
+        Mistake(
+            "[MASK] selected",
+            labels_where(lambda ids, draw, rate: (draw < rate) & (ids >= MASK)),
+            "one off: id 4 is [MASK], the last of the special tokens, and yours selects it. Ordinary words have the "
+            "ids from 5 on: `ids >= 5`.",
+            "> and >= exchanged at the border of the special ids; seen in answers to this exercise",
+        ),
+        Mistake(
+            "the rate itself",
+            labels_where(lambda ids, draw, rate: (draw <= rate) & (ids >= FIRST)),
+            "a draw *equal* to the rate selects too. Selected is where draw < rate: with rate 0 nothing is, also where "
+            "a draw is exactly 0.",
+            "torch.rand draws from [0, 1): 0 can come up (torch's documentation)",
         ),
         Mistake(
             "every token is a label",
@@ -100,7 +130,15 @@ def selected_and_draws(generator):
     ids = torch.randint(FIRST, 40, shape, generator=generator)
     selected = torch.rand(shape, generator=generator) < 0.5
     draw = torch.rand(shape, generator=generator)
-    return ids, selected, draw, torch.randint(FIRST, 40, shape, generator=generator)
+    selected[0, :2], draw[0, :2] = True, torch.tensor([0.8, 0.9])  # the edges of the three cases
+    ids[0, :2] = 7
+    words = torch.randint(FIRST, 40, shape, generator=generator)
+    words[0, :2] = 8
+    return ids, selected, draw, words
+
+
+def few_and_draws(generator):
+    return tuple(part[:2, :9] for part in selected_and_draws(generator))
 
 
 def corruption(masked, replaced):
@@ -121,6 +159,10 @@ def below(limit):
     return lambda draw: draw < limit
 
 
+def below_or_at(limit):
+    return lambda draw: draw <= limit
+
+
 def between(low, high):
     return lambda draw: (low <= draw) & (draw < high)
 
@@ -131,6 +173,7 @@ corrupt = Exercise(
     id="05.2",
     right=right_corrupt,
     inputs=selected_and_draws,
+    also=few_and_draws,
     mistakes=(
         Mistake(
             "not only the selected",
@@ -180,6 +223,26 @@ corrupt = Exercise(
             "the random words overwrite the [MASK]s: draws below 0.8 are below 0.9 too, so nine in ten become random "
             "words and no [MASK] is left. Random are the draws from 0.8 on.",
             "the `& ~indices_replaced` that https://github.com/huggingface/transformers/pull/21629 asks about",
+        ),
+        Mistake(
+            "the edges",
+            corruption(below_or_at(0.8), lambda draw: (draw > 0.8) & (draw <= 0.9)),
+            "the edges are on the wrong side: a draw of exactly 0.8 takes the random word, and one of exactly 0.9 "
+            "stays. Below 0.8, from 0.8 to below 0.9, from 0.9 on.",
+            "< and <= exchanged; draws lie in [0, 1), so each interval holds its lower end",
+        ),
+        Mistake(
+            "the edge of [MASK]",
+            corruption(below_or_at(0.8), lambda draw: (draw > 0.8) & (draw < 0.9)),
+            "a draw of exactly 0.8 becomes [MASK] in yours; it takes the random word: [MASK] is for draws *below* 0.8.",
+            "< and <= exchanged; draws lie in [0, 1), so each interval holds its lower end",
+        ),
+        Mistake(
+            "the edge of the random words",
+            corruption(below(0.8), lambda draw: (draw >= 0.8) & (draw <= 0.9)),
+            "a draw of exactly 0.9 takes the random word in yours; it stays: random are the draws from 0.8 to *below* "
+            "0.9.",
+            "< and <= exchanged; draws lie in [0, 1), so each interval holds its lower end",
         ),
         Mistake(
             "kept and replaced exchanged",
@@ -352,7 +415,14 @@ def padded_texts(generator):
         ids[row, 0], ids[row, n - 1] = 2, 3
     draw = torch.rand(4, 160, generator=generator)
     draw[:, 0] = 0.0  # [CLS] has the lowest draw of all
+    ids[2, 4:7] = torch.tensor([FIRST, MASK, UNK])  # the edge of the special ids
+    draw[2, 4:7] = torch.tensor([0.003, 0.002, 0.001])
     return ids, draw, 0.15
+
+
+def other_rate(generator):
+    ids, draw, _ = padded_texts(generator)
+    return ids[1:, :90], draw[1:, :90], 0.33
 
 
 def choose(count, candidates=lambda ids: ids >= FIRST):
@@ -383,6 +453,7 @@ exact_count = Exercise(
     id="05.5",
     right=choose(lambda ids, rate: (rate * real_tokens(ids)).round().clamp(1, 20)),
     inputs=padded_texts,
+    also=other_rate,
     mistakes=(
         Mistake(
             "independent draws",
@@ -396,6 +467,18 @@ exact_count = Exercise(
             choose(lambda ids, rate: (rate * real_tokens(ids)).round().clamp(1, 20), lambda ids: ids != PAD),
             "the numbers are right, but [CLS] or [SEP] can be chosen. They count in n and are never selected.",
             "https://github.com/google-research/bert/issues/166",
+        ),
+        Mistake(
+            "[MASK] chosen",
+            choose(lambda ids, rate: (rate * real_tokens(ids)).round().clamp(1, 20), lambda ids: ids >= MASK),
+            "one off: id 4 is [MASK], a special token, and yours chooses it. Ordinary words have the ids from 5 on.",
+            "> and >= exchanged at the border of the special ids; seen in answers to this exercise",
+        ),
+        Mistake(
+            "the first word never chosen",
+            choose(lambda ids, rate: (rate * real_tokens(ids)).round().clamp(1, 20), lambda ids: ids > FIRST),
+            "one off: id 5 is the first ordinary word, and yours can never choose it. Special are 0 to 4.",
+            "> and >= exchanged at the border of the special ids; seen in answers to this exercise",
         ),
         Mistake(
             "padding counted",

@@ -19,6 +19,11 @@ def frames_and_evidence(generator):
     return prior, evidence, tables / tables.sum(1, keepdim=True)
 
 
+def more_evidence(generator):
+    prior, evidence, tables = (torch.rand(*size, generator=generator) + 0.05 for size in ((4,), (4, 3), (4, 6)))
+    return prior / prior.sum(), evidence, tables / tables.sum(1, keepdim=True)
+
+
 def right_gap(prior, evidence, tables):
     joint = prior * evidence.prod(1)
     return joint @ tables / joint.sum()
@@ -37,6 +42,7 @@ fill_gap = Exercise(
     id="06.1",
     right=right_gap,
     inputs=frames_and_evidence,
+    also=more_evidence,
     mistakes=(
         Mistake(
             "no prior",
@@ -81,7 +87,7 @@ fill_gap = Exercise(
     praise="Weigh the frames, mix their tables. The floor is this, for every token.",
     other_ways=(
         lambda p, e, t: ((p.log() + e.log().sum(1)).softmax(0)[:, None] * t).sum(0),
-        lambda p, e, t: (w := torch.einsum("f,fv->v", p * e[:, 0] * e[:, 1], t)) / w.sum(),
+        lambda p, e, t: (w := torch.einsum("f,fv->v", p * e.log().sum(1).exp(), t)) / w.sum(),
     ),
 )
 
@@ -192,6 +198,7 @@ loss_of_all = Exercise(
     id="06.3",
     right=all_tokens,
     inputs=batches_of_losses,
+    also=lambda generator: (torch.rand(3, generator=generator), torch.tensor([4, 0, 9])),
     mistakes=(
         Mistake(
             "the bug as it was",
@@ -289,6 +296,7 @@ without_head = Exercise(
     id="06.5",
     right=zeroed(lambda D, H, h: (ALL, slice(h * D, (h + 1) * D))),
     inputs=output_weight,
+    also=lambda generator: (torch.randn(10, 10, generator=generator), 2, 0),
     mistakes=(
         Mistake(
             "rows",

@@ -139,6 +139,11 @@ def a_power_law(generator):
     return x, floor + 20 * a * x**-b * noise, floor, 5000.0
 
 
+def fewer_points(generator):
+    x, losses, floor, _ = a_power_law(generator)
+    return x[1:], losses[1:], floor, 3000.0
+
+
 def through(x, y, at):
     """Return the value at `at` of the least-squares line through the points."""
     slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
@@ -157,6 +162,7 @@ extrapolate = Exercise(
     id="08.3",
     right=right_extrapolation,
     inputs=a_power_law,
+    also=fewer_points,
     mistakes=(
         Mistake(
             "the bug as it was",
@@ -223,6 +229,11 @@ def table_of_pairs(generator):
     return counts.float(), 1.0 + 4 * float(torch.rand((), generator=generator))
 
 
+def smaller_table(generator):
+    counts, k = table_of_pairs(generator)
+    return counts[1:, 1:], k + 1
+
+
 def interpolated(counts, k, after=0, added=1.0, before=1):
     frequencies = counts.sum(after) + added
     frequencies = frequencies / frequencies.sum()
@@ -250,6 +261,7 @@ bigram = Exercise(
     id="08.4",
     right=interpolated,
     inputs=table_of_pairs,
+    also=smaller_table,
     mistakes=(
         Mistake(
             "pairs alone",
@@ -314,7 +326,7 @@ bigram = Exercise(
     ),
     praise="Each row sums to 1, and no pair is impossible.",
     other_ways=(
-        lambda c, k: torch.stack([(row + k * (c.sum(0) + 1) / (c.sum() + 5)) / (row.sum() + k) for row in c]),
+        lambda c, k: torch.stack([(row + k * (c.sum(0) + 1) / (c.sum() + len(c))) / (row.sum() + k) for row in c]),
         lambda c, k: (
             (1 - (w := k / (c.sum(1, keepdim=True) + k))) * c / c.sum(1, keepdim=True).clamp(min=1)
             + w * F.normalize(c.sum(0) + 1, p=1, dim=0)

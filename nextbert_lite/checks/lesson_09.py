@@ -1,9 +1,13 @@
 """The checks of lesson 09, The contrastive loss."""
 
+import copy
 import math
+from weakref import finalize
 
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solution
 from nextbert_lite.core.contrastive import info_nce_loss, nt_xent_loss
@@ -21,10 +25,14 @@ __all__ = [
 # --- 09.1 one loss a row ----------------------------------------------------------------------------------------------
 
 
-def cosines(generator):
-    """The cosines of five anchors and five unrelated positives; rows and columns differ."""
-    anchors, positives = F.normalize(torch.randn(2, 5, 6, generator=generator), dim=-1)
-    return anchors @ positives.T, 0.3
+def cosines(generator, B=5, temperature=0.3):
+    """The cosines of B anchors and B unrelated positives; rows and columns differ."""
+    anchors, positives = F.normalize(torch.randn(2, B, 6, generator=generator), dim=-1)
+    return anchors @ positives.T, temperature
+
+
+def fewer_cosines(generator):
+    return cosines(generator, B=4, temperature=0.1)
 
 
 def without_diagonal(scores):
@@ -35,6 +43,7 @@ row_losses = Exercise(
     id="09.1",
     right=lambda S, t: (S / t).logsumexp(1) - S.diagonal() / t,
     inputs=cosines,
+    also=fewer_cosines,
     mistakes=(
         Mistake(
             "times the temperature",
@@ -153,6 +162,7 @@ score_gradient = Exercise(
     id="09.3",
     right=right_gradient,
     inputs=cosines,
+    also=fewer_cosines,
     mistakes=(
         Mistake(
             "no 1/τ",
@@ -270,6 +280,7 @@ repaired_nt_xent = Exercise(
     id="09.4",
     right=nt_xent_loss,
     inputs=views_of_texts,
+    also=lambda generator: (*torch.randn(2, 3, 5, generator=generator), 0.2),
     mistakes=(
         Mistake(
             "the bug as it was",
@@ -351,8 +362,71 @@ def pairs_and_weight(generator):
 
 
 def uneven_chunks(generator):
-    weight, x, y, _ = pairs_and_weight(generator)
+    weight, x, y = (torch.randn(*size, generator=generator, dtype=torch.float64) for size in ((3, 6), (7, 3), (7, 3)))
     return weight, x, y, 4
+
+
+class GraphRows(TorchFunctionMode):
+    """Note how many rows are embedded with a graph: in one call (`most`), and at the same time (`peak`).
+
+    Of a tanh autograd keeps the result, until the way back has passed it.
+    """
+
+    def __init__(self, weight):
+        super().__init__()
+        self.C = weight.shape[1]
+        self.most = self.living = self.peak = 0
+        self.embeds = False
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        self.embeds = getattr(function, "__name__", "").removesuffix("_") == "tanh"
+        out = function(*arguments, **(keywords or {}))
+        if self.embeds and out.requires_grad:
+            self.most = max(self.most, out.numel() // self.C)
+        self.embeds = False
+        return out
+
+    def keep(self, tensor):
+        rows = tensor.numel() // self.C if self.embeds else 0
+        self.living += rows
+        self.peak = max(self.peak, self.living)
+        kept = Kept(tensor)
+        finalize(kept, self.let_go, rows)
+        return kept
+
+    def let_go(self, rows):
+        self.living -= rows
+
+
+class Kept:
+    """A tensor of a graph; it goes with the graph."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+def too_many_rows(answer, case):
+    """Return a sentence when more rows than a chunk are embedded with a graph: at once, or with all graphs kept."""
+    weight, _, _, chunk = case
+    rows = GraphRows(weight)
+    try:
+        with rows, torch.autograd.graph.saved_tensors_hooks(rows.keep, lambda kept: kept.tensor):
+            answer(*copy.deepcopy(case))
+    except RuntimeError:  # torch.func takes no hooks: what one call embeds is seen all the same
+        with rows:
+            answer(*case)
+    if rows.most > chunk:
+        return (
+            f"{rows.most} rows were embedded at once with a graph, where a chunk has {chunk}: that is the memory that "
+            "the three passes are to save. Embed everything under `torch.no_grad()` first, and a chunk at a time, with "
+            "a graph, in the third pass."
+        )
+    if rows.peak > 2 * chunk:  # two: whoever takes a chunk of both sides together
+        return (
+            f"the graphs of {rows.peak} rows lived at the same time, where a chunk has {chunk}: a graph stays until "
+            "backward has gone through it. Call `backward` for each chunk before you embed the next."
+        )
+    return None
 
 
 def embed(x, weight):
@@ -400,6 +474,15 @@ def full_loss(weight, x, y, chunk):
     return info_nce_loss(embed(x, weight), embed(y, weight))
 
 
+def three_passes(weight, x, y, chunk):
+    weight = weight.clone().requires_grad_()
+    gradient = torch.zeros_like(weight)
+    for side, part in zip((x, y), vector_gradients(weight.detach(), x, y), strict=True):
+        for rows, g in zip(side.split(chunk), part.split(chunk), strict=True):
+            gradient += torch.autograd.grad(embed(rows, weight), weight, g)[0]
+    return gradient
+
+
 def three_passes_by_surrogate(weight, x, y, chunk):
     w = weight.detach().clone().requires_grad_()
     both = torch.cat([x, y])
@@ -413,11 +496,20 @@ def three_passes_by_surrogate(weight, x, y, chunk):
     return w.grad
 
 
+def three_passes_by_checkpoint(weight, x, y, chunk):
+    w = weight.clone().requires_grad_()
+    sides = [
+        torch.cat([checkpoint(embed, rows, w, use_reentrant=False) for rows in side.split(chunk)]) for side in (x, y)
+    ]
+    return torch.autograd.grad(info_nce_loss(*sides), w)[0]
+
+
 gradient_in_chunks = Exercise(
     id="09.5",
-    right=gradient_of(full_loss),
+    right=three_passes,
     inputs=pairs_and_weight,
     also=uneven_chunks,
+    limit=too_many_rows,
     mistakes=(
         Mistake(
             "gradient accumulation",
@@ -471,6 +563,6 @@ gradient_in_chunks = Exercise(
     praise="The gradient of the whole batch, with the graph of one chunk at a time.",
     other_ways=(
         three_passes_by_surrogate,
-        lambda w, x, y, c: torch.func.grad(lambda w: info_nce_loss((x @ w).tanh(), (y @ w).tanh()))(w),
+        three_passes_by_checkpoint,
     ),
 )

@@ -98,10 +98,16 @@ def layers_and_mask(generator):
     return [hidden, *(torch.randn(hidden.shape, generator=generator) for _ in range(3))], mask
 
 
+def fewer_layers(generator):
+    mask = torch.arange(5) < torch.tensor([5, 2, 3])[:, None]
+    return [torch.randn(3, 5, 4, generator=generator) for _ in range(3)], mask
+
+
 first_and_last = Exercise(
     id="10.2",
     right=lambda hidden, mask: right_mean((hidden[1] + hidden[-1]) / 2, mask),
     inputs=layers_and_mask,
+    also=fewer_layers,
     mistakes=(
         Mistake(
             "the embeddings for the first layer",
@@ -150,6 +156,41 @@ def texts_of_lengths(generator):
     return lambda rows: table[rows], torch.randperm(9, generator=generator) + 3, 4
 
 
+def fewer_of_lengths(generator):
+    table = torch.randn(7, 3, generator=generator)
+    return lambda rows: table[rows], torch.randperm(7, generator=generator) + 2, 2
+
+
+def not_in_chunks(answer, case):
+    """Return a sentence when texts are not encoded `size` at a time in the order of their lengths."""
+    encode, lengths, size = case
+    calls = []
+
+    def noted(rows):
+        calls.append(torch.as_tensor(rows).reshape(-1).tolist())
+        return encode(rows)
+
+    answer(noted, lengths, size)
+    most, N = max(map(len, calls)), len(lengths)
+    if most > size:
+        return (
+            f"`encode` got {most} texts at once, where `size` is {size}: chunks keep the memory small. Encode `size` "
+            "at a time: `order.split(size)`."
+        )
+    if len(calls) != -(-N // size):
+        return (
+            f"`encode` was called {len(calls)} times; {N} texts, {size} at a time, are {-(-N // size)} chunks. Each "
+            "call costs time: fill the chunks, `order.split(size)`."
+        )
+    by_length = [int(lengths[row]) for rows in calls for row in rows]
+    if by_length not in (sorted(by_length), sorted(by_length, reverse=True)):
+        return (
+            "the texts are not encoded in the order of their lengths: then a chunk with one long text pads all its "
+            "others. Sort first, `order = lengths.argsort()`."
+        )
+    return None
+
+
 def sorted_vectors(encode, lengths, size):
     order = lengths.argsort()
     return torch.cat([encode(rows) for rows in order.split(size)]), order
@@ -180,10 +221,18 @@ def chunks_written_back(encode, lengths, size):
     return out
 
 
+def chunks_of_a_list(encode, lengths, size):
+    order = sorted(range(len(lengths)), key=lengths.tolist().__getitem__)
+    vectors = torch.cat([encode(order[i : i + size]) for i in range(0, len(order), size)])
+    return torch.stack([vectors[order.index(i)] for i in range(len(order))])
+
+
 in_chunks = Exercise(
     id="10.3",
     right=right_chunks,
     inputs=texts_of_lengths,
+    also=fewer_of_lengths,
+    limit=not_in_chunks,
     mistakes=(
         Mistake(
             "the bug as it was",
@@ -214,7 +263,7 @@ in_chunks = Exercise(
     praise="argsort of argsort: each text's place in the sorted order, where its vector lies.",
     other_ways=(
         chunks_written_back,
-        lambda encode, lengths, size: encode(torch.arange(len(lengths))),
+        chunks_of_a_list,
     ),
 )
 
@@ -229,7 +278,7 @@ def text_and_place(generator):
 
 def text_with_an_end(generator):
     ids, _, _ = text_and_place(generator)
-    return ids, 9, 7
+    return ids, 4, 20  # fewer than n are left
 
 
 crop = Exercise(

@@ -39,6 +39,7 @@ mean_cosine = Exercise(
     id="11.1",
     right=mean_cosine_right,
     inputs=vectors_in_a_cone,
+    also=lambda generator: (torch.randn(9, 3, generator=generator),),
     mistakes=(
         Mistake(
             "the diagonal counted",
@@ -271,12 +272,14 @@ def cosines_with_ties(generator):
     wrong[4:9] = right[4:9]  # exact ties
     wrong[9:12] = right[9:12] + 1e-9  # rounding, against
     wrong[12:14] = right[12:14] - 1e-9  # rounding, for
+    right[14], right[15], right[16] = 0.95, 0.85, 0.75
+    wrong[14:17] = right[14:17] - torch.tensor([4e-6, 5e-6, 6e-6])  # no ties: more than a millionth, by little
     return right, wrong
 
 
 def only_ties(generator):
     right, _ = cosines_with_ties(generator)
-    return right, right.clone()
+    return right[:13], right[:13].clone()
 
 
 def tie(right, wrong):
@@ -285,6 +288,11 @@ def tie(right, wrong):
 
 def share_right_right(right, wrong):
     ties = tie(right, wrong)
+    return ((right > wrong) & ~ties).float().mean() + 0.5 * ties.float().mean()
+
+
+def share_by_isclose(right, wrong):
+    ties = torch.isclose(right, wrong, atol=1e-6)
     return ((right > wrong) & ~ties).float().mean() + 0.5 * ties.float().mean()
 
 
@@ -317,6 +325,13 @@ share_right = Exercise(
             "https://github.com/pytorch/pytorch/issues/39134 (the same numbers in another order)",
         ),
         Mistake(
+            "isclose's own tolerance",
+            share_by_isclose,
+            "your ties are wider than a millionth: `isclose` and `allclose` add rtol · |value|, 1e-5 unless you say "
+            "otherwise, to atol. Give `rtol=0`, or compare the difference itself: `(right - wrong).abs() < 1e-6`.",
+            "torch.isclose's documentation: |input - other| <= atol + rtol · |other|",
+        ),
+        Mistake(
             "rounding decides",
             lambda right, wrong: (right > wrong).float().mean(),
             "a plain `>`: exact ties count as wrong, and where the two differ by rounding only, the last digit "
@@ -338,9 +353,9 @@ share_right = Exercise(
     praise="No opinion, half a point.",
     other_ways=(
         lambda right, wrong: (
-            sum(0.5 if abs(a - b) < 1e-6 else float(a > b) for a, b in zip(right, wrong, strict=True)) / 20
+            sum(0.5 if abs(a - b) < 1e-6 else float(a > b) for a, b in zip(right, wrong, strict=True)) / len(right)
         ),
-        lambda right, wrong: ((right - wrong).mul(1e6).round().sign() + 1).mean() / 2,
+        lambda right, wrong: torch.where((d := right - wrong).abs() < 1e-6, 0.5, (d > 0).double()).mean(),
     ),
 )
 
@@ -379,6 +394,7 @@ leave_one_out = Exercise(
     id="11.5",
     right=leave_one_out_right,
     inputs=labelled_vectors,
+    also=lambda generator: tuple(part[5:26] for part in labelled_vectors(generator)),
     reads=lambda share: torch.as_tensor(share).float(),
     mistakes=(
         Mistake(

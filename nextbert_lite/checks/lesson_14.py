@@ -26,6 +26,7 @@ packed = Exercise(
     id="14.1",
     right=lambda query, key, value: torch.cat([query, key, value]),
     inputs=three_matrices,
+    also=lambda generator: tuple(torch.randn(3, 4, 4, generator=generator)),
     mistakes=(
         Mistake(
             "side by side",
@@ -129,6 +130,7 @@ our_name = Exercise(
     id="14.2",
     right=lambda names: [translated(name, PARTS) for name in names],
     inputs=all_names,
+    also=lambda generator: (["encoder.layer.3.output.dense.bias", "encoder.layer.0.attention.output.dense.weight"],),
     mistakes=(
         Mistake(
             "the short name first",
@@ -218,7 +220,7 @@ def embedding_tables(generator):
 
 def one_text(generator):
     ids, *tables = embedding_tables(generator)
-    return ids[:1, :4], *tables
+    return ids[:1, :4], *(table[..., :6].contiguous() for table in tables)
 
 
 def embeds(with_type=True, eps=1e-12, type_id=0, positions_of=1):
@@ -359,6 +361,7 @@ looks_back = Exercise(
     id="14.5",
     right=looks,
     inputs=maps_and_words,
+    also=lambda generator: tuple(part[1:] for part in maps_and_words(generator)),
     mistakes=(
         Mistake(
             "the next word",

@@ -53,35 +53,23 @@ class EncoderConfig:
     init_std: float | str = 0.02
 
     def __post_init__(self):
-        for field, least in {
-            "vocab_size": 1,
-            "width": 1,
-            "layers": 0,
-            "heads": 1,
-            "ffn_width": 0,
-            "max_len": 1,
-            "position_offset": 0,
-            "token_types": 0,
-            "pad_id": 0,
-        }.items():
-            check_count(field, getattr(self, field), least)
-        for field, choices in {
-            "norm": ("post", "pre"),
-            "activation": tuple(ACTIVATIONS),
-            "positions": ("learned", "none"),
-        }.items():
+        for field in ("vocab_size", "width", "heads", "max_len"):
+            check_count(field, getattr(self, field))
+        for field in ("layers", "ffn_width", "position_offset", "token_types", "pad_id"):
+            check_count(field, getattr(self, field), least=0)
+        choices_of = {"norm": ("post", "pre"), "activation": tuple(ACTIVATIONS), "positions": ("learned", "none")}
+        for field, choices in choices_of.items():
             if getattr(self, field) not in choices:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; choose one of {choices}.")
         for field in ("dropout", "eps", *(() if self.init_std == "fan_in" else ("init_std",))):
             value = getattr(self, field)
             if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
                 raise ValueError(f"{field} is {value!r}; it must be a finite number.")
+            if field != "dropout" and value <= 0:
+                by_name = ', or "fan_in" for 1/√(fan in)' if field == "init_std" else ""
+                raise ValueError(f"{field} is {value}; it must be greater than 0{by_name}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and less than 1.")
-        if not self.eps > 0:
-            raise ValueError(f"eps is {self.eps}; it must be greater than 0.")
-        if self.init_std != "fan_in" and not self.init_std > 0:
-            raise ValueError(f'init_std is {self.init_std}; it must be greater than 0, or "fan_in" for 1/√(fan in).')
         if self.pad_id >= self.vocab_size:
             raise ValueError(f"pad_id is {self.pad_id}; it must be one of the {self.vocab_size} ids of the vocabulary.")
         try:

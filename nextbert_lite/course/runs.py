@@ -30,8 +30,14 @@ def unfinished(out: Path, options: dict, replace: bool) -> dict | None:
     if (out / RUN).is_file():
         try:
             run = json_of((out / RUN).read_text(encoding="utf-8"))
+            sealed = run.pop("sha256", None)  # runs of the first edition have none
+            if set(run) - {"tokenizer"} != {"options", "steps", "fingerprint"} or sealed not in (
+                None,
+                checkpoints.seal(run),
+            ):
+                raise ValueError
             stored = run["options"] | {"steps": run["steps"]}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{out / RUN} is damaged; delete it to start anew.") from None
         changed = [f"{k} was {stored.get(k)}, is now {v}" for k, v in options.items() if stored.get(k) != v]
         if changed:
@@ -60,7 +66,7 @@ def begin(out: Path, plan: dict) -> None:
     if not 0 < lr < math.inf:
         raise ValueError(f"lr is {lr}; a learning rate is more than 0 and finite, such as 1e-3. Nothing was written.")
     (out / TRAINING).unlink(missing_ok=True)  # of an earlier run: a kill may have left it
-    write_text(out / RUN, json.dumps(plan))
+    write_text(out / RUN, json.dumps(plan | {"sha256": checkpoints.seal(plan)}))
 
 
 def check_corpus(out: Path, run: dict, fingerprint: dict) -> None:

@@ -15,14 +15,16 @@ from torch.nn.utils.rnn import pad_sequence
 
 from nextbert_lite.core.masking import IGNORE, mask_tokens
 from nextbert_lite.training.tokenizer import Tokenizer
-from nextbert_lite.validate import check_count, check_lists, check_text_pairs
+from nextbert_lite.validate import check_count, check_lists, check_sequences, check_text_pairs, check_tokenizer
 
 LEAST = 8  # tokens; shorter pieces have too little context to learn from
 POOL = 50  # batches whose texts are sorted by length together
 
 
 def seeded(*numbers: int) -> torch.Generator:
-    """Return a random generator that depends on all the numbers: (seed, epoch), say."""
+    """Return a random generator that depends on all the numbers, (seed, epoch), say: whole ones, not negative."""
+    for number in numbers:
+        check_count("a seed", number, least=0)
     return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
 
 
@@ -32,14 +34,9 @@ def pad(sequences: Sequence[Sequence[int] | Tensor], pad_id: int = 0) -> tuple[T
     T is the longest length. The mask is True at the real tokens: *may be attended to*.
     Raises ValueError for an empty batch or an empty sequence.
     """
-    if len(sequences) == 0:
-        raise ValueError("the batch is empty: give at least one sequence of token ids.")
-    lengths = torch.tensor([len(s) for s in sequences])
-    if (lengths == 0).any():
-        raise ValueError(f"sequence {int(lengths.argmin())} of the batch is empty: leave it out, or encode its text.")
-    rows = [s if isinstance(s, Tensor) else torch.tensor(s) for s in sequences]
+    rows = check_sequences(sequences)
     ids = pad_sequence(rows, batch_first=True, padding_value=pad_id)
-    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
+    return ids, torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
 
 
 def length_buckets(
@@ -93,11 +90,15 @@ class Batches:
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """Return the batch of a step."""
-        epoch, number = divmod(step, len(self))
+        return self.batch(self.rows_of(step))
+
+    def rows_of(self, step: int) -> list[int]:
+        """Return the numbers of the texts in the batch of a step."""
+        epoch, number = divmod(check_count("step", step, least=0), len(self))
         if epoch != self.epoch:
             self.rows = self.start_epoch(epoch)
             self.epoch = epoch
-        return self.batch(self.rows[number])
+        return self.rows[number]
 
     def start_epoch(self, epoch: int) -> list[list[int]]:
         """Return the rows of each batch of an epoch: all texts in random order."""
@@ -125,13 +126,12 @@ class MLMBatches(Batches):
         seed: int = 0,
         copies: int | None = None,
     ):
-        if not sequences or min(map(len, sequences)) == 0:
-            raise ValueError("there must be at least one sequence of token ids, and none may be empty.")
-        if copies is not None and copies < 1:
-            raise ValueError(f"copies is {copies}; it must be at least 1, or None for dynamic masking.")
-        super().__init__(len(sequences), batch_size, seed)
-        self.lengths = [len(s) for s in sequences]
-        self.stream = torch.tensor([i for s in sequences for i in s])  # all texts behind one another
+        check_tokenizer(tokenizer)
+        rows = check_sequences(sequences, tokenizer.vocab_size)
+        check_count("copies (None for dynamic masking)", 1 if copies is None else copies)
+        super().__init__(len(rows), batch_size, seed)
+        self.lengths = [len(row) for row in rows]
+        self.stream = torch.cat(rows)  # all texts behind one another
         self.tokenizer, self.rate, self.copies = tokenizer, rate, copies
 
     def start_epoch(self, epoch: int) -> list[list[int]]:
@@ -172,7 +172,7 @@ class LabelledBatches(Batches):
     """The batches of fine-tuning: ids and mask, each (B, T), and labels, (B,) or (B, T).
 
     labels: one number a text, or for a `TokenClassifier` one list a text with a number for each of its ids; -100 is no
-    label. The last batch of an epoch may be smaller. Raises ValueError where texts and labels do not fit.
+    label. Texts of like length are together. Raises ValueError where texts and labels do not fit.
     """
 
     def __init__(
@@ -183,16 +183,23 @@ class LabelledBatches(Batches):
         batch_size: int = 16,
         seed: int = 0,
     ):
+        check_tokenizer(tokenizer)
         if len(sequences) == 0 or len(sequences) != len(labels):
             raise ValueError(
                 f"there are {len(sequences)} texts and {len(labels)} labels; give as many, and at least one."
             )
         super().__init__(len(sequences), batch_size, seed)
-        self.labels = [torch.as_tensor(label) for label in labels]
+        self.sequences, self.pad_id = check_sequences(sequences, tokenizer.vocab_size), tokenizer.pad_id
+        self.labels = [torch.tensor(0.0) if isinstance(label, str) else torch.as_tensor(label) for label in labels]
+        if any(label.is_floating_point() for label in self.labels):
+            raise TypeError("a label is a text or a float; give the number of its class: `names.index(label)`.")
         for number, (ids, label) in enumerate(zip(sequences, self.labels, strict=True)):
             if label.ndim and len(label) != len(ids):
                 raise ValueError(f"text {number} has {len(ids)} ids and {len(label)} labels; give one label an id.")
-        self.sequences, self.pad_id = [torch.as_tensor(ids) for ids in sequences], tokenizer.pad_id
+
+    def start_epoch(self, epoch: int) -> list[list[int]]:
+        """Return the rows of an epoch's batches, texts of like length together; the last one may be smaller."""
+        return length_buckets([len(ids) for ids in self.sequences], self.batch_size, seeded(self.seed, epoch))
 
     def batch(self, rows: list[int]) -> dict[str, Tensor]:
         ids, mask = pad([self.sequences[row] for row in rows], self.pad_id)
@@ -214,13 +221,15 @@ class PairBatches(Batches):
         batch_size: int = 64,
         seed: int = 0,
     ):
+        check_tokenizer(tokenizer)
         if batch_size < 2:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 2: the others are the negatives.")
         if len(pairs) < batch_size:
             raise ValueError(f"there are {len(pairs)} pairs, fewer than a batch of {batch_size}.")
-        check_text_pairs(pairs)
+        sides = check_text_pairs(pairs, tokenizer.vocab_size)
         super().__init__(len(pairs), batch_size, seed, whole=True)
-        self.pairs, self.pad_id = [(tuple(a), tuple(b)) for a, b in pairs], tokenizer.pad_id
+        anchors, positives = ([tuple(ids.tolist()) for ids in side] for side in sides)
+        self.pairs, self.pad_id = list(zip(anchors, positives, strict=True)), tokenizer.pad_id
 
     def batch(self, rows: list[int]) -> dict[str, Tensor]:
         return pair_batch([self.pairs[row] for row in rows], self.pad_id)
@@ -245,8 +254,10 @@ def pair_batch(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int
 def same_texts(anchors: Sequence[Hashable], positives: Sequence[Hashable]) -> Tensor:
     """Return (B, B): True where pairs i and j share a text, so that neither holds a wrong answer for the other."""
     check_lists(anchors, positives)
-    number = {text: i for i, text in enumerate(dict.fromkeys([*anchors, *positives]))}
-    a, b = (torch.tensor([number[text] for text in texts]) for texts in (anchors, positives))
+    is_key = [isinstance(text, Hashable) and not isinstance(text, Tensor) for text in (*anchors, *positives)]
+    keys = [t if k else tuple(map(int, t)) for t, k in zip((*anchors, *positives), is_key, strict=True)]
+    number = {text: i for i, text in enumerate(dict.fromkeys(keys))}
+    a, b = torch.tensor([number[key] for key in keys]).chunk(2)
     equal = (a[:, None] == a) | (b[:, None] == b) | (a[:, None] == b)
     return equal | equal.T
 

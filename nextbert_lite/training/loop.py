@@ -78,6 +78,7 @@ def fit(
     """
     check_count("steps", steps)
     check_count("warmup", warmup, least=0)
+    check_count("seed", 0 if seed is None else seed, least=0)
     check_count("evaluate_every", evaluate_every)
     check_count("checkpoint_every", checkpoint_every)
     if not 0 < lr < math.inf or not stop_after >= 0:

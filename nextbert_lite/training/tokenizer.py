@@ -7,6 +7,7 @@ tokens. Lesson 01 builds the ten lines that matter by hand.
 from __future__ import annotations
 
 import json
+import operator
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
 from nextbert_lite.files import write_text
-from nextbert_lite.validate import check_texts
+from nextbert_lite.validate import check_count, check_texts
 
 PAD, UNK, CLS, SEP, MASK = SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ROLES = ("pad", "unk", "cls", "sep", "mask")  # what the five are for, in this order
@@ -96,7 +97,7 @@ class Tokenizer:
     ) -> list[list[int]]:
         """Return the ids of each text, as `encode` does, with all processor cores."""
         texts = check_texts(texts, blank=True, least=0)
-        if max_len is not None and max_len < 3:
+        if max_len is not None and (max_len < 3 or not check_count("max_len", max_len)):
             raise ValueError(f"max_len is {max_len}; a text needs at least 3 places: [CLS], one token, [SEP].")
         self.backend.encode_special_tokens = not allow_specials
         for number, text in enumerate(texts):
@@ -126,7 +127,10 @@ class Tokenizer:
 
     def check_range(self, ids: Iterable[int]) -> list[int]:
         """Return the ids as a list; ValueError for one that this vocabulary does not have."""
-        ids = [int(i) for i in ids]
+        try:
+            ids = [operator.index(i) for i in ids]  # int() would take 5.7 for 5
+        except TypeError:
+            raise TypeError(f"expected one text's token ids, a list of whole numbers; got {ids!r:.60}.") from None
         V = self.vocab_size
         wrong = [i for i in ids if not 0 <= i < V]
         if wrong:
@@ -196,7 +200,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 4096) -> Tokenizer:
     and for no texts at all; TypeError for one text alone and for what is no text.
     """
     least = 256 + len(SPECIALS)
-    if vocab_size < least:
+    if check_count("vocab_size", vocab_size) < least:
         raise ValueError(f"vocab_size is {vocab_size}; the 256 bytes and {len(SPECIALS)} special tokens need {least}.")
     texts = check_texts(texts, blank=True)
     backend = Backend(models.BPE())
@@ -214,7 +218,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 4096) -> Tokenizer:
 
 def word_level(words: Iterable[str]) -> Tokenizer:
     """Make a tokenizer with one id per word, split at spaces; a word outside the list becomes [UNK]."""
-    words = list(words)
+    words = check_texts(words, blank=True, least=0)
     repeated = [word for word, count in Counter([*SPECIALS, *words]).items() if count > 1]
     if not words or repeated:
         raise ValueError(f"the word list must have words, each once and no special token; repeated: {repeated}.")

@@ -40,8 +40,6 @@ def embed(
     Raises TypeError for what is no list of texts, ValueError for an empty list, an empty text, one that is too long,
     and vectors that are not finite.
     """
-    if long not in LONG:
-        raise ValueError(f"long is {long!r}; choose one of {', '.join(LONG)}.")
     check_count("batch_size", batch_size)
     texts = check_texts(texts)
     encoder, tokenizer = _loaded(model) if isinstance(model, str | Path) else read_parts(model)
@@ -50,7 +48,7 @@ def embed(
 
     parts, owner = [], []  # the parts of all texts, and the number of the text that each is of
     for number, ids in enumerate(tokenizer.encode_batch(texts)):
-        found = _parts(ids, encoder.encoder.config.max_len, long, number)
+        found = parts_of(ids, encoder.encoder.config.max_len, long, number)
         parts += found
         owner += [number] * len(found)
 
@@ -70,8 +68,10 @@ def embed(
     return F.normalize(check_vectors(total), dim=-1)
 
 
-def _parts(ids: list[int], max_len: int, long: str, number: int) -> list[list[int]]:
+def parts_of(ids: list[int], max_len: int, long: str, number: int) -> list[list[int]]:
     """Return the text as it is, cut, or in windows, each with [CLS] and [SEP]; ValueError for one that is too long."""
+    if long not in LONG:
+        raise ValueError(f"long is {long!r}; choose one of {', '.join(LONG)}.")
     if len(ids) <= max_len:
         return [ids]
     if long == "error":

@@ -8,6 +8,7 @@ from nextbert_lite.core.heads import MaskedLanguageModel
 from nextbert_lite.training.batches import pad
 from nextbert_lite.training.loop import evaluating
 from nextbert_lite.training.tokenizer import Tokenizer
+from nextbert_lite.validate import check_count, check_tokenizer
 
 
 @torch.no_grad()
@@ -16,6 +17,10 @@ def fill_mask(model: MaskedLanguageModel, tokenizer: Tokenizer, text: str, k: in
 
     Raises ValueError when the text has no [MASK], or does not fit into the model.
     """
+    check_tokenizer(tokenizer)
+    check_count("k", k)
+    if not isinstance(model, MaskedLanguageModel):
+        raise TypeError(f"the model is {type(model).__name__}; words are put into gaps by a MaskedLanguageModel.")
     ids, _ = pad([tokenizer.encode(text, allow_specials=True)], tokenizer.pad_id)
     gaps = ids[0] == tokenizer.mask_id
     if not gaps.any():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,13 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextbert_lite.core.classify import TextClassifier
+from nextbert_lite.core.contrastive import SentenceEncoder
 from nextbert_lite.core.encoder import Encoder, EncoderConfig
 from nextbert_lite.training.batches import LabelledBatches, by_length, seeded
+from nextbert_lite.training.device import pick_device
 from nextbert_lite.training.loop import evaluating, fit
-from nextbert_lite.training.tokenizer import Tokenizer, cut
+from nextbert_lite.training.tokenizer import Tokenizer
 from nextbert_lite.use import checkpoints
+from nextbert_lite.use.embedding import parts_of
 from nextbert_lite.use.parts import Model, read_parts
-from nextbert_lite.validate import check_texts
+from nextbert_lite.validate import check_count, check_predictions, check_temperature, check_texts, check_tokenizer
 
 OLD_CARD = "classifier.json"  # what the card was called in format 1
 DROPOUT, PATIENCE = 0.1, 3  # in fine-tuning; epochs without a better held-out loss
@@ -34,8 +38,8 @@ def calibration_bins(probabilities: Tensor, labels: Tensor, bins: int = 10) -> T
 
     probabilities: (N, K), labels: (N,). Confidence is the largest probability; a bin holds (i/bins, (i + 1)/bins].
     """
-    if len(probabilities) != len(labels) or len(labels) == 0:
-        raise ValueError(f"there are {len(probabilities)} rows and {len(labels)} labels; give as many, at least one.")
+    check_predictions(probabilities, labels, probabilities=True)
+    check_count("bins", bins)
     confidence, guess = probabilities.max(-1)
     right = (guess == labels).to(confidence.dtype)
     number = (confidence * bins).ceil().long().clamp(1, bins) - 1
@@ -61,9 +65,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     logits: (N, K), of texts that the model was not trained on, and that no result is reported on. Guo et al. 2017,
     section 4.2. With b = 1/T the loss is convex: its slope, the mean of (expected - right) logits, is bisected.
     """
-    if len(logits) != len(labels) or len(labels) == 0:
-        raise ValueError(f"there are {len(logits)} rows and {len(labels)} labels; give as many, at least one.")
-    z = logits.double()
+    z = check_predictions(logits, labels).double()
     right = z.gather(1, labels[:, None])[:, 0]
     least, most = 1 / 20, 1 / 0.05
     for _ in range(60):
@@ -84,7 +86,7 @@ class Classifier:
     """A fine-tuned model with its tokenizer and the names of its labels. `fine_tune` makes one.
 
     model, tokenizer, labels: in the order of the logits; temperature: what the logits are divided by; max_len: where a
-    text is cut; history: one entry an epoch, loss and accuracy on the held-out texts.
+    text is cut; history: one entry an epoch, loss and accuracy on the held-out texts; long: as in `fine_tune`.
     """
 
     def __init__(
@@ -95,15 +97,21 @@ class Classifier:
         temperature: float = 1.0,
         max_len: int | None = None,
         history: Sequence[dict[str, float]] = (),
+        long: str = "cut",
     ):
+        check_tokenizer(tokenizer)
+        if not isinstance(model, TextClassifier) or len(labels) != model.head.classes:
+            raise ValueError(f"expected a TextClassifier with a class for each of the {len(labels)} labels.")
         self.model, self.tokenizer, self.labels = model.eval(), tokenizer, tuple(labels)
-        self.temperature, self.history = temperature, list(history)
+        self.temperature, self.history = check_temperature(temperature), list(history)
         self.max_len = model.encoder.config.max_len if max_len is None else max_len
+        self.long = long
 
     def probabilities(self, texts: Sequence[str], report: Callable[[str], object] | None = print) -> Tensor:
         """Return one row a text with the probability of each label, (N, K), in the order of `labels`."""
-        sequences = _encoded(texts, self.tokenizer, self.max_len, report)
-        return (class_logits(self.model, sequences, self.tokenizer.pad_id) / self.temperature).softmax(-1)
+        parts = _parts(texts, self.tokenizer, self.max_len, self.long, report)
+        logits = class_logits(self.model, [ids for of_text in parts for ids in of_text], self.tokenizer.pad_id)
+        return (_of_texts(logits, parts) / self.temperature).softmax(-1)
 
     def predict(self, texts: Sequence[str], report: Callable[[str], object] | None = print) -> list[tuple[str, float]]:
         """Return for each text the likeliest label and its probability.
@@ -121,6 +129,7 @@ class Classifier:
             "temperature": self.temperature,
             "max_len": self.max_len,
             "pooling": self.model.head.pooling,
+            "long": self.long,
             "history": self.history,
             "versions": checkpoints.versions(),
         }
@@ -140,7 +149,17 @@ class Classifier:
         with checkpoints.fitting(folder):
             model = TextClassifier(Encoder(EncoderConfig(**card["config"])), len(card["labels"]), card["pooling"])
             model.load_state_dict(weights)
-            return cls(model, tokenizer, card["labels"], card["temperature"], card["max_len"], card["history"])
+            told = {
+                name: card[name] for name in ("labels", "temperature", "max_len", "history", "long") if name in card
+            }
+            return cls(model, tokenizer, **told)
+
+
+class _Probe(nn.Sequential):
+    """What is trained of a frozen classifier: its head's layers, on vectors (B, C) that the encoder computed once."""
+
+    def loss(self, vectors: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self(vectors), labels)
 
 
 def fine_tune(
@@ -153,6 +172,7 @@ def fine_tune(
     batch_size: int = 16,
     held_out: float = 0.2,
     max_len: int | None = None,
+    long: str = "cut",
     frozen: bool = False,
     seed: int = 0,
     report: Callable[[str], object] | None = print,
@@ -163,8 +183,9 @@ def fine_tune(
     takes it; it stays as it is. A share `held_out` of the texts of each label is kept apart (equal texts on
     the same side): training stops when the loss there has not improved for three epochs. The temperature is chosen on
     the held-out texts as well, but at least 1: a few texts that are all right are no reason to be surer. max_len: cut
-    texts there, by default at the model's own. frozen: train the head only. report: gets a line now and then; None for
-    silence.
+    texts there, by default at the model's own. long: as in `embed`; each of the "windows" is trained on, and a text has
+    the mean of their vectors (the head is linear, so that is the mean of their logits). frozen: train the head only, on
+    vectors that are computed once. report: gets a line now and then; None for silence.
     Raises ValueError for lists that do not fit, empty texts, empty or missing labels, one label only, too few texts of
     a label; TypeError for what is no list of texts, or no label.
     """
@@ -174,27 +195,39 @@ def fine_tune(
     texts, labels = check_texts(texts), _plain(labels)
     names = _check_rows(texts, labels)
     source, tokenizer = read_parts(start)
-    original = source.encoder
-    longest = original.config.max_len
-    if max_len is not None and not 3 <= max_len <= longest:
+    longest = source.encoder.config.max_len
+    if max_len is not None and not 3 <= check_count("max_len", max_len) <= longest:
         raise ValueError(f"max_len is {max_len}; it must be from 3 to {longest}, what this model reads.")
     if torn := _torn(texts, labels):
         say(
             f"{len(torn)} of the texts stand there with different labels, such as {torn[0][:60]!r}: no model can get "
             "all of them right."
         )
-    sequences = _encoded(texts, tokenizer, max_len or longest, report)
+    parts = _parts(texts, tokenizer, max_len or longest, long, report)
     y = torch.tensor([names.index(label) for label in labels])
     train, test = _split(texts, labels, held_out, seed)
 
     torch.manual_seed(seed)
     pooling = "cls" if source.pooling == "cls" else "mean"
-    model = TextClassifier(with_dropout(original, DROPOUT), len(names), pooling, DROPOUT, frozen)
-    batches = LabelledBatches([sequences[i] for i in train], y[train].tolist(), tokenizer, batch_size, seed)
+    model = TextClassifier(with_dropout(source.encoder, DROPOUT), len(names), pooling, DROPOUT, frozen)
+    device = next(model.to(pick_device()).parameters()).device
+    given, asked = ([part for i in some for part in parts[i]] for some in (train, test))
+    classes = [int(y[i]) for i in train for _ in parts[i]]
+    batches = make = LabelledBatches(given, classes, tokenizer, batch_size, seed)
+    learner: nn.Module = model
+    if frozen:
+        learner, encoder = _Probe(model.head.dropout, model.head.out), SentenceEncoder(model.encoder, pooling)
+        given, asked = (class_logits(encoder, some, tokenizer.pad_id) for some in (given, asked))
+
+        def make(step: int) -> dict[str, Tensor]:
+            rows = batches.rows_of(step)
+            return {"vectors": given[rows], "labels": torch.tensor(classes)[rows]}
+
     best, history = {}, []
 
     def evaluate() -> dict[str, float]:
-        logits = class_logits(model, [sequences[i] for i in test], tokenizer.pad_id)
+        of_parts = learner(asked.to(device)).float().cpu() if frozen else class_logits(model, asked, tokenizer.pad_id)
+        logits = _of_texts(of_parts, [parts[i] for i in test])
         loss = F.cross_entropy(logits, y[test]).item()
         accuracy = (logits.argmax(-1) == y[test]).float().mean().item()
         history.append({"epoch": len(history) + 1, "loss": loss, "accuracy": accuracy})
@@ -207,9 +240,8 @@ def fine_tune(
 
     steps = epochs * len(batches)
     try:
-        fit(
-            model, batches, steps, lr=lr, warmup=len(batches), seed=seed, evaluate=evaluate, evaluate_every=len(batches)
-        )
+        epoch = len(batches)
+        fit(learner, make, steps, lr=lr, warmup=epoch, seed=seed, evaluate=evaluate, evaluate_every=epoch)
     except _Enough:
         pass
     model.load_state_dict(best["weights"])
@@ -222,7 +254,31 @@ def fine_tune(
         f"epochs: {best['epoch']}, accuracy {accuracy:.2f} on the held-out texts (always {common!r}: {always:.2f}). "
         "The epoch was chosen on them, so new texts may do a little worse."
     )
-    return Classifier(model.cpu(), tokenizer, names, temperature, max_len, history)
+    if report is not None:
+        words, known = words_alone(texts, labels, train, test), known_words(texts, tokenizer)
+        better = " Words alone do better here: take them, or a start that knows such texts." if words > accuracy else ""
+        say(f"Words alone (TF-IDF and logistic regression, on the same texts) have accuracy {words:.2f}.{better}")
+        say(f"{known:.0%} of your words are tokens of the start, so its corpus knew them; the others come in pieces.")
+    return Classifier(model.cpu(), tokenizer, names, temperature, max_len, history, long)
+
+
+def words_alone(texts: Sequence[str], labels: Sequence[str], train: Sequence[int], test: Sequence[int]) -> float:
+    """Return what logistic regression on TF-IDF of one and two words gets right of the test, trained on the rest."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # here: who only predicts need not wait for it
+    from sklearn.linear_model import LogisticRegression
+
+    tfidf = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]")
+    x, x_test = tfidf.fit_transform(texts[i] for i in train), tfidf.transform(texts[i] for i in test)
+    y, y_test = ([labels[i] for i in some] for some in (train, test))
+    return max(LogisticRegression(C=C, max_iter=2000).fit(x, y).score(x_test, y_test) for C in (1, 10))
+
+
+def known_words(texts: Sequence[str], tokenizer: Tokenizer) -> float:
+    """Return the share of the texts' words, each as often as it stands there, that are one token and not unknown."""
+    counts = Counter(word for text in texts for word in re.findall(r"\w+", text))
+    ids = tokenizer.encode_batch([f" {word}" for word in counts])
+    known = [n for n, row in zip(counts.values(), ids, strict=True) if len(row) == 3 and row[1] != tokenizer.unk_id]
+    return sum(known) / max(1, counts.total())
 
 
 def with_dropout(encoder: Encoder, dropout: float) -> Encoder:
@@ -254,6 +310,8 @@ def _plain(labels: Sequence[str | int | float]) -> list[str]:
             raise TypeError(
                 f"the label of text {number} is {type(label).__name__}; each label must be a str or a number."
             )
+        if not str(label).strip():
+            raise ValueError(f"the label of text {number} is empty: fill it in, or leave the text out.")
         plain.append(str(label))
     return plain
 
@@ -262,18 +320,15 @@ def _check_rows(texts: Sequence[str], labels: Sequence[str]) -> list[str]:
     """Return the names of the labels in order; ValueError for texts and labels that nothing can be learned from."""
     if len(texts) != len(labels):
         raise ValueError(f"there are {len(texts)} texts and {len(labels)} labels; each text needs its own.")
-    for number, label in enumerate(labels):
-        if not label.strip():
-            raise ValueError(f"the label of text {number} is empty: fill it in, or leave the text out.")
     counts = Counter(labels)
     if len(counts) < 2:
         raise ValueError(
             f"all {len(labels)} texts have the label {labels[0]!r}: with one label there is nothing to learn."
         )
-    different: dict[str, set[str]] = {}
-    for text, label in zip(texts, labels, strict=True):
-        different.setdefault(label, set()).add(text.strip())
-    few = [f"{label!r} has {len(found)}" for label, found in sorted(different.items()) if len(found) < LEAST]
+    different = Counter(
+        label for _, label in {(text.strip(), label) for text, label in zip(texts, labels, strict=True)}
+    )
+    few = [f"{label!r} has {n}" for label, n in sorted(different.items()) if n < LEAST]
     if few:
         raise ValueError(
             f"each label needs at least {LEAST} different texts: {', '.join(few)}. Add texts, or merge or drop labels."
@@ -283,21 +338,29 @@ def _check_rows(texts: Sequence[str], labels: Sequence[str]) -> list[str]:
 
 def _torn(texts: Sequence[str], labels: Sequence[str]) -> list[str]:
     """Return the texts that occur with more than one label."""
-    found: dict[str, set[str]] = {}
-    for text, label in zip(texts, labels, strict=True):
-        found.setdefault(text.strip(), set()).add(label)
-    return [text for text, given in found.items() if len(given) > 1]
+    found = Counter(
+        text for text, _ in dict.fromkeys((t.strip(), label) for t, label in zip(texts, labels, strict=True))
+    )
+    return [text for text, different in found.items() if different > 1]
 
 
-def _encoded(
-    texts: Sequence[str], tokenizer: Tokenizer, max_len: int, report: Callable[[str], object] | None
-) -> list[list[int]]:
-    """Return the ids of each text, and report how many texts were cut."""
+def _parts(
+    texts: Sequence[str], tokenizer: Tokenizer, max_len: int, long: str, report: Callable[[str], object] | None
+) -> list[list[list[int]]]:
+    """Return the parts of each text as token ids: its windows, or its beginning, and report how much was cut."""
     whole = tokenizer.encode_batch(check_texts(texts))
-    shorter = sum(len(ids) > max_len for ids in whole)
-    if shorter and report is not None:
-        report(f"{shorter} of {len(whole)} texts are longer than {max_len} tokens: only their beginning is read.")
-    return [cut(ids, max_len) for ids in whole]
+    rest = [len(ids) - max_len for ids in whole if len(ids) > max_len]
+    if rest and long == "cut" and report is not None:
+        report(
+            f"{len(rest)} of {len(whole)} texts are longer than {max_len} tokens: only their beginning is read. "
+            f'{sum(rest) / sum(map(len, whole)):.0%} of all tokens are left out; long="windows" reads them.'
+        )
+    return [parts_of(ids, max_len, long, number) for number, ids in enumerate(whole)]
+
+
+def _of_texts(rows: Tensor, parts: Sequence[Sequence]) -> Tensor:
+    """Return the mean row of each text's parts, (N, K)."""
+    return torch.stack([part.mean(0) for part in rows.split([len(of_text) for of_text in parts])])
 
 
 def _split(texts: Sequence[str], labels: Sequence[str], held_out: float, seed: int) -> tuple[list[int], list[int]]:

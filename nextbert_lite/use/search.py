@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nextbert_lite.corpora.harvest import LIBRARIES, Document
 from nextbert_lite.use.embedding import Model, embed
-from nextbert_lite.validate import check_texts, check_vectors
+from nextbert_lite.validate import check_count, check_rows, check_texts, check_vectors
 
 NO_WORDS = "none in common"
 WORD = re.compile(r"\b\w\w+\b")
@@ -108,7 +108,7 @@ def mrr(scores: Tensor, right: Tensor | None = None) -> float:
 
 def recall_at(scores: Tensor, k: int, right: Tensor | None = None) -> float:
     """Return the probability that a query's right text is among the first k. As `mrr`."""
-    return _mean_over_ties((_numbers(scores) <= k).double(), *_places(scores, right)).mean().item()
+    return _mean_over_ties((_numbers(scores) <= check_count("k", k)).double(), *_places(scores, right)).mean().item()
 
 
 def ndcg_at(scores: Tensor, k: int, right: Tensor | None = None, grades: Tensor | None = None) -> float:
@@ -116,10 +116,10 @@ def ndcg_at(scores: Tensor, k: int, right: Tensor | None = None, grades: Tensor 
 
     grades: (Q, N), how relevant each text is, 0 or more, in place of `right`, where more than one text answers a query.
     """
-    worth = (_numbers(scores) <= k) / (1 + _numbers(scores)).log2()
+    worth = (_numbers(scores) <= check_count("k", k)) / (1 + _numbers(scores)).log2()
     if grades is None:
         return _mean_over_ties(worth, *_places(scores, right)).mean().item()
-    check_vectors(scores, "the scores", SCORES)
+    check_rows(scores, "the scores", SCORES)
     if grades.shape != scores.shape or (grades < 0).any() or not (grades.sum(1) > 0).all():
         raise ValueError("`grades` must have the scores' shape, no number below 0 and in each row one above 0.")
     first, last = (rankdata(-scores.cpu().numpy(), how, axis=1).astype(int) for how in ("min", "max"))
@@ -130,7 +130,7 @@ def ndcg_at(scores: Tensor, k: int, right: Tensor | None = None, grades: Tensor 
 
 def _places(scores: Tensor, right: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return how many texts score higher than the right one, and how many as high, itself among them: (Q,) each."""
-    check_vectors(scores, "the scores", SCORES)
+    check_rows(scores, "the scores", SCORES)
     Q, N = scores.shape
     if right is None:
         if Q != N:
@@ -140,7 +140,7 @@ def _places(scores: Tensor, right: Tensor | None) -> tuple[Tensor, Tensor]:
             )
         right = torch.arange(N)
     scores, right = scores.detach().cpu(), torch.as_tensor(right).cpu()
-    if right.shape != (Q,) or right.min() < 0 or right.max() >= N:
+    if right.shape != (Q,) or right.is_floating_point() or right.min() < 0 or right.max() >= N:
         raise ValueError(f"`right` must be {Q} numbers of texts, 0 to {N - 1}, one a query.")
     own = scores.gather(1, right[:, None])
     return (scores > own).sum(1), (scores == own).sum(1)
@@ -181,7 +181,7 @@ def paired_bootstrap(a: Tensor, b: Tensor) -> tuple[float, float, float]:
 
 def z_scores(scores: Tensor) -> Tensor:
     """Return the scores (Q, N) with mean 0 and standard deviation 1 for each query; a constant row becomes zeros."""
-    check_vectors(scores, "the scores", SCORES)
+    check_rows(scores, "the scores", SCORES)
     centred = scores - scores.mean(1, keepdim=True)
     flat = (scores == scores[:, :1]).all(1, keepdim=True)
     return (centred / scores.std(1, keepdim=True, correction=0)).masked_fill(flat, 0.0)
@@ -203,7 +203,7 @@ def reciprocal_rank_fusion(a: Tensor, b: Tensor) -> Tensor:
 
 def all_ranks(scores: Tensor) -> Tensor:
     """Return every text's rank for each query, (Q, N) float, from 1; ties share their middle rank."""
-    check_vectors(scores, "the scores", SCORES)
+    check_rows(scores, "the scores", SCORES)
     return torch.from_numpy(rankdata(-scores.detach().cpu().numpy(), axis=1)).to(scores)
 
 
@@ -220,6 +220,8 @@ def best_weight(a: Tensor, b: Tensor, right: Tensor | None = None) -> tuple[floa
 
 
 def _check_two(a: Tensor, b: Tensor) -> None:
+    for scores in (a, b):
+        check_rows(scores, "the scores", SCORES)
     if a.shape != b.shape:
         raise ValueError(
             f"a has the shape {tuple(a.shape)}, b {tuple(b.shape)}; both must be (Q, N), for the same "
@@ -255,9 +257,12 @@ class SearchIndex:
         vectors: Tensor | None = None,
     ):
         self.documents, self.model, self.weight = tuple(documents), model, weight
+        if not all(isinstance(d, Document) for d in self.documents):
+            raise TypeError("expected a list of `Document`s, as `load_docs` has them; to rank plain texts, see `Bm25`.")
         texts = [d.text for d in self.documents]
         self.bm25 = Bm25([f"{d.name}\n{d.text}" for d in self.documents])
-        self.vectors = embed(texts, model, long="windows") if vectors is None else check_vectors(vectors)
+        vectors = embed(texts, model, long="windows") if vectors is None else check_vectors(vectors).float()
+        self.vectors = F.normalize(vectors, dim=-1)  # a product with others would be no cosine
         if len(self.vectors) != len(texts):
             raise ValueError(f"there are {len(texts)} documents and {len(self.vectors)} vectors; each needs its own.")
 
@@ -268,7 +273,10 @@ class SearchIndex:
         """
         check_query(query, k, library)
         bm25 = self.bm25.scores([query])
-        cosine = embed([query], self.model, long="windows", device="cpu") @ self.vectors.T
+        vector = embed([query], self.model, long="windows", device="cpu")
+        if vector.shape[1] != self.vectors.shape[1]:
+            raise ValueError(f"the vectors have the width {self.vectors.shape[1]}: its model makes {vector.shape[1]}.")
+        cosine = vector @ self.vectors.T
         score = fuse(bm25, cosine, self.weight)[0]
         order = score.argsort(descending=True, stable=True).tolist()
         found = [i for i in order if library in (None, self.documents[i].library)][:k]
@@ -280,10 +288,11 @@ class SearchIndex:
 
 def check_query(query: str, k: int = 5, library: str | None = None) -> None:
     """Raise ValueError unless a search can be made of these."""
+    if not isinstance(query, str):
+        raise TypeError(f"the query is {type(query).__name__}; it must be one text, a str.")
     if not query.strip():
         raise ValueError('the query is empty: write what you look for, such as "invert a matrix".')
-    if k < 1:
-        raise ValueError(f"k is {k}; ask for at least one hit.")
+    check_count("k", k)
     if library is not None and library not in LIBRARIES:
         raise ValueError(f"there is no library {library!r}; choose one of {', '.join(LIBRARIES)}.")
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from nextbert_lite.views import plots
-from nextbert_lite.views.view import View, array_of, packed, script, strings_of
+from nextbert_lite.views.view import View, array_of, packed, script
 
 MAX_TOKENS, MAX_LAYERS, MAX_HEADS = 128, 12, 12
 Weights = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]
@@ -102,7 +102,7 @@ def _sentences(tokens: Sequence) -> list[list[str]]:
     if not tokens:
         raise ValueError("there are no tokens; give a list of at least one.")
     one = all(isinstance(token, str) for token in tokens)
-    sentences = [tokens] if one else [strings_of(sentence, "the tokens of a sentence") for sentence in tokens]
+    sentences = [tokens] if one else [plots.strings_of(sentence, "the tokens of a sentence") for sentence in tokens]
     for number, sentence in enumerate(sentences):
         if not 1 <= len(sentence) <= MAX_TOKENS:
             raise ValueError(f"sentence {number} has {len(sentence)} tokens; 1 to {MAX_TOKENS} can be drawn. Cut it.")

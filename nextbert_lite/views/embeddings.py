@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from nextbert_lite.views import plots
-from nextbert_lite.views.view import View, array_of, integers, packed, script, strings_of
+from nextbert_lite.views.view import View, array_of, integers, packed, script
 
 MAX_POINTS, MAX_LABELS, NEIGHBOURS, LONGEST = 10_000, 24, 5, 160
 MARKERS = "os^Dv"  # as in embeddings.js: colour and shape together tell up to 24 labels apart
@@ -51,7 +51,7 @@ class EmbeddingExplorer(View):
         title: str = "",
         selected: int = -1,
     ):
-        texts, labels = strings_of(texts, "the texts"), strings_of(labels, "the labels")
+        texts, labels = plots.strings_of(texts, "the texts"), plots.strings_of(labels, "the labels")
         N = len(texts)
         if len(labels) != N or N == 0:
             raise ValueError(f"there are {N} texts and {len(labels)} labels; give as many, and at least one.")

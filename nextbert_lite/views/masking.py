@@ -16,8 +16,9 @@ from nextbert_lite.corpora.bayes import FIRST_WORD, PerfectModel
 from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
 from nextbert_lite.training.loop import evaluating
 from nextbert_lite.training.tokenizer import Tokenizer
+from nextbert_lite.validate import check_tokenizer
 from nextbert_lite.views import plots
-from nextbert_lite.views.view import View, integers, packed, script, strings_of
+from nextbert_lite.views.view import View, integers, packed, script
 
 PREPARED, CHOICES, MAX_TOKENS, RANDOM_WORDS = 20, 5, 32, 100
 DOCS = (
@@ -84,13 +85,14 @@ class MaskingPlayground(View):
         title: str = "",
         token: int | None = None,
     ):
+        check_tokenizer(tokenizer)
         self._model, self._tokenizer = model, tokenizer
         self._world = world
         self._predictor = None if world is None else PerfectModel(world)
         if sentences is None:
             drawn = [] if world is None else [s.text for s in world.sample(PREPARED - 1, seed=5)]
             sentences = DOCS if world is None else [COURSE_SENTENCE, *drawn]
-        sentences = strings_of(sentences, "the sentences")
+        sentences = plots.strings_of(sentences, "the sentences")
         if not sentences:
             raise ValueError("there are no sentences; give at least one, or leave the argument out.")
         found = [self.guess(sentence) for sentence in sentences]

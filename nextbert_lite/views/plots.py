@@ -101,8 +101,9 @@ def attention_map(
 
     keys: the column labels, if not the same tokens. numbers: print each weight; default up to 12 columns.
     """
-    weights = matrix_of(weights, 2, "one head's weights (T, S)")
-    keys = tokens if keys is None else keys
+    weights = weights_of(weights, 2, "one head's weights (T, S)")
+    tokens = strings_of(tokens, "the tokens")
+    keys = tokens if keys is None else strings_of(keys, "the keys")
     if weights.shape != (len(tokens), len(keys)):
         raise ValueError(f"weights of shape {weights.shape} need {weights.shape} labels, not {len(tokens), len(keys)}.")
     if ax is None:
@@ -132,7 +133,7 @@ def attention_map(
 
 def attention_heads(weights: Tensor, tokens: Sequence[str], *, title: str = "", columns: int = 4) -> Figure:
     """Draw the maps of all heads (H, T, T), or of all layers and heads (L, H, T, T), side by side."""
-    weights = matrix_of(weights, weights.ndim, "the weights of all heads")
+    weights, tokens = weights_of(weights, None, "the weights of all heads"), strings_of(tokens, "the tokens")
     if weights.ndim == 3:
         weights = weights[None]
     if weights.ndim != 4 or weights.shape[-2:] != (len(tokens), len(tokens)):
@@ -166,8 +167,8 @@ def attention_from(weights: Tensor, tokens: Sequence[str], query: int, *, title:
 
     The larger the weight, the darker and thicker the arc; from 0.05 on its number stands on top.
     """
-    weights = matrix_of(weights, 1, "one token's weights (T,)")
-    if len(weights) != len(tokens) or not 0 <= query < len(tokens):
+    weights, tokens = weights_of(weights, 1, "one token's weights (T,)"), strings_of(tokens, "the tokens")
+    if len(weights) != len(tokens) or query not in range(len(tokens)):
         raise ValueError(f"{len(weights)} weights, {len(tokens)} tokens, query {query}: expected T, T and 0 to T - 1.")
     lengths = np.array([max(2, len(token)) for token in tokens]) + 1.5
     centres = np.cumsum(lengths) - lengths / 2  # in characters
@@ -204,9 +205,13 @@ def loss_curve(
     losses: Sequence[float], *, title: str, reference: dict[str, float] | None = None, smooth: int = 25
 ) -> Figure:
     """Draw the loss of each step and its running mean over `smooth` steps; references are horizontal lines (nats)."""
-    losses = np.asarray(losses, dtype=float)
+    if hasattr(losses, "loss"):
+        raise TypeError("expected the losses of the steps, a list of numbers: of a history give `history.loss`.")
+    losses = numbers_of(losses, "the losses")
     if losses.size == 0:
         raise ValueError("there is no loss to draw: the history has no step.")
+    if losses.ndim != 1 or not np.isfinite(losses).all() or smooth < 1:
+        raise ValueError("expected one finite loss a step, and `smooth` of at least 1 step; look at where NaN begins.")
     window = min(smooth, len(losses))
     mean = np.convolve(losses, np.ones(window) / window, mode="valid")
     fig, ax = figure()
@@ -221,11 +226,32 @@ def loss_curve(
     return fig
 
 
-def matrix_of(values: Tensor, dimensions: int, what: str) -> np.ndarray:
-    """Return a tensor as a finite NumPy array of so many dimensions; else a ValueError that says what is expected."""
-    array = np.asarray(values.detach().cpu(), dtype=float)
-    if array.ndim != dimensions:
+def weights_of(values: Tensor, dimensions: int | None, what: str) -> np.ndarray:
+    """Return attention weights as a finite array of so many dimensions (None: any); else say what is expected."""
+    array = numbers_of(values, what)
+    if array.ndim < 1 or dimensions not in (None, array.ndim):
         raise ValueError(f"the shape is {array.shape}; expected {what}. Choose a text and a head: weights[b, h].")
     if not np.isfinite(array).all():
         raise ValueError(f"there are values that are not finite among {what}; look where they come from.")
+    if array.size and (array.min() < -1e-6 or array.sum(-1).max() > 1.01):  # less than 1: of a part of the keys
+        raise ValueError(
+            f"these are no attention weights: the least is {array.min():.3g}, a row sums to {array.sum(-1).max():.3g}; "
+            "expected none below 0 and at most 1 a row. Give the weights after the softmax, without dropout."
+        )
     return array
+
+
+def numbers_of(values, what: str) -> np.ndarray:
+    """Return a tensor, an array or a list of numbers as a NumPy array; ValueError for what is none."""
+    values = values.detach().cpu() if hasattr(values, "detach") else values
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what} are no array of numbers, or its rows differ in length; give one tensor.") from None
+
+
+def strings_of(values: Sequence[str], what: str) -> list[str]:
+    """Return a list of texts; TypeError for one text alone and for what is no text."""
+    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{what} must be a list of str, one for each; put a single text into a list.")
+    return list(values)

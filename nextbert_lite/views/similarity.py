@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nextbert_lite.validate import check_pairs
 from nextbert_lite.views import plots
-from nextbert_lite.views.view import View, script, strings_of
+from nextbert_lite.views.view import View, script
 
 MAX_PAIRS = 16
 COOLEST, HOTTEST = 0.01, 1.0
@@ -57,13 +57,11 @@ class SimilarityMatrix(View):
         if not -1 <= row < B:
             raise ValueError(f"row is {row}; it is an anchor's number, 0 to {B - 1}, or -1 for all.")
         two = len(labels) == 2 and not any(isinstance(part, str) for part in labels)
-        names = [strings_of(part, "the labels") for part in (labels if two else (labels, labels))]
+        names = [plots.strings_of(part, "the labels") for part in (labels if two else (labels, labels))]
         if [len(part) for part in names] != [B, B]:
             raise ValueError(f"there are {B} pairs and {len(names[0])} labels; give one for each.")
         a, p = (F.normalize(x.detach().cpu().double(), dim=-1) for x in (anchors, positives))
         vectors = torch.cat([a, p])
-        if (vectors.norm(dim=-1) < 0.5).any():
-            raise ValueError("a vector is all zeros, so it has no cosine; leave that pair out.")
         axes, share = _axes(vectors)
         middle = (vectors.mean(0) if vectors.shape[1] > 2 else torch.zeros(vectors.shape[1]).double()) @ axes
         super().__init__(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 from pathlib import Path
 
 import anywidget
@@ -88,18 +87,7 @@ def integers(values: np.ndarray) -> bytes:
 
 def array_of(values, what: str) -> np.ndarray:
     """Return a tensor, an array or a list of numbers as a NumPy array; ValueError unless all of it is finite."""
-    values = values.detach().cpu() if hasattr(values, "detach") else values
-    try:
-        array = np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        raise ValueError(f"{what} are no array of numbers, or its rows differ in length; give one tensor.") from None
+    array = plots.numbers_of(values, what)
     if not np.isfinite(array).all():
         raise ValueError(f"{what} hold NaN or an infinity; look where it comes from before you draw it.")
     return array
-
-
-def strings_of(values: Sequence[str], what: str) -> list[str]:
-    """Return a list of texts; TypeError for one text alone and for what is no text."""
-    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
-        raise TypeError(f"{what} must be a list of str, one for each; put a single text into a list.")
-    return list(values)
