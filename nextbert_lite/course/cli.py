@@ -43,7 +43,7 @@ Ctrl-C, a full disk, a power cut: the same command goes on from the last checkpo
 PAIRS_EXAMPLES = """examples:
   nextbert-lite pairs --data questions.csv --minutes 5 --out my-encoder             a file with two columns
   nextbert-lite pairs --data faq.csv --columns question answer --steps 300 --out my-encoder
-  nextbert-lite pairs --data docs --steps 900 --batch 160 --bf16 --out mine         as docs-contrastive was made
+  nextbert-lite pairs --data docs --steps 900 --batch 160 --bf16 --out mine         one like docs-contrastive
 One row is two texts that belong together: a question and its answer, a title and its text, two ways to say the same.
 Two in ten pairs are held out, to measure by. In Python, and for search:
   vectors = nextbert_lite.embed(texts, "my-encoder")

@@ -481,7 +481,7 @@ def judge(model):
     """Return the measures of a pair model, on fresh documents."""
     result = {}
     for name, mixed in (("mlm_documents", False), ("mlm_mixed", True)):
-        batch, documents = pair_batch(new_groups, 2000, seeded(10**6, mixed), mixed, rate=0.15)
+        batch, documents = pair_batch(new_groups, 2000, seeded(10**6, int(mixed)), mixed, rate=0.15)
         is_next = batch.pop("is_next")
         gaps, logits, hidden = model.heads(**batch)
         result[name] = gaps.item()
@@ -619,7 +619,7 @@ for run in runs:
 tokens = torch.stack([column(run, "tokens") for run in runs[:4]])
 assert (tokens.max(0).values / tokens.min(0).values < 1.02).all()  # all read as much
 assert column("pairs + NSP", "next").min() > 0.7
-judged, _ = pair_batch(new_groups, 2000, seeded(10**6, True), mixed=True, rate=0.15)
+judged, _ = pair_batch(new_groups, 2000, seeded(10**6, 1), mixed=True, rate=0.15)
 share = judged["is_next"].double().mean().item()
 print(f"who says “next” to all of them is right on {share:.2f}")
 assert (column("pairs + NSP with the bug", "next") - share).abs().max() < 0.01
@@ -780,7 +780,7 @@ ax.set_xscale("log", base=2)
 ticks = sorted({lr for of_size in rates.values() for lr in of_size})
 ax.set_xticks(ticks, [f"{lr:g}" for lr in ticks])
 ax.set(xlabel="largest learning rate (log scale)", ylabel="held-out loss (nats per selected word)")
-ax.set_title("The same tokens: small batches win, large ones need larger rates")
+ax.set_title("The same tokens: large batches need larger rates, and do no better")
 ax.legend(title="batch size")
 plots.show(
     fig, alt="Three curves of loss against rate: the best rate grows with the batch size, and so does the best loss."
@@ -799,21 +799,24 @@ for size, losses in best_loss.items():
 best_rates = [rates[size][best[size]] for size in rates]
 assert best_rates[1] / best_rates[0] == best_rates[2] / best_rates[1] == 2
 assert all(best[size] == 1 for size in rates)  # the middle one: no better rate lies just outside
-assert (best_loss[256] > best_loss[64] + 0.1).all() and (best_loss[64] > best_loss[16]).all()
-near, apart = best_loss[64] - best_loss[16], best_loss[256] - best_loss[64]
-print(f"64 less 16: {near.mean():.2f}, 256 less 64: {apart.mean():.2f} nats")
-assert near.max() < 0.1 < apart.min()
+assert (best_loss[256] > best_loss[64]).all() and (best_loss[64] > best_loss[16]).all()
+for more, fewer in ((64, 16), (256, 64)):
+    print(f"{more} less {fewer}: {' '.join(f'{d:.3f}' for d in (best_loss[more] - best_loss[fewer]).tolist())} nats")
+spread = best_loss[16].max() - best_loss[16].min()
+print(f"spread over the seeds at 16: {spread:.2f}")
+assert spread > (best_loss[256] - best_loss[16]).mean()
 
 # %% [markdown]
-# Three things to read off. Each curve has its minimum inside the three rates: had you taken one rate for all, you would
+# Three things to read off. Each mean curve has its minimum inside the three rates: had you taken one rate for all, you would
 # have compared rates, not batch sizes. On this grid the best rate doubles when the batch grows fourfold; its steps are a
 # factor of two, so it says "larger, by about two", no more exactly. Why larger? The gradient is a mean over the batch;
-# the mean of more texts is less noisy, and one can trust it for a longer step. And at equal tokens the smallest batch is
-# best here, the largest far behind: 128 steps are too few to learn this language, however good each step is.
+# the mean of more texts is less noisy, and one can trust it for a longer step. And at equal tokens more steps with smaller
+# batches are better in each of the three seeds, though by how much differs: by less than a hundredth or by a quarter.
 #
-# Between 16 and 64 the difference is a few hundredths, though the same way in all three seeds; four times as many steps
-# buy no more than that. From 16 to 64 little is lost, from 64 to 256 much. (Strictly, a rate should be chosen on other
-# texts than those that are reported. With three rates the gain is small; lesson 08 keeps the two apart.)
+# A seed changes more than the batch does. With this few tokens some runs have just begun to find the grammar and others have
+# not, and a run that is late by a few hundred steps looks bad whatever its batch. Three seeds give an order here, no sizes.
+# (Strictly, a rate should be chosen on other texts than those that are reported. With three rates the gain is small; lesson
+# 08 keeps the two apart.)
 
 # %% [markdown]
 # ### Beside the paper

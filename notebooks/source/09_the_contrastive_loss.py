@@ -162,7 +162,7 @@ for i, anchor in enumerate("ABCD"):
     print(*(f"{share:.3f}" for share in shares), f"  loss {by_hand[-1]:.4f}")
 mean_by_hand = sum(by_hand) / 4
 print(f"mean of the four losses: {mean_by_hand:.4f} nats")
-assert by_hand[0] == max(by_hand) and min(by_hand[:2]) > math.log(2) > 0.2 > max(by_hand[2:])
+assert min(by_hand[:2]) > math.log(2) > 0.2 > max(by_hand[2:])
 
 # %% [markdown]
 # A and B cost most: their right answers have less than half of the share, so the losses are above ln 2. C costs almost nothing. The mean

@@ -682,12 +682,10 @@ assert drops[2] > 2 * max(drops[:2])
 card = read_card("docs-contrastive")
 training = card["training"]
 print(f"{training['steps']:,} steps of {training['batch']} pairs: {card['corpus']['pairs']}")
-print(f"trained on {card['corpus']['about']}")
 
 # %% [markdown]
-# Besides summary and body, it reads spans of a text with what surrounds them, and documentation of further packages, of which
-# no text is nearly one of the texts that we test with. No entry's name is among its pairs. The package's `embed` gives its
-# vectors in one line; it is what you use outside of this lesson:
+# Besides summary and body, it was shown spans of a text with what surrounds them, and the names of the training split's entries
+# with their texts. The package's `embed` gives its vectors in one line; it is what you use outside of this lesson:
 
 # %%
 shipped, _ = load("docs-contrastive")

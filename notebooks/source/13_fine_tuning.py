@@ -764,15 +764,14 @@ for name, start, frozen, n in (
     hit = said == new_labels
     role_scores[name] = hit[new_labels != IGNORE].float().mean().item(), hit[people].float().mean().item()
     print(f"{name:<16} all words {role_scores[name][0]:.3f}   who and whom {role_scores[name][1]:.3f}")
-assert role_scores["fine-tuned"][1] > max(0.85, role_scores["from scratch"][1] + 0.1)
-assert role_scores["frozen"][1] < 0.7 and 0.75 < role_scores["frozen, all 256"][1] < role_scores["fine-tuned"][1]
+assert role_scores["fine-tuned"][1] > max(0.75, role_scores["from scratch"][1] + 0.1)
+assert role_scores["frozen"][1] < role_scores["fine-tuned"][1] - 0.08 and role_scores["frozen, all 256"][1] > 0.8
 
 # %% [markdown]
 # Fine-tuned from `toy-small`, sixteen sentences go a long way, further than from scratch. The frozen probe with sixteen
-# sentences finds most roles, but for who and whom it does little better than a coin. With 256
-# sentences it gets about four in five. So the last layer does tell the two apart; a linear head needs more labels to find it, and it
-# needed more steps and a higher learning rate too. Fine-tuning needs sixteen sentences. "The encoder does not know it" and "a linear
-# head does not find it" are two different statements.
+# sentences finds most roles, but for who and whom it is far behind. With 256 sentences it gets about nine in ten. So the last
+# layer does tell the two apart; a linear head needs more labels to find it, and it needed more steps and a higher learning
+# rate too. "The encoder does not know it" and "a linear head does not find it" are two different statements.
 
 # %% [markdown]
 # ## 6. Two sentences
@@ -792,14 +791,21 @@ print("roles swapped:", *toy_tokenizer.tokens(join_pair(a, swapped)))
 
 # %% [markdown]
 # Both pairs have the same words, as in lesson 11: who is told from whom by order alone, and a bag of words can only guess. We
-# make 4,096 pairs, half of them paraphrases, half with the roles swapped. For later, each word keeps its role as well.
+# make 4,096 pairs of plain sentences (nothing in front, no object clefts), half of them paraphrases, half with the roles
+# swapped. For later, each word keeps its role as well.
 
 
 # %% tags=["nbval-check-output"]
 def labelled_pairs(n, seed):
     """Return n pairs as ids; 1 for a paraphrase, 0 where the roles are swapped; and the role of each token."""
     pairs, labels, roles = [], [], []
-    for k, item in enumerate(world.role_swap_test(n, seed=seed)):
+    plain = {"active", "passive", "cleft"}  # without fronted phrases and object clefts, so that it is learned in seconds
+    items = [
+        item
+        for item in world.role_swap_test(12 * n, seed=seed)
+        if {item.sentence.construction, item.paraphrase.construction} <= plain
+    ]
+    for k, item in enumerate(items[:n]):
         (a, a_roles), (b, b_roles) = roles_of(item.sentence), roles_of(item.swapped if k % 2 else item.paraphrase)
         pairs.append(join_pair(a, b))
         labels.append(1 - k % 2)
@@ -847,16 +853,17 @@ for name in dict.fromkeys(row["training"] for row in table):
     print(f"{name:<28}" + "".join(f"{float(row['accuracy']):8.3f}" for row in table if row["training"] == name))
 by_training = {(row["training"], row["seed"]): float(row["accuracy"]) for row in table}  # of the stored `results_pairs`
 for s in "012":
-    assert by_training["roles first", s] > 0.97 > by_training["roles first, from scratch", s] + 0.2
-direct = [by_training["direct", s] for s in "012"]
-assert min(direct) < 0.55 and max(direct) > 0.9
+    others = by_training["direct", s], by_training["roles first, from scratch", s]
+    assert by_training["roles first", s] > 0.97 and max(others) < by_training["roles first", s] - 0.05
+direct, scratch = ([by_training[name, s] for s in "012"] for name in ("direct", "roles first, from scratch"))
+assert max(direct) > min(direct) + 0.2 and max(scratch) > min(scratch) + 0.2
 assert results_pairs[0]["accuracy"] > 0.95
 
 # %% [markdown]
-# With the roles first, all three runs learn it. Directly, it hangs on the seed: of three runs of the same length one stays at
-# chance and one nearly gets there. From scratch no run comes near, though they had the roles first as well. (*Roles first* had
-# 150 steps more, and the role labels of these sentences. What longer training would bring the others was not measured.) One run of
-# *direct* could have told you "impossible", "easy" or something between. That is why the table has three.
+# With the roles first, all three runs learn it. Directly, it hangs on the seed: of three runs of the same length one nearly gets
+# there and two do not. From scratch it hangs on the seed as well, though these runs had the roles first too. (*Roles first*
+# had 150 steps more than *direct*, and the role labels of these sentences. What longer training would bring the others was not
+# measured.) One run of *direct* could have told you "easy" or "hardly". That is why the table has three.
 
 # %% [markdown]
 # ## 7. Too much of a good thing
