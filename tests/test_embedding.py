@@ -29,7 +29,7 @@ def tokenizer():
 def model(tokenizer):
     torch.manual_seed(0)
     config = EncoderConfig(
-        tokenizer.vocab_size, width=16, layers=2, heads=2, ffn_width=32, max_len=MAX_LEN, dropout=0.5
+        tokenizer.vocab_size, width=16, layers=2, heads=2, ffn_width=32, max_len=MAX_LEN, dropout=0.5, init_std="fan_in"
     )
     return SentenceEncoder(Encoder(config))
 

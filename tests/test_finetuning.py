@@ -234,7 +234,7 @@ def test_rows_and_labels_of_another_number_are_refused(function, n):
 def start():
     """A small model for the words w0 to w34, random, and its tokenizer."""
     torch.manual_seed(0)
-    return MaskedLanguageModel(Encoder(config(max_len=10))).eval(), words(35)
+    return MaskedLanguageModel(Encoder(config(max_len=10, init_std="fan_in"))).eval(), words(35)
 
 
 def rows(n=40, labels=("even", "odd", "third")):

@@ -216,7 +216,7 @@ def digest(splits: dict[str, list[dict]]) -> str:
     return sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()
 
 
-def _main(modules: str, path: str, more: str) -> None:
+def _main(modules: str, path: str, more: str = "") -> None:
     """Run in the child: collect what the TOML file `modules` lists, split it and write one JSON file.
 
     more: "more" for the further packages instead of the corpus; all of them are for training.

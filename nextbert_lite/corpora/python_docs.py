@@ -91,9 +91,9 @@ def load_docs(more: bool = False) -> DocsCorpus:
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "docs.json"
         run = subprocess.run(
-            [sys.executable, "-P", harvest.__file__, str(modules), str(made), "more" if more else ""],
-            # -OO would remove the docstrings; some are made at import, with sets in them
-            env={**os.environ, "MPLBACKEND": "agg", "PYTHONOPTIMIZE": "", "PYTHONHASHSEED": "0"},
+            [sys.executable, "-P", harvest.__file__, str(modules), str(made), *(["more"] if more else [])],
+            # -OO would remove the docstrings; some of the further ones are made at import, with sets in them
+            env={**os.environ, "MPLBACKEND": "agg", "PYTHONOPTIMIZE": ""} | ({"PYTHONHASHSEED": "0"} if more else {}),
             capture_output=True,
             text=True,
             errors="replace",

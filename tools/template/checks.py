@@ -18,15 +18,25 @@ def vectors_and_mask(generator):
     return torch.randn(4, 8, 6, generator=generator), torch.arange(8) < lengths[:, None]
 
 
-def negative_vectors_and_mask(generator):
-    vectors, mask = vectors_and_mask(generator)
+def other_sizes(generator):
+    """Arguments of other sizes: who took a number from the notebook in place of an argument is found out."""
+    return torch.randn(2, 5, 3, generator=generator), torch.arange(5) < torch.tensor([[5], [2]])
+
+
+def negative(arguments):
+    vectors, mask = arguments
     return -vectors.abs(), mask
+
+
+def negative_vectors_and_mask(generator):
+    return negative(vectors_and_mask(generator))
 
 
 mean_of_real = Exercise(
     id="NN.1",
     right=lambda vectors, mask: (vectors * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True),
     inputs=vectors_and_mask,
+    also=other_sizes,
     mistakes=(
         Mistake(
             "padding in the mean",
@@ -78,6 +88,7 @@ largest = Exercise(
     id="NN.3",
     right=lambda vectors, mask: vectors.masked_fill(~mask[:, :, None], -torch.inf).amax(1),
     inputs=negative_vectors_and_mask,
+    also=lambda generator: negative(other_sizes(generator)),
     mistakes=(
         Mistake(
             "the bug as it was",
