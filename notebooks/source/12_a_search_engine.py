@@ -678,7 +678,7 @@ assert drops[2] > 2 * max(drops[:2])
 # A lesson has no time for more, so the course ships an encoder, `docs-contrastive`, that was trained from the same start for much
 # longer and on other kinds of pairs too (`nextbert-lite pairs --data docs` makes such a one). Its card says how:
 
-# %%
+# %% tags=["nbval-check-output"]
 card = read_card("docs-contrastive")
 training = card["training"]
 print(f"{training['steps']:,} steps of {training['batch']} pairs: {card['corpus']['pairs']}")
