@@ -721,7 +721,9 @@ for kind, questions in {"trained": world.agreement_test(1500, seed=2), "never sh
     for name in sorted({question.sentence.construction for question in questions}):
         rows_here = torch.tensor([question.sentence.construction == name for question in questions])
         groups[name] = right[rows_here].float().mean().item()
-        print(f"{kind:>11}: {name:<19} right in {groups[name]:.2f}, attention {looks[rows_here].mean():.2f} on the subject")
+        print(
+            f"{kind:>11}: {name:<19} right in {groups[name]:.2f}, attention {looks[rows_here].mean():.2f} on the subject"
+        )
 assert min(share for name, share in groups.items() if name not in ("fronted late cleft", "stranded passive")) > 0.98
 assert groups["fronted late cleft"] < 0.75
 

@@ -487,7 +487,9 @@ def hidden_words(step):
 def train_with(layer_class, positions="learned"):
     """Train four layers of this class and return the mean loss of the last 30 of 300 steps."""
     torch.manual_seed(seed)
-    config = EncoderConfig(vocab_size=tokenizer.vocab_size, layers=4, max_len=20, positions=positions, init_std="fan_in")
+    config = EncoderConfig(
+        vocab_size=tokenizer.vocab_size, layers=4, max_len=20, positions=positions, init_std="fan_in"
+    )
     encoder = Encoder(config)
     encoder.layers = nn.ModuleList(layer_class(config) for _ in range(config.layers)).apply(encoder.initialise)
     history = fit(MaskedLanguageModel(encoder), hidden_words, steps=300, lr=2e-3, warmup=50, seed=seed)

@@ -477,7 +477,16 @@ def exams():
 
 
 batches = fresh_batches(world.sample_ids, tokenizer, recipe["batch"], recipe["rate"], seed)
-history = fit(model, batches, recipe["steps"], lr=recipe["lr"], warmup=recipe["warmup"], seed=seed, evaluate=exams, evaluate_every=150)
+history = fit(
+    model,
+    batches,
+    recipe["steps"],
+    lr=recipe["lr"],
+    warmup=recipe["warmup"],
+    seed=seed,
+    evaluate=exams,
+    evaluate_every=150,
+)
 model.cpu()
 print(f"{history.steps:,} steps, {sum(history.tokens):,} tokens, interrupted: {history.interrupted}")
 
@@ -601,7 +610,7 @@ for (name, step), style in zip(learned.items(), ["-.", "-", "--"], strict=True):
     axes[0].axvline(step, color=plots.GREY, linestyle=style, linewidth=1)
 axes[1].axhline(0.5, color=plots.GREY, linestyle=":", label="chance")
 axes[1].set(xlabel="training step", ylabel="share right", ylim=(0.4, 1.03))
-axes[1].legend(loc="center right")
+axes[1].legend(loc="center left", bbox_to_anchor=(0.14, 0.62))
 plots.show(
     fig,
     alt="Above the gap to the floor on a logarithmic axis, below three exams: topic rises first, then agreement, then pronoun.",
@@ -642,7 +651,7 @@ assert learned["topic"] <= min(learned["agreement"], learned["pronoun"])
 # %% tags=["exercise-06.4"]
 order = None
 ### BEGIN SOLUTION
-order = ("both", "left", "left, no length")  # knowing less never helps; the length tells constructions and endings apart
+order = ("both", "left", "left, no length")  # knowing less never helps, and the length tells something
 ### END SOLUTION
 
 # %% tags=["nbval-check-output"]
@@ -700,11 +709,9 @@ for name, loss in reached.items():
     ax.plot([loss, loss], [list(floors).index(name) - 0.4, list(floors).index(name) + 0.4], color=plots.BLUE)
 ax.plot([], [], color=plots.BLUE, label="trained model")
 ax.set(xlabel="loss at 15 % (nats per selected token)", ylabel="sees", xlim=(0, 1.6))
-ax.set_title("One side costs about 0.4 nats more than both, the left as much as the right")
+ax.set_title("One side costs about 0.4 nats more than both, whichever it is")
 ax.legend(loc="lower right")
-plots.show(
-    fig, alt="Floors: both sides lowest, left and right equally high above it, left without the length highest."
-)
+plots.show(fig, alt="Floors: both sides lowest, left and right equally high above it, left without the length highest.")
 assert 0.3 < min(floors["left"], floors["right"]) - floors["both"] < 0.55
 
 # %% [markdown]

@@ -799,7 +799,7 @@ print("roles swapped:", *toy_tokenizer.tokens(join_pair(a, swapped)))
 def labelled_pairs(n, seed):
     """Return n pairs as ids; 1 for a paraphrase, 0 where the roles are swapped; and the role of each token."""
     pairs, labels, roles = [], [], []
-    plain = {"active", "passive", "cleft"}  # without fronted phrases and object clefts, so that it is learned in seconds
+    plain = {"active", "passive", "cleft"}  # no fronted phrases, no object clefts: it is learned in seconds
     items = [
         item
         for item in world.role_swap_test(12 * n, seed=seed)
