@@ -709,7 +709,7 @@ for name, loss in reached.items():
     ax.plot([loss, loss], [list(floors).index(name) - 0.4, list(floors).index(name) + 0.4], color=plots.BLUE)
 ax.plot([], [], color=plots.BLUE, label="trained model")
 ax.set(xlabel="loss at 15 % (nats per selected token)", ylabel="sees", xlim=(0, 1.6))
-ax.set_title("One side costs about 0.4 nats more than both, whichever it is")
+ax.set_title("Either side alone costs about 0.4 nats more")
 ax.legend(loc="lower right")
 plots.show(fig, alt="Floors: both sides lowest, left and right equally high above it, left without the length highest.")
 assert 0.3 < min(floors["left"], floors["right"]) - floors["both"] < 0.55
