@@ -47,14 +47,17 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     rows = [row for seed in arguments.seeds for row in rows_of(arguments.name, seed)]
-    path = ROOT / "data" / "results" / f"{arguments.name}.csv"
+    seeds = " ".join(map(str, arguments.seeds))
+    write(arguments.name, rows, f"python tools/results.py {arguments.name} --seeds {seeds}")
+
+
+def write(name, rows, command):
+    """Write a table into data/results, below a line with the command that makes it, the versions and the day."""
+    path = ROOT / "data" / "results" / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        seeds = " ".join(map(str, arguments.seeds))
         versions = f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}"
-        file.write(
-            f"# python tools/results.py {arguments.name} --seeds {seeds} | {versions} | {datetime.date.today()}\n"
-        )
+        file.write(f"# {command} | {versions} | {datetime.date.today()}\n")
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)

@@ -9,18 +9,15 @@ MRR in the last pool: the defaults of `Bm25` and WEIGHT in nextbert_lite/use/sea
 docs-contrastive, and copy the weight.
 """
 
-import csv
-import datetime
-import platform
 import sys
-from pathlib import Path
 
 import torch
+from results import write
 
 from nextbert_lite import embed, load_docs
 from nextbert_lite.use.search import CUT, WORD, Bm25, fuse, mrr, paired_bootstrap, reciprocal_ranks
 
-ROOT = Path(__file__).resolve().parent.parent
+COMMAND = "python tools/search_settings.py"
 K1 = (0.4, 0.6, 0.9, 1.2, 1.5, 2.0, 3.0)
 B = (0.5, 0.6, 0.75, 0.9, 1.0)
 
@@ -81,20 +78,10 @@ def weight_rows(questions, bm25):
     return rows
 
 
-def write(name, rows):
-    versions = f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}"
-    with (ROOT / "data" / "results" / f"{name}.csv").open("w", encoding="utf-8", newline="\n") as file:
-        file.write(f"# python tools/search_settings.py | {versions} | {datetime.date.today()}\n")
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    print(f"wrote data/results/{name}.csv, {len(rows)} rows")
-
-
 def main():
     questions = Questions(load_docs())
     rows = bm25_rows(questions)
-    write("12_bm25", rows)
+    write("12_bm25", rows, COMMAND)
     best = max(rows, key=lambda row: row["mrr_named"])
     print("best among all, named: {words}, k1 {k1}, b {b}".format(**best))
     bm25, plain = (questions.bm25(*tried) for tried in ((best["words"], best["k1"], best["b"]), ("plain", 1.5, 0.75)))
@@ -102,7 +89,7 @@ def main():
         of = [reciprocal_ranks(found[pool], questions.right) for found in (bm25, plain)]
         print("{}: against plain {:+.3f}, 95 % from {:+.3f} to {:+.3f}".format(pool, *paired_bootstrap(*of)))
     rows = weight_rows(questions, bm25)
-    write("12_weights", rows)
+    write("12_weights", rows, COMMAND)
     for pool in questions.pools:
         best = max(rows, key=lambda row: row[f"mrr_{pool}"])
         print(f"{pool}: weight {best['weight']:.2f}, MRR {best[f'mrr_{pool}']:.4f}")

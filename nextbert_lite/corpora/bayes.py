@@ -71,9 +71,7 @@ class PerfectModel:
             n = symbols.shape[1]
             frames = frames if self.length else slice(None)
             logs = self._log_seen[:n, :, frames][torch.arange(n), symbols]  # (B, n, G)
-            left, right = _before(logs), _before(logs.flip(1)).flip(1)
-            # both: from the two sides, for a sum over all places less the own one would be -inf less -inf
-            evidence = {"both": left + right, "left": left, "right": right}[self.sees]
+            evidence = {"both": _others, "left": _before, "right": _behind}[self.sees](logs)
             prior = _words(self.world, self._log_frames[frames] + evidence, frames)  # (B, n, V)
             is_word = (symbols < V)[..., None]  # P(y_t | w, selected): as [MASK], the same for all w
             own = torch.full_like(prior, MASKED).masked_fill(is_word, RANDOM / V)
@@ -120,8 +118,7 @@ def posterior(world: ToyWorld, ids: Tensor, hidden: Tensor | None = None) -> Ten
     result = torch.zeros(*ids.shape, FIRST_WORD + len(world.words), dtype=torch.float64)
     for rows, symbols, frames in _by_length(world, _symbols(world, ids, hidden)):
         logs = _visible(world, symbols, frames)
-        evidence = world.frame_probabilities[frames].log() + _before(logs) + _before(logs.flip(1)).flip(1)
-        joint = _words(world, evidence, frames)
+        joint = _words(world, world.frame_probabilities[frames].log() + _others(logs), frames)
         result[rows, 1 : 1 + symbols.shape[1], FIRST_WORD:] = joint / joint.sum(-1, keepdim=True)
     return result
 
@@ -139,14 +136,12 @@ def influence(world: ToyWorld, ids: Tensor, gap: Tensor, hidden: Tensor | None =
     symbols[torch.arange(len(ids)), at_gap] = len(world.words)
     result = torch.zeros(ids.shape, dtype=torch.float64)
     for rows, some, frames in _by_length(world, symbols):
-        n = some.shape[1]
+        n, log_frames = some.shape[1], world.frame_probabilities[frames].log()
         for t in at_gap[rows].unique().tolist():
             here = at_gap[rows] == t
             logs = _visible(world, some[here], frames)
-            log_frames = world.frame_probabilities[frames].log()
-            without = log_frames + _before(logs) + _before(logs.flip(1)).flip(1)  # (B, n, G), the word u left out
-            each = torch.cat([(log_frames + logs.sum(1))[:, None], without], dim=1)  # all words, then without each
-            joint = _scaled(each) @ world.emissions[frames, t]  # (B, 1 + n, V)
+            each = torch.cat([logs.sum(1, keepdim=True), _others(logs)], dim=1)  # all words, then without each
+            joint = _scaled(log_frames + each) @ world.emissions[frames, t]  # (B, 1 + n, V)
             before, after = (joint / joint.sum(-1, keepdim=True)).split([1, n], dim=1)
             change = torch.special.xlogy(before, before) - torch.special.xlogy(before, after)
             result[rows[here], 1 : 1 + n] = change.sum(-1).clamp(min=0) * (some[here] < len(world.words))
@@ -169,11 +164,10 @@ def replaced(world: ToyWorld, ids: Tensor, rate: float, generator: Tensor) -> Te
         if (symbols == V).any():
             raise ValueError(f"a text has {MASK}: the discriminator reads words only.")
         n = symbols.shape[1]
-        e = world.emissions[frames].permute(1, 2, 0)[torch.arange(n), symbols]  # (B, n, G), P(this word | z, t)
+        e = _emitted(world, symbols, frames)
         drawn = rate * q[torch.arange(n), symbols][..., None]
         seen = (1 - rate) * e + drawn
-        logs = seen.log()
-        others = _scaled(world.frame_probabilities[frames].log() + _before(logs) + _before(logs.flip(1)).flip(1))
+        others = _scaled(world.frame_probabilities[frames].log() + _others(seen.log()))
         result[rows, 1 : 1 + n] = (others * drawn * (1 - e)).sum(-1) / (others * seen).sum(-1)
     return result
 
@@ -241,13 +235,18 @@ def _by_length(world: ToyWorld, symbols: Tensor) -> Iterator[tuple[Tensor, Tenso
 
 def _visible(world: ToyWorld, symbols: Tensor, frames: Tensor) -> Tensor:
     """Return log P(what a place shows | z): (B, n, G), 0 where it is hidden."""
-    n, V = symbols.shape[1], len(world.words)
-    shown = world.emissions[frames, :n].permute(1, 2, 0)[torch.arange(n), symbols.clamp(max=V - 1)]
-    logs = shown.log().masked_fill((symbols == V)[..., None], 0.0)
+    V = len(world.words)
+    logs = _emitted(world, symbols.clamp(max=V - 1), frames).log().masked_fill((symbols == V)[..., None], 0.0)
     if impossible := (logs.sum(1) == -torch.inf).all(-1).nonzero()[:, 0].tolist():
         words = [world.words[v] if v < V else MASK for v in symbols[impossible[0]].tolist()]
         raise ValueError(f"no sentence of {world.path.name} has these words in these places: {' '.join(words)}.")
     return logs
+
+
+def _emitted(world: ToyWorld, words: Tensor, frames: Tensor) -> Tensor:
+    """Return P(the word of a place | z), (B, n) -> (B, n, G)."""
+    n = words.shape[1]
+    return world.emissions[frames, :n].permute(1, 2, 0)[torch.arange(n), words]
 
 
 def _words(world: ToyWorld, log_frames: Tensor, frames: Tensor | slice) -> Tensor:
@@ -264,6 +263,16 @@ def _scaled(logs: Tensor) -> Tensor:
 def _before(logs: Tensor) -> Tensor:
     """Return for each t the sum over the places before it, (B, n, G); -inf stays -inf."""
     return torch.cat([torch.zeros_like(logs[:, :1]), logs[:, :-1].cumsum(1)], dim=1)
+
+
+def _behind(logs: Tensor) -> Tensor:
+    """Return for each t the sum over the places behind it."""
+    return _before(logs.flip(1)).flip(1)
+
+
+def _others(logs: Tensor) -> Tensor:
+    """Return for each t the sum over the other places, from both sides: the whole less one may be -inf less -inf."""
+    return _before(logs) + _behind(logs)
 
 
 # --- beside a trained model -------------------------------------------------------------------------------------------

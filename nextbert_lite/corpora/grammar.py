@@ -38,7 +38,7 @@ def read_grammar(path: str | Path) -> dict[str, Any]:
 
 
 def _check_grammar(grammar: dict[str, Any]) -> dict[str, Any]:
-    grammar.setdefault("held_out", {}) if isinstance(grammar, dict) else None
+    grammar.setdefault("held_out", {})
     _table(grammar, "", ("probabilities", "templates", "held_out", "pieces", "words", "topics"))
     shares = grammar["probabilities"]
     if isinstance(shares, dict):

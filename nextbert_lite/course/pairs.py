@@ -7,7 +7,7 @@ machine, whose summaries and bodies belong together.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
@@ -49,6 +49,7 @@ class PairCorpus:
     validation: list[Pair]  # for the curve
     test: list[Pair]  # for the card's figures, read once
     train_hashes: list[str]
+    further: dict = field(default_factory=dict)  # what else of the training data the card tells
 
 
 # --- pairs of one's own -----------------------------------------------------------------------------------------------
@@ -144,13 +145,14 @@ def docs_pairs(docs: DocsCorpus, more: DocsCorpus, tokenizer: Tokenizer) -> Pair
     return PairCorpus(
         name="docs",
         about=f"{len(docs.train):,} texts of documentation and {len(kept):,} of further packages",
-        fingerprint=docs.fingerprint | {"more": more.fingerprint},
+        fingerprint=docs.fingerprint,
         train=pairs,
         kinds=f"{1 - CUTS:.0%} a summary and its body ({pairs:,}), {CUTS:.0%} some words and what is around; no names",
         batches=lambda batch_size, max_len, seed: DocsPairs(training, tokenizer, batch_size, max_len, seed),
         validation=docs.pairs("validation"),
         test=docs.pairs("test"),
         train_hashes=training.hashes("train"),
+        further={"more": more.fingerprint},
     )
 
 
@@ -255,8 +257,9 @@ def train_pairs(
         mine = read_pairs(pairs, columns, separator) if isinstance(pairs, str | Path) else pairs
         source = own_pairs(mine, tokenizer)
     print(f"  {source.about}")
+    trained_on = source.fingerprint | source.further
     if run:
-        runs.check_corpus(out, run, source.fingerprint)
+        runs.check_corpus(out, run, trained_on)
 
     torch.manual_seed(seed)
     encoder = with_dropout(origin.encoder, 0.1)
@@ -267,7 +270,7 @@ def train_pairs(
         print(f"Going on with the unfinished run in {out}.")
     else:
         steps = steps_in(model, batches, 60 * minutes) if steps is None else steps
-        runs.begin(out, dict(options=options, steps=steps, fingerprint=source.fingerprint))
+        runs.begin(out, dict(options=options, steps=steps, fingerprint=trained_on))
     before = SentenceEncoder(origin.encoder, pooling)
     figures = {"pairs": len(source.test), "mrr_before": round(reciprocal(before, tokenizer, source.test), 4)}
     print(
@@ -301,10 +304,8 @@ def train_pairs(
         "sample_mrr": round(reciprocal(model, tokenizer, source.test[:SAMPLE]), 4),
         "sample_pairs": min(SAMPLE, len(source.test)),
     }
-    fingerprint = dict(source.fingerprint)
-    further = {"more": fingerprint.pop("more")} if "more" in fingerprint else {}
-    corpus = dict(name=source.name, about=source.about, pairs=source.kinds, fingerprint=fingerprint, **further)
-    corpus["train_hashes"] = source.train_hashes
+    corpus = dict(name=source.name, about=source.about, pairs=source.kinds, fingerprint=source.fingerprint)
+    corpus |= source.further | {"train_hashes": source.train_hashes}
     told = {key: value for key, value in options.items() if key not in ("minutes", "columns", "separator")}
     card = runs.finish(out, model, tokenizer, corpus, told, history, figures)
     print(

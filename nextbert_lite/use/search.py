@@ -47,7 +47,7 @@ class Bm25:
         if not (k1 >= 0 and 0 <= b <= 1):
             raise ValueError(f"k1 is {k1} and b {b}; k1 must be 0 or more, b between 0 and 1.")
         self._terms = lru_cache(None)(partial(terms, stem=stem, split=split))
-        rows = [[t for _, found in self._words(text) for t in found] for text in check_texts(texts, blank=True)]
+        rows = self._rows(texts)
         if not any(rows):
             raise ValueError("the texts hold no word but stop words, so there is nothing to search for.")
         self._scorer = bm25s.BM25(k1=k1, b=b, method="lucene", backend="numpy")
@@ -55,8 +55,7 @@ class Bm25:
 
     def scores(self, queries: Sequence[str]) -> Tensor:
         """Return each text's score for each query, (Q, N); 0 where they share no word that counts."""
-        rows = [[t for _, found in self._words(query) for t in found] for query in check_texts(queries, blank=True)]
-        return torch.stack([self._of(row) for row in rows])
+        return torch.stack([self._of(row) for row in self._rows(queries)])
 
     def words(self, query: str, i: int) -> dict[str, float]:
         """Return what each word of the query adds to text i's score, the largest first; the sum is the score."""
@@ -64,6 +63,9 @@ class Bm25:
         for word, found in self._words(query):
             parts[word.lower()] = parts.get(word.lower(), 0.0) + self._of(found)[i].item()
         return {word: part for word, part in sorted(parts.items(), key=lambda pair: -pair[1]) if part > 0}
+
+    def _rows(self, texts: Sequence[str]) -> list[list[str]]:
+        return [[t for _, found in self._words(text) for t in found] for text in check_texts(texts, blank=True)]
 
     def _words(self, text: str) -> list[tuple[str, tuple[str, ...]]]:
         return [(word, self._terms(word)) for word in WORD.findall(text)]
