@@ -39,6 +39,59 @@ def check_mask(mask: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
     return mask
 
 
+def check_attention(x: Tensor, mask: Tensor | None, H: int, weight: Tensor) -> Tensor | None:
+    """Return the mask, checked, if x is (B, T, C) of the width and the dtype of the weight (…, C); else say why not."""
+    C, kind = weight.shape[-1], x.dtype if isinstance(x, Tensor) else type(x).__name__
+    if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[2] != C:
+        shape = f"the shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"no shape: it is of type {kind}"
+        hint = " One text becomes a batch of one by `x[None]`." if isinstance(x, Tensor) and x.ndim == 2 else ""
+        raise ValueError(f"x has {shape}; expected a tensor (B, T, C) with C = {C}.{hint}")
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(f"x is {kind} and the weights are {weight.dtype}: `x.to({weight.dtype})`, or `module.to(...)`.")
+    return check_mask(mask, (len(x), H, x.shape[1], x.shape[1]))
+
+
+def check_types(types: Tensor | None, ids: Tensor, count: int) -> Tensor:
+    """Return token types (B, T), 0 to count - 1, zeros for None; else say what is wrong."""
+    if types is None:
+        return torch.zeros_like(ids)
+    if not count:
+        raise ValueError("token_types were given, but this model has none: set token_types in its EncoderConfig.")
+    if not isinstance(types, Tensor) or types.dtype not in (torch.int64, torch.int32) or types.shape != ids.shape:
+        what = f"{types.dtype}, {tuple(types.shape)}" if isinstance(types, Tensor) else type(types).__name__
+        raise ValueError(
+            f"token_types are {what}; expected whole numbers (torch.int64) of the ids' {tuple(ids.shape)}."
+        )
+    if types.min() < 0 or types.max() >= count:
+        raise ValueError(
+            f"token_types run from {types.min()} to {types.max()}; this model has the types 0 to {count - 1}."
+        )
+    return types
+
+
+def check_masking(ids: Tensor, tokenizer: object, rate: float) -> None:
+    """Raise ValueError (TypeError for another kind) unless these ids can be masked at this rate."""
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1:
+        raise ValueError(f"rate is {rate}; it must be greater than 0 and at most 1 (BERT and RoBERTa: 0.15).")
+    check_tokenizer(tokenizer)
+    check_ids(torch.atleast_2d(ids) if isinstance(ids, Tensor) else ids, tokenizer.vocab_size, None)
+
+
+def check_targets(labels: Tensor, ids: Tensor, vocab_size: int) -> None:
+    """Raise ValueError (TypeError for another kind) unless labels (B, T) are words of the vocabulary, or -100."""
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"labels are {kind}; they must be a tensor of torch.int64, as `mask_tokens` makes one.")
+    if labels.shape != ids.shape:
+        raise ValueError(f"labels have the shape {tuple(labels.shape)}, ids {tuple(ids.shape)}; they must agree.")
+    wrong = (labels != -100) & ((labels < 0) | (labels >= vocab_size))
+    if wrong.any():
+        raise ValueError(
+            f"there is the label {int(labels[wrong][0])}; a label is a word's id, 0 to {vocab_size - 1}, or -100 where "
+            "nothing was selected."
+        )
+
+
 def check_heads(C: int, H: int) -> None:
     """Raise ValueError unless H heads divide the width C into equal parts."""
     if C < 1 or H < 1 or C % check_count("heads", H):

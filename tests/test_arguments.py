@@ -1,5 +1,7 @@
 """Usual mistakes with arguments: each public door says what was wrong, and no number is wrong in silence."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +34,7 @@ from nextbert_lite import (
 )
 from nextbert_lite.core.attention import MultiHeadAttention
 from nextbert_lite.core.encoder import Encoder
+from nextbert_lite.core.masking import mask_tokens
 from nextbert_lite.corpora.harvest import Document
 from nextbert_lite.training.loop import History
 from nextbert_lite.use.finetuning import calibration_error, fit_temperature
@@ -142,9 +145,34 @@ EXCHANGED = r"the tokenizer is \w+; expected a `Tokenizer`. Were two arguments e
 NO_IDS = r"is .*; expected token ids, a list of whole numbers: `tokenizer.encode_batch\(texts\)` makes"
 RANGE = "there is the token id 40; this tokenizer has the ids 0 to 39"
 ONE_TEXT = "expected one text's token ids, a list of whole numbers; got"
+TWO = torch.tensor([[2, 5, 3], [2, 6, 3]])
+ATTENTION = MultiHeadAttention(8, 2)
+TYPED = Encoder(dataclasses.replace(ENCODER.config, token_types=2))
 NO_WEIGHTS = "these are no attention weights: .* after the softmax"
 A_LIST = "must be a list of str"
 REFUSED = {
+    "attention: one text": (
+        lambda: ATTENTION(torch.zeros(3, 8)),
+        ValueError,
+        r"\(3, 8\); .* \(B, T, C\) .* `x\[None\]`",
+    ),
+    "attention: another width": (lambda: ATTENTION(torch.zeros(2, 3, 6)), ValueError, r"\(2, 3, 6\); .* C = 8"),
+    "attention: an array": (lambda: ATTENTION(np.zeros((2, 3, 8))), ValueError, "of type ndarray; expected a tensor"),
+    "attention: float64": (lambda: ATTENTION(torch.zeros(2, 3, 8).double()), TypeError, r"`x.to\(torch.float32\)`"),
+    "masking: floats": (lambda: mask_tokens(torch.ones(2, 3), TOKENIZER), TypeError, "token ids are torch.float32"),
+    "masking: a list": (lambda: mask_tokens([[5, 6]], TOKENIZER), TypeError, "token ids are list"),
+    "masking: out of range": (
+        lambda: mask_tokens(torch.tensor([[2, 40]]), TOKENIZER),
+        ValueError,
+        "token id 40 .text 0",
+    ),
+    "masking: a rate in words": (lambda: mask_tokens(TWO, TOKENIZER, "15 %"), ValueError, "rate is 15 %; it must be"),
+    "masking: no tokenizer": (lambda: mask_tokens(TWO, MODEL), TypeError, EXCHANGED),
+    "MLM: labels of floats": (lambda: MODEL.loss(TWO, TWO.float()), TypeError, "labels are torch.float32; .* torch.int64"),
+    "MLM: labels out of range": (lambda: MODEL.loss(TWO, TWO + 38), ValueError, r"the label 4\d; .* 0 to 39, or -100"),
+    "types: out of range": (lambda: TYPED(TWO, token_types=TWO), ValueError, r"from 2 to \d; .* the types 0 to 1"),
+    "types: of floats": (lambda: TYPED(TWO, token_types=0.0 * TWO), ValueError, "torch.float32, .* whole numbers"),
+    "types: of one text": (lambda: TYPED(TWO, token_types=0 * TWO[0]), ValueError, "expected whole numbers"),
     "logits: NaN": (
         lambda: fit_temperature(torch.full((2, 2), torch.nan), LABELS),
         ValueError,

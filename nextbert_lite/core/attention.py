@@ -7,7 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextbert_lite.validate import check_heads, check_mask
+from nextbert_lite.validate import check_attention, check_heads, check_mask
 
 
 def scaled_dot_product_attention(
@@ -52,8 +52,8 @@ class MultiHeadAttention(nn.Module):
         mask: boolean, 4 dimensions that broadcast to (B, H, T, T); True means *may be attended to*.
         Asked for the weights, it computes the formula openly; else torch's fused kernel gives the same output.
         """
+        mask = check_attention(x, mask, self.H, self.qkv.weight)
         B, T, C = x.shape
-        mask = check_mask(mask, (B, self.H, T, T))
         q, k, v = self.qkv(x).view(B, T, 3, self.H, C // self.H).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         dropout = self.dropout if self.training else 0.0
         if return_weights:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nextbert_lite.core.encoder import ACTIVATIONS, Encoder
 from nextbert_lite.core.masking import IGNORE
+from nextbert_lite.validate import check_targets
 
 
 class MLMHead(nn.Module):
@@ -48,8 +49,7 @@ class MaskedLanguageModel(nn.Module):
         labels: (B, T), the original id where a token was selected, -100 elsewhere. The head runs on the selected
         positions only: the others' logits would get exactly zero gradient.
         """
-        if labels.shape != ids.shape:
-            raise ValueError(f"labels have the shape {tuple(labels.shape)}, ids {tuple(ids.shape)}; they must agree.")
+        check_targets(labels, ids, self.encoder.config.vocab_size)
         hidden = self.encoder(ids, mask)
         selected = labels != IGNORE
         logits = self.head(hidden[selected], self.encoder.tokens.weight)  # (selected tokens, V)

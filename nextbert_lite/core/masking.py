@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nextbert_lite.validate import check_masking
+
 IGNORE = -100  # the label of a position that was not selected; torch's cross_entropy leaves it out
 
 
@@ -18,8 +20,7 @@ def mask_tokens(
     Each ordinary token is selected by an independent draw with probability `rate`; special tokens never are, and a
     random word is never a special token (it may be the original, as in Google's code).
     """
-    if not 0 < rate <= 1:
-        raise ValueError(f"rate is {rate}; it must be greater than 0 and at most 1 (BERT and RoBERTa: 0.15).")
+    check_masking(ids, tokenizer, rate)
     special = torch.tensor(tokenizer.special_ids)
     selected = (torch.rand(ids.shape, generator=generator) < rate) & ~torch.isin(ids, special)
     labels = ids.masked_fill(~selected, IGNORE)

@@ -232,10 +232,10 @@ check.multi_head(multi_head)
 #
 # As a module, with a mask, dropout, and a choice: when somebody wants to *see* the weights, it computes the formula openly;
 # when not, it calls torch's fused function, which need not store them and gives the same output. `check_heads` and
-# `check_mask` refuse what cannot be right.
+# `check_attention` refuse what cannot be right.
 
 # %%
-from nextbert_lite.validate import check_heads, check_mask
+from nextbert_lite.validate import check_attention, check_heads
 
 
 class MultiHeadAttention(nn.Module):
@@ -251,8 +251,8 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x, mask=None, return_weights=False):
         """x: (B, T, C) -> (B, T, C) and, if asked for, the weights (B, H, T, T), else None."""
+        mask = check_attention(x, mask, self.H, self.qkv.weight)
         B, T, C = x.shape
-        mask = check_mask(mask, (B, self.H, T, T))
         q, k, v = self.qkv(x).view(B, T, 3, self.H, C // self.H).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         dropout = self.dropout if self.training else 0.0
         if return_weights:

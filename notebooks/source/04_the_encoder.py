@@ -252,7 +252,7 @@ check.post_norm_layer(post_norm_layer)
 # %%
 from nextbert_lite import EncoderConfig, Inside
 from nextbert_lite.core.encoder import ACTIVATIONS
-from nextbert_lite.validate import check_ids, check_padding_mask
+from nextbert_lite.validate import check_ids, check_padding_mask, check_types
 
 
 class EncoderLayer(nn.Module):
@@ -332,10 +332,9 @@ class Encoder(nn.Module):
         x = self.tokens(ids)
         if self.config.positions == "learned":
             x = x + self.positions(self.position_ids(ids))
+        types = check_types(token_types, ids, self.config.token_types)
         if self.config.token_types:
-            x = x + self.types(torch.zeros_like(ids) if token_types is None else token_types)
-        elif token_types is not None:
-            raise ValueError("token_types were given, but this model has none: set token_types in its EncoderConfig.")
+            x = x + self.types(types)
         if self.config.norm == "post":
             x = self.norm(x)
         return self.dropout(x)

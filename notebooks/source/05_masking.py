@@ -220,6 +220,8 @@ check.corrupt(corrupt)
 # Google's code; it is never a special token.
 
 # %%
+from nextbert_lite.validate import check_masking, check_targets
+
 IGNORE = -100  # the label of a position that was not selected; torch's cross_entropy leaves it out
 
 
@@ -228,8 +230,7 @@ def mask_tokens(ids, tokenizer, rate=0.15, generator=None):
 
     ids: (B, T) -> corrupted ids (B, T) and labels (B, T): the original id where selected, -100 elsewhere.
     """
-    if not 0 < rate <= 1:
-        raise ValueError(f"rate is {rate}; it must be greater than 0 and at most 1 (BERT and RoBERTa: 0.15).")
+    check_masking(ids, tokenizer, rate)
     special = torch.tensor(tokenizer.special_ids)
     selected = (torch.rand(ids.shape, generator=generator) < rate) & ~torch.isin(ids, special)
     labels = ids.masked_fill(~selected, IGNORE)
@@ -474,8 +475,7 @@ class MaskedLanguageModel(nn.Module):
 
     def loss(self, ids, labels, mask=None):
         """Return the mean cross-entropy over the selected tokens, in nats; 0 if none was selected."""
-        if labels.shape != ids.shape:
-            raise ValueError(f"labels have the shape {tuple(labels.shape)}, ids {tuple(ids.shape)}; they must agree.")
+        check_targets(labels, ids, self.encoder.config.vocab_size)
         hidden = self.encoder(ids, mask)
         selected = labels != IGNORE
         logits = self.head(hidden[selected], self.encoder.tokens.weight)  # (selected tokens, V)

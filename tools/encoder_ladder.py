@@ -1,0 +1,164 @@
+"""What makes a better sentence encoder at equal hours: data/results/12_ladder.csv.
+
+    python tools/encoder_ladder.py [--minutes 10] [--only NAME …]
+
+Each run starts from docs-small (or from nothing), trains on the documentation without the names of entries for so many
+minutes of processor time on one thread, and differs from the first in one thing. The MRR is that of summaries among
+bodies: the validation split's, and the first 500 of the test split, as in lesson 12. Differences are paired with the
+first run, text by text, with the 95 % interval of a bootstrap. Above the runs: BM25 as it is tuned.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+import torch
+from results import write
+
+from nextbert_lite import Bm25, Encoder, EncoderConfig, SentenceEncoder, embed, fit, load_docs
+from nextbert_lite.core.encoder import PRESETS
+from nextbert_lite.course.pairs import CHUNK, docs_pairs
+from nextbert_lite.training.batches import pad, seeded
+from nextbert_lite.use import checkpoints
+from nextbert_lite.use.finetuning import with_dropout
+from nextbert_lite.use.search import paired_bootstrap, reciprocal_ranks
+
+RUNS = {
+    "as it is": {},
+    "without further packages": {"more": False},
+    "batches of 480": {"batch": 480, "cache": True},
+    "temperature 0.02": {"temperature": 0.02},
+    "hard negatives": {"hard": True},
+    "names, last fifth": {"names": True},
+    "embeddings in the mean": {"pooling": "first-last"},
+    "no masked model before": {"start": "nothing"},
+    "width 288, no masked model before": {"start": "wide"},
+}
+TRIAL = 4  # steps that are timed to choose how many fit
+SHARP = 0.8  # a negative that BM25 scores above this share of the right body may be right as well: left out
+
+
+class Hard:
+    """The batches of "docs" with one hard negative for each summary: a body that BM25 puts high and that is wrong."""
+
+    def __init__(self, batches, tokenizer):
+        self.batches, self.pad_id = batches, tokenizer.pad_id
+        summaries, bodies = ([tokenizer.decode(ids) for ids in side] for side in zip(*batches.pairs, strict=True))
+        self.negative = {}
+        bm25 = Bm25(bodies)
+        for start in range(0, len(summaries), 512):
+            scores = torch.as_tensor(bm25.scores(summaries[start : start + 512]))
+            rows = torch.arange(len(scores))
+            right = scores[rows, rows + start].clone()
+            scores[scores > SHARP * right[:, None]] = -1.0
+            for row, best in zip(rows.tolist(), scores.topk(5).indices.tolist(), strict=True):
+                self.negative[batches.closed(batches.pairs[row + start][0])] = best
+
+    def __call__(self, step):
+        batch, generator = self.batches(step), seeded(self.batches.seed, step, 1)
+        found = []
+        for ids, mask in zip(batch["ids"], batch["mask"], strict=True):
+            choices = self.negative.get(tuple(ids[mask].tolist()))
+            if choices is not None:
+                body = choices[int(torch.randint(len(choices), (1,), generator=generator))]
+                found.append(self.batches.closed(self.batches.pairs[body][1]))
+        negative_ids, negative_mask = pad(found, self.pad_id)
+        return batch | {"negative_ids": negative_ids, "negative_mask": negative_mask}
+
+
+class Named:
+    """The batches of "docs", but in the last fifth of the steps a tenth of the pairs are a name and what it names."""
+
+    def __init__(self, batches, docs, steps):
+        self.batches, self.steps = batches, steps
+        named = [(d.name.replace(".", " ").replace("_", " "), d.text) for d in docs.train]
+        self.named = list(zip(*(batches.words(side) for side in zip(*named, strict=True)), strict=True))
+        self.pairs = batches.pairs
+
+    def __call__(self, step):
+        self.batches.pairs = self.pairs
+        if step >= 0.8 * self.steps:
+            n = len(self.pairs) // 9
+            rows = torch.randperm(len(self.named), generator=seeded(self.batches.seed, step, 2))[:n].tolist()
+            self.batches.pairs = [*self.pairs, *(self.named[row] for row in rows)]
+        return self.batches(step)
+
+
+def starting(kind):
+    """Return an encoder to begin with, with dropout 0.1, and the tokenizer of docs-small."""
+    origin, tokenizer = checkpoints.load("docs-small")
+    torch.manual_seed(0)
+    if kind == "docs-small":
+        return with_dropout(origin.encoder, 0.1), tokenizer
+    shape = PRESETS["small"] | ({"width": 288, "heads": 6, "ffn_width": 1152} if kind == "wide" else {})
+    return Encoder(EncoderConfig(vocab_size=tokenizer.vocab_size, dropout=0.1, **shape)), tokenizer
+
+
+def trained(docs, further, minutes, *, more=True, batch=160, cache=False, temperature=0.05, hard=False, names=False,
+            pooling="mean", start="docs-small"):  # fmt: skip
+    """Return the encoder, its tokenizer, the steps it took and their seconds of processor time."""
+    encoder, tokenizer = starting(start)
+    source = docs_pairs(docs, further if more else dataclasses.replace(further, train=()), tokenizer)
+    batches = source.batches(batch, 128, 0)
+    training = Hard(batches, tokenizer) if hard else batches
+    options = dict(pooling=pooling, temperature=temperature, symmetric=True, chunk=CHUNK, cache=cache)
+    trial = SentenceEncoder(with_dropout(encoder, 0.1), **options)
+    began = time.process_time()
+    fit(trial, training, TRIAL, lr=1e-5, warmup=0, mixed_precision=True)
+    steps = int(60 * minutes * TRIAL / (time.process_time() - began))
+    model = SentenceEncoder(encoder, **options)
+    began = time.process_time()
+    batches_of = Named(training, docs, steps) if names else training
+    fit(model, batches_of, steps, lr=6e-4, warmup=min(50, steps // 10), seed=0, mixed_precision=True)
+    return model.eval(), tokenizer, steps, time.process_time() - began
+
+
+def ranks(pairs, scores):
+    """Return each question's reciprocal rank of its own text."""
+    return reciprocal_ranks(scores, torch.arange(len(pairs)))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    docs, further = load_docs(), load_docs(more=True)
+    pools = {"validation": docs.pairs("validation"), "test": docs.pairs("test")[:500]}
+    sides = {pool: [list(side) for side in zip(*pairs, strict=True)] for pool, pairs in pools.items()}
+    first, rows = None, []
+    lexical = {pool: ranks(asked, Bm25(texts).scores(asked)) for pool, (asked, texts) in sides.items()}
+    rows.append(
+        {"run": "BM25, tuned", "steps": 0, "seconds": 0} | {f"mrr_{p}": r.mean().item() for p, r in lexical.items()}
+    )
+    for name in dict.fromkeys(["as it is", *arguments.only]):
+        model, tokenizer, steps, seconds = trained(docs, further, arguments.minutes, **RUNS[name])
+        row, found = {"run": name, "steps": steps, "seconds": round(seconds)}, {}
+        for pool, (asked, texts) in sides.items():
+            a, b = (embed(side, (model, tokenizer), long="windows") for side in (asked, texts))
+            found[pool] = ranks(asked, a @ b.T)
+            row[f"mrr_{pool}"] = found[pool].mean().item()
+        first = first or found
+        for pool in pools:
+            row |= dict(
+                zip(
+                    (f"gain_{pool}", f"low_{pool}", f"high_{pool}"),
+                    paired_bootstrap(found[pool], first[pool]),
+                    strict=True,
+                )
+            )
+        rows.append(row)
+        print(row, flush=True)
+    columns = dict.fromkeys(rows[-1])
+    write(
+        "12_ladder", [columns | row for row in rows], f"python tools/encoder_ladder.py --minutes {arguments.minutes:g}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
