@@ -168,7 +168,11 @@ REFUSED = {
     ),
     "masking: a rate in words": (lambda: mask_tokens(TWO, TOKENIZER, "15 %"), ValueError, "rate is 15 %; it must be"),
     "masking: no tokenizer": (lambda: mask_tokens(TWO, MODEL), TypeError, EXCHANGED),
-    "MLM: labels of floats": (lambda: MODEL.loss(TWO, TWO.float()), TypeError, "labels are torch.float32; .* torch.int64"),
+    "MLM: labels of floats": (
+        lambda: MODEL.loss(TWO, TWO.float()),
+        TypeError,
+        "labels are torch.float32; .* torch.int64",
+    ),
     "MLM: labels out of range": (lambda: MODEL.loss(TWO, TWO + 38), ValueError, r"the label 4\d; .* 0 to 39, or -100"),
     "types: out of range": (lambda: TYPED(TWO, token_types=TWO), ValueError, r"from 2 to \d; .* the types 0 to 1"),
     "types: of floats": (lambda: TYPED(TWO, token_types=0.0 * TWO), ValueError, "torch.float32, .* whole numbers"),

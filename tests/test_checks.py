@@ -10,7 +10,7 @@ import torch
 
 import nextbert_lite.checks
 from nextbert_lite.checks import core
-from nextbert_lite.checks.core import CheckFailed, Exercise, Mistake, Prediction
+from nextbert_lite.checks.core import Build, CheckFailed, Exercise, Fault, Mistake, Prediction, Stage
 from nextbert_lite.core.contrastive import info_nce_loss
 
 MODULES = [
@@ -18,12 +18,13 @@ MODULES = [
     for module in pkgutil.iter_modules(nextbert_lite.checks.__path__)
     if module.name.startswith("lesson_")
 ]
-ALL = {e.id: e for m in MODULES for e in vars(m).values() if isinstance(e, Exercise | Prediction)}
+ALL = {e.id: e for m in MODULES for e in vars(m).values() if isinstance(e, Exercise | Prediction | Build)}
 SEEDS = [(0, 1, 2), (11, 12, 13), (101, 202, 303)]
 
 # Each id begins with its lesson, so that `-k lesson02` selects the tests of lesson 02 and no others.
 EACH = [pytest.param(e, id=f"lesson{e.id}") for e in ALL.values()]
 EXERCISES = [param for param in EACH if isinstance(param.values[0], Exercise)]
+BUILDS = [param for param in EACH if isinstance(param.values[0], Build)]
 PREDICTIONS = [param for param in EACH if isinstance(param.values[0], Prediction)]
 MISTAKES = [pytest.param(e, m, id=f"lesson{e.id}-{m.name}") for e in ALL.values() for m in e.mistakes]
 
@@ -34,13 +35,13 @@ def test_an_id_begins_with_its_lesson(request):
             assert re.match(r"lesson\d\d\.\d", test.callspec.id), test.name
 
 
-@pytest.mark.parametrize("exercise", EXERCISES)
+@pytest.mark.parametrize("exercise", [*EXERCISES, *BUILDS])
 def test_the_right_answer_passes(exercise, capsys):
-    exercise(exercise.right)
+    exercise(exercise.course if isinstance(exercise, Build) else exercise.right)
     assert f"✓ {exercise.id} is right" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("exercise", EXERCISES)
+@pytest.mark.parametrize("exercise", [*EXERCISES, *BUILDS])
 def test_right_answers_written_differently_pass(exercise, capsys):
     assert exercise.other_ways, f"exercise {exercise.id} lacks `other_ways`: write its right answer in another way."
     for answer in exercise.other_ways:
@@ -54,7 +55,10 @@ def test_each_mistake_gets_its_own_message(exercise, mistake, monkeypatch):
         monkeypatch.setattr(core, "SEEDS", seeds)
         with pytest.raises(CheckFailed) as failure:
             exercise(mistake.wrong)
-        assert str(failure.value) == f"{exercise.id}: {mistake.message}", f"with the seeds {seeds}"
+        said = str(failure.value)
+        if isinstance(exercise, Build):
+            said = re.sub(rf"^({exercise.id}: )stage \d of \d+, [^:]+: ", r"\1", said)
+        assert said == f"{exercise.id}: {mistake.message}", f"with the seeds {seeds}"
 
 
 @pytest.mark.parametrize("exercise", EACH)
@@ -272,7 +276,6 @@ def test_an_argument_that_is_changed_in_place_is_named(id_, answer, words):
 FROM_THE_NOTEBOOK = {
     "02.3": "def f(q, k, v):\n    w = (q @ k.T / D**0.5).softmax(-1)\n    return w @ v, w",
     "03.1": "def f(x, H):\n    return torch.stack([x[..., h * D : (h + 1) * D] for h in range(H)], 1)",
-    "03.4": "def f(x, qkv, out, H):\n    return right(x, qkv, out, C // (12 // 3))",
     "05.1": "def f(ids, draw, rate):\n    return ids.masked_fill(~((draw < share) & (ids >= 5)), -100)",
     "09.3": "def f(S, temperature):\n    return right(S, temperature) * len(S) / D * 8 / 5",
     "10.4": "def f(ids, start, n):\n    return [2, *ids[1:-1][start : start + n5], 3]",
@@ -348,6 +351,188 @@ LIMITS = {
 def test_a_limit_that_the_text_sets_is_looked_at(id_, answer, words):
     with pytest.raises(CheckFailed, match=f"^{id_}: the result is right, but .*{words}"):
         ALL[id_](answer)
+
+
+# --- builds -----------------------------------------------------------------------------------------------------------
+
+
+class Scaled(torch.nn.Module):
+    """A build of this test: a linear layer, times a number."""
+
+    def __init__(self, width, factor=2.0):
+        super().__init__()
+        self.factor, self.inner = factor, torch.nn.Linear(width, width)
+
+    def forward(self, x):
+        return self.factor * self.inner(x)
+
+
+def scaled(answer, generator, width=3, **more):
+    it = core.with_weights(answer(width, **more), Scaled(width), generator)
+    return core.untouched(it, torch.randn(2, width, generator=generator))
+
+
+def variant(**changes):
+    return type("Scaled", (Scaled,), changes)
+
+
+SCALED = Build(
+    id="99.2",
+    course=Scaled,
+    stages=(
+        Stage("values", scaled),
+        Stage("another factor", lambda answer, generator: scaled(answer, generator, factor=3.0)),
+        Stage(core.OTHER_SIZES, lambda answer, generator: scaled(answer, generator, width=5)),
+    ),
+    mistakes=(
+        Mistake(
+            "not scaled",
+            variant(forward=lambda self, x: self.inner(x)),
+            "the result is not multiplied by the factor.",
+            "made for this test",
+        ),
+        Mistake(
+            "twice",
+            variant(forward=lambda self, x: 2 * self.inner(x)),
+            "the factor is always two; it is an argument.",
+            "made for this test",
+        ),
+    ),
+    hints=("Multiply.",),
+    praise="Scaled.",
+)
+
+
+def adds_to_its_argument(self, x):
+    x += 1
+    return self.factor * self.inner(x - 1)
+
+
+def with_another_name(self, width, factor=2.0):
+    torch.nn.Module.__init__(self)
+    self.factor, self.linear = factor, torch.nn.Linear(width, width)
+
+
+def with_another_shape(self, width, factor=2.0):
+    torch.nn.Module.__init__(self)
+    self.factor, self.inner = factor, torch.nn.Linear(width, width + 1)
+
+
+NOT_QUITE = {
+    "named": (variant(forward=lambda self, x: self.inner(x)), "stage 1 of 3, values: the result is not multiplied"),
+    "named later": (
+        variant(forward=lambda self, x: 2 * self.inner(x)),
+        "stage 2 of 3, another factor: the factor is always two",
+    ),
+    "a column": (
+        variant(forward=lambda self, x: self.factor * self.inner(x) + (torch.arange(x.shape[1]) == 1)),
+        "stage 1 of 3, values: 66.67 % of the values agree. the largest difference is 1",
+    ),
+    "in place": (variant(forward=adds_to_its_argument), "values: argument number 1 is changed in place"),
+    "another name": (variant(__init__=with_another_name), "lacks inner.weight, inner.bias and has also linear.weight"),
+    "another shape": (variant(__init__=with_another_shape), r"inner.weight has the shape \(4, 3\); expected \(3, 3\)"),
+    "an error": (variant(forward=lambda self, x: self.gone(x)), "values: your code raised AttributeError"),
+    "no module": (lambda width, factor=2.0: 7, r"expected an nn.Module; this is 7 \(int\)"),
+    "no class": (torch.zeros(3), "expected Scaled; this is a tensor of shape"),
+}
+
+
+@pytest.mark.parametrize("answer, words", NOT_QUITE.values(), ids=[f"lesson99.2-{name}" for name in NOT_QUITE])
+def test_a_build_says_its_stage_and_how_much_agrees(answer, words):
+    with pytest.raises(CheckFailed, match=f"^99.2: .*{words}"):
+        SCALED(answer)
+
+
+def test_a_build_that_reads_the_notebooks_numbers_is_told_which():
+    notebook = {"torch": torch, "width": 3, "Scaled": Scaled}
+    forward = "def forward(self, x):\n        return self.factor * self.inner(x) * (x.shape[1] / width)"
+    exec(f"class Mine(Scaled):\n    {forward}", notebook)
+    with pytest.raises(CheckFailed, match=r"other sizes: .*reads `width` \(3\) of the notebook"):
+        SCALED(notebook["Mine"])
+
+
+BLANKS = """
+class OnlySuper(torch.nn.Module):
+    def __init__(self, width, factor=2.0):
+        super().__init__()
+        pass  # your code here
+
+    def forward(self, x):
+        'x: (B, C) -> (B, C)'
+        pass  # your code here
+
+class ForwardAlone(torch.nn.Module):
+    def forward(self, x):
+        pass
+
+def function(width, factor=2.0):
+    pass  # your code here
+
+def raises(width, factor=2.0):
+    raise NotImplementedError
+"""
+
+
+@pytest.mark.parametrize(
+    "name", ["OnlySuper", "ForwardAlone", "function", "raises"], ids=lambda name: f"lesson99.2-{name}"
+)
+def test_a_blank_build_is_told_so_and_fails_only_when_graded(name, capsys, monkeypatch):
+    exec(BLANKS, names := {"torch": torch})
+    SCALED(names[name])
+    assert "○ 99.2 is still blank" in capsys.readouterr().out
+    monkeypatch.setenv("NEXTBERT_GRADE", "1")
+    with pytest.raises(CheckFailed, match="blank"):
+        SCALED(names[name])
+
+
+def test_a_function_that_returns_a_constant_is_no_blank():
+    assert not core.nothing_written(lambda: 3) and core.nothing_written(lambda: None)
+
+
+def test_the_lesson_goes_on_with_the_learners_own_build_once_it_passes(capsys, monkeypatch):
+    monkeypatch.setattr(core, "find", lambda name: SCALED)
+    exec(BLANKS, names := {"torch": torch})
+    right, wrong = variant(), variant(forward=lambda self, x: self.inner(x))
+    for answer, gives, words in (
+        (right, right, "Scaled: yours, from here on."),
+        (wrong, Scaled, "Scaled: the course's, because yours does not pass 99.2 yet."),
+        (names["OnlySuper"], Scaled, "Scaled: the course's, because yours is still blank."),
+        (None, Scaled, "Scaled: the course's, because yours is still blank."),
+        (7, Scaled, "Scaled: the course's, because yours does not pass 99.2 yet."),
+        (Scaled, Scaled, "Scaled: the course's. To use yours, run its cell again before this one."),
+    ):
+        assert core.mine("99.2", answer) is gives
+        assert capsys.readouterr().out == words + "\n"
+
+
+def test_what_is_no_build_has_no_version_of_ones_own():
+    with pytest.raises(ValueError, match="is not a build"):
+        core.mine("03.1", None)
+
+
+def test_a_check_of_a_build_leaves_torchs_random_numbers_as_they_were(capsys):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    SCALED(Scaled)
+    with pytest.raises(CheckFailed):
+        SCALED(variant(forward=lambda self, x: torch.rand(7)))
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("exercise", BUILDS)
+def test_the_named_mistakes_of_a_build_show_at_three_stages_at_least(exercise):
+    assert 4 <= len(exercise.stages) <= 9 and len({stage.name for stage in exercise.stages}) == len(exercise.stages)
+    assert len(exercise.mistakes) >= 6
+    found = {re.match(r"stage (\d+)", exercise.verdict(mistake.wrong)[1])[1] for mistake in exercise.mistakes}
+    assert len(found) >= 3
+
+
+@pytest.mark.parametrize("exercise", BUILDS)
+def test_no_stage_of_a_build_fails_by_itself(exercise):
+    for stage in exercise.stages:
+        for seed in core.SEEDS:
+            assert not isinstance(exercise.run(stage, exercise.course, seed), Exception | Fault), stage.name
 
 
 # --- hints and solutions ----------------------------------------------------------------------------------------------

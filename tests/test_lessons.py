@@ -16,7 +16,7 @@ import pytest
 from nbclient import NotebookClient
 
 import nextbert_lite
-from nextbert_lite.checks.core import CheckFailed, Exercise, Prediction, find
+from nextbert_lite.checks.core import Build, CheckFailed, Exercise, Prediction, find
 from nextbert_lite.core import attention, classify, contrastive, encoder, heads, masking
 from nextbert_lite.course.workspace import learner_version, lesson_number
 from nextbert_lite.course.workspace import read_notebook as read
@@ -36,6 +36,8 @@ COMPARED = "nbval-check-output"  # the tag of a cell whose printed text nbval co
 # The share of the cells with text that must have it, where it is not a third. In 11 and 12 nearly every cell prints
 # what was measured on the documentation of this machine, and another Python or system has another.
 COMPARED_SHARE = {"11": 0.25, "12": 0.25}
+
+SECOND_EDITION = {"00", "01", "02", "03", "04", "05", "06"}
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -254,6 +256,32 @@ def test_what_is_built_in_the_lesson_is_the_packages_code(path):
         assert stripped(definitions[thing.__name__]) == stripped(package), thing.__name__
 
 
+SECOND = [lesson for lesson in LESSONS if lesson_number(lesson.values[0]) in SECOND_EDITION]
+
+
+@pytest.mark.parametrize("path", SECOND)
+def test_a_lesson_begins_with_a_folded_picture_short_imports_and_its_parameters(path):
+    cells = code_cells(read(path))
+    seen = [cell for cell in cells if "hide-input" not in tags_of(cell)]
+    assert "hide-input" in tags_of(cells[0]) and any("image/png" in o.get("data", {}) for o in cells[0]["outputs"])
+    kinds = {type(node) for node in ast.parse(text_of(seen[0]["source"])).body}
+    assert kinds <= {ast.Import, ast.ImportFrom} and len(text_of(seen[0]["source"]).splitlines()) <= 16
+    assert sum(tool.PARAMETERS in tags_of(cell) for cell in cells) == 1
+    assert not any("environ" in text_of(cell["source"]) for cell in cells)
+
+
+@pytest.mark.parametrize("path", SECOND)
+def test_long_drawing_code_is_folded_and_the_text_is_as_long_as_the_code(path):
+    cells, draws = code_cells(read(path)), re.compile(r"plots\.\w|\bax\.")
+    for cell in cells:
+        source = text_of(cell["source"])
+        drawing = sum(bool(draws.search(line)) for line in source.splitlines())
+        assert drawing <= 10 or "hide-input" in tags_of(cell), source
+        if "hide-input" in tags_of(cell):
+            assert cell["metadata"]["jupyter"] == {"source_hidden": True}
+    assert len(read(path)["cells"]) - len(cells) >= len(cells)
+
+
 @pytest.mark.parametrize("path", LESSONS)
 def test_the_lesson_has_all_its_parts(path):
     notebook, text = read(path), prose(read(path))
@@ -302,17 +330,43 @@ def named_in(cell):
     return {node.id for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Name)}
 
 
+MINE = re.compile(r'^(\w+) = check\.mine\("(\d\d\.\d)", \1\)$', re.M)
+
+
+def builds_of(notebook):
+    """Return the id -> name of each build whose own version the lesson goes on with."""
+    return {i: name for cell in code_cells(notebook) for name, i in MINE.findall(text_of(cell["source"]))}
+
+
 @pytest.mark.parametrize("path", LESSONS)
-def test_no_cell_outside_an_exercise_uses_the_learners_object(path):
+def test_no_cell_outside_an_exercise_uses_the_learners_object_unless_it_was_checked(path):
     notebook = read(path)
     own = {name for cell, _ in exercises(notebook).values() for name in made_by(cell)}
     inside = {text for pair in exercises(notebook).values() for text in pair}
     for text in (text_of(cell["source"]) for cell in code_cells(notebook)):
+        own -= {name for name, _ in MINE.findall(text)}  # from here on it is what passes: the learner's or the course's
         used = (named_in(text) | made_by(text)) & own
         assert text in inside or not used, f"{used} in: {text[:80]}"
     for exercise_id, (cell, check_cell) in exercises(notebook).items():
         others = {n for other, (text, _) in exercises(notebook).items() if other != exercise_id for n in made_by(text)}
+        others -= set(builds_of(notebook).values())
         assert not made_by(check_cell) and not (named_in(check_cell) | made_by(cell)) & others, exercise_id
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_each_build_is_checked_and_then_used_in_the_lesson_and_goes_into_my_bert(path):
+    notebook = read(path)
+    builds = {i for i in exercises(notebook) if isinstance(find(i), Build)}
+    assert builds == set(builds_of(notebook))
+    for build in builds:
+        name = find(build).name
+        (cell,) = (c for c in code_cells(notebook) if f"exercise-{build}" in tags_of(c))
+        assert name in made_by(text_of(cell["source"])) and builds_of(notebook)[build] == name
+        assert any(re.fullmatch(r"my-bert-[a-z]+", tag) for tag in tags_of(cell))
+        after = "\n".join(text_of(c["source"]) for c in code_cells(notebook)).split(f'check.mine("{build}", {name})')[1]
+        assert re.search(rf"\b{name}\b", after), f"{name} is built and never used"
+    if lesson_number(path) in SECOND_EDITION:
+        assert builds, "a lesson without a build"
 
 
 def test_all_that_a_cell_makes_is_seen():
@@ -361,7 +415,7 @@ def test_each_exercise_is_checked_by_its_own_check(path):
     for exercise_id, (_, check_cell) in exercises(read(path)).items():
         name = re.match(r"check\.(\w+)\(", check_cell)[1]
         module = importlib.import_module(f"nextbert_lite.checks.lesson_{exercise_id[:2]}")
-        assert isinstance(find(exercise_id), Exercise | Prediction)
+        assert isinstance(find(exercise_id), Exercise | Prediction | Build)
         assert getattr(module, name) is find(exercise_id)
 
 
@@ -373,7 +427,7 @@ def test_run_all_on_the_learners_blank_copy_reaches_the_end(path, monkeypatch):
     client = NotebookClient(blank, timeout=tool.CELL_TIMEOUT, resources={"metadata": {"path": str(path.parent)}})
     client.execute(env=dict(os.environ, TQDM_DISABLE="1"))
     printed = "".join(o.get("text", "") for c in blank.cells if c.cell_type == "code" for o in c.outputs)
-    assert printed.count("is still blank") == len(exercises(read(path)))
+    assert len(re.findall(r"○ \d\d\.\d is still blank", printed)) == len(exercises(read(path)))
     assert all(o.get("name") != "stderr" for c in blank.cells if c.cell_type == "code" for o in c.outputs)
 
 
@@ -399,7 +453,7 @@ def test_the_lessons_measured_time_is_within_its_limit(path):
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("path", LESSONS)
 def test_the_claims_hold_for_other_seeds(path, seed):
-    notebook = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
+    notebook = tool.with_parameters(nbformat.reads(path.read_text(encoding="utf-8"), as_version=4), seed=seed)
     client = NotebookClient(notebook, timeout=tool.CELL_TIMEOUT, resources={"metadata": {"path": str(path.parent)}})
     client.execute(env=dict(os.environ, TQDM_DISABLE="1", NEXTBERT_SEED=str(seed)))
 

@@ -38,6 +38,8 @@ LANGUAGE = {  # what `jupyter nbconvert --to script` needs; no version, which di
     "name": "python",
     "nbconvert_exporter": "python",
 }
+FOLDED = "hide-input"  # the tag of a cell whose code JupyterLab and the book fold away
+PARAMETERS = "parameters"  # the tag of the cell of values that the tests and tables set
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 
 
@@ -54,6 +56,8 @@ def read_source(path):
         seen[digest] = seen.get(digest, 0) + 1
         cell.id = f"{digest}-{seen[digest]}"
         cell.metadata = nbformat.NotebookNode({k: v for k, v in cell.metadata.items() if k in ("tags",)})
+        if FOLDED in cell.metadata.get("tags", []):
+            cell.metadata["jupyter"] = nbformat.NotebookNode(source_hidden=True)
     notebook.metadata = nbformat.NotebookNode(
         {
             "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -62,6 +66,15 @@ def read_source(path):
         }
     )
     notebook.nbformat, notebook.nbformat_minor = 4, 5
+    return notebook
+
+
+def with_parameters(notebook, **values):
+    """Return the notebook with other values in its cell of parameters, such as `seed = 1`; names that it lacks stay out."""
+    for cell in notebook.cells:
+        if PARAMETERS in cell.metadata.get("tags", []):
+            for name, value in values.items():
+                cell.source = re.sub(rf"^{name} = [^#\n]*", f"{name} = {value!r}  ", cell.source, flags=re.M).rstrip()
     return notebook
 
 

@@ -2,8 +2,8 @@
 
     python tools/results.py 03_heads --seeds 0 1 2
 
-Runs the lesson's cells once for each seed (NEXTBERT_SEED) with all rows (NEXTBERT_ALL), and collects the variable
-`results_WORD` of NAME = NN_WORD, a list of rows.
+Runs the lesson's cells once for each seed with all rows (`seed` and `every_row` of its cell of parameters; in older
+lessons NEXTBERT_SEED and NEXTBERT_ALL), and collects the variable `results_WORD` of NAME = NN_WORD, a list of rows.
 """
 
 import argparse
@@ -22,6 +22,8 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import jupytext
 import torch
 
+from notebooks import with_parameters
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -32,7 +34,8 @@ def rows_of(name, seed):
     names = {"__name__": "__main__"}
     (source,) = (ROOT / "notebooks" / "source").glob(f"{lesson}_*.py")
     with contextlib.redirect_stdout(io.StringIO()):
-        for cell in jupytext.read(source, fmt="py:percent").cells:
+        lesson = with_parameters(jupytext.read(source, fmt="py:percent"), seed=seed, every_row=True)
+        for cell in lesson.cells:
             other_table = "results_" in cell.source and f"results_{word}" not in cell.source
             if cell.cell_type == "code" and not other_table:
                 exec(compile(cell.source, source.name, "exec"), names)

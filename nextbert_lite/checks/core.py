@@ -5,13 +5,18 @@ the same seeded inputs. Equal to the right one: passed. Equal to a wrong one: it
 matters. Else it says what differs, by how much and where. What gives the right result and is wrong all the same is
 looked for after that: arguments that were changed in place, a limit that the text sets, sizes or names of the notebook
 in place of the arguments. torch's random numbers are afterwards as if no check had run.
+
+A `Build` is an exercise of a class, a loop or a longer function. Its check goes in stages and says how far one is; what
+passes is used in the rest of the lesson, by `mine`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dis
 import importlib
+import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +29,7 @@ from torch import Tensor, nn
 from nextbert_lite.course.workspace import solution as solution_code
 
 SEEDS = (0, 1, 2)
+OTHER_SIZES = "other sizes"  # the stage of a build in which a number of the notebook shows that should be an argument
 
 
 class CheckFailed(AssertionError):
@@ -153,19 +159,171 @@ def comparable(guess: Any, value: Any) -> bool:
     return isinstance(guess, type(value))
 
 
+# --- builds -----------------------------------------------------------------------------------------------------------
+
+
+class Fault(Exception):
+    """A stage's own sentence on what is wrong, shown as it is."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of a build's check: what `run(answer, generator)` gives is compared for the learner's and the course's."""
+
+    name: str  # a few words: "shapes", "a case by hand", "masks", "gradients"
+    run: Callable[[Any, torch.Generator], Any]
+
+
+@dataclass(frozen=True)
+class Build:
+    """An exercise whose answer is a class, a loop or a longer function, checked in stages."""
+
+    id: str
+    course: Any  # the course's own class or function: what the answer is compared with
+    stages: tuple[Stage, ...]
+    mistakes: tuple[Mistake, ...]  # wrong: a class or a function, as a learner would write it
+    hints: tuple[str, ...]
+    praise: str
+    other_ways: tuple[Any, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What the learner builds is called."""
+        return self.course.__name__
+
+    def __call__(self, answer: Any) -> None:
+        status, message = self.verdict(answer)
+        if status == "blank":
+            return blank(self.id)
+        if status == "fails":
+            raise CheckFailed(f"{self.id}: {message}")
+        print(message)
+        return None
+
+    def verdict(self, answer: Any) -> tuple[str, str]:
+        """Return "passes", "blank" or "fails", and what to say of it."""
+        if not callable(answer):
+            return "fails" if answer is not None else "blank", f"expected {self.name}; this is {describe(answer)}."
+        if nothing_written(answer):
+            return "blank", ""
+        for number, stage in enumerate(self.stages, 1):
+            yours, right = ([self.run(stage, it, seed) for seed in SEEDS] for it in (answer, self.course))
+            found = [(difference(*pair), *pair) for pair in zip(yours, right, strict=True)]
+            fault = next((one for one in found if one[0]), None)
+            if fault is None:
+                continue
+            if number == 1 and all(isinstance(one, NotImplementedError) for one in yours):
+                return "blank", ""
+            where = f"stage {number} of {len(self.stages)}, {stage.name}: "
+            for mistake in self.mistakes:
+                if all(same(y, self.run(stage, mistake.wrong, seed)) for y, seed in zip(yours, SEEDS, strict=True)):
+                    return "fails", where + mistake.message
+            agree = agreement(*fault[1:])
+            part = "" if agree is None else f"{100 * agree:.2f} % of the values agree. "
+            of_notebook = reads_of(answer) if stage.name == OTHER_SIZES else ""
+            return "fails", f"{where}{part}{fault[0]}{of_notebook} For a hint: check.hint('{self.id}')."
+        stages = ", ".join(stage.name for stage in self.stages)
+        return "passes", f"✓ {self.id} is right in all {len(self.stages)} stages: {stages}. {self.praise}"
+
+    def run(self, stage: Stage, answer: Any, seed: int) -> Any:
+        """Return what a stage gives for an answer, or the exception that it raised."""
+        with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
+            torch.manual_seed(seed)
+            return run(lambda: stage.run(answer, torch.Generator().manual_seed(seed)), ())
+
+
+def mine(exercise_id: str, answer: Any) -> Any:
+    """Return the learner's own class or function if its check passes, else the course's; say which in one line."""
+    build = find(exercise_id)
+    if not isinstance(build, Build):
+        raise ValueError(f"{exercise_id} is not a build: the lesson goes on with its own code there.")
+    if answer is build.course:
+        print(f"{build.name}: the course's. To use yours, run its cell again before this one.")
+        return answer
+    status, _ = build.verdict(answer)
+    if status == "passes":
+        print(f"{build.name}: yours, from here on.")
+        return answer
+    why = "yours is still blank" if status == "blank" else f"yours does not pass {exercise_id} yet"
+    print(f"{build.name}: the course's, because {why}.")
+    return build.course
+
+
+def untouched(function: Callable, *arguments: Any) -> Any:
+    """Return function(*arguments); Fault if it changed one of them in place."""
+    before = copy.deepcopy(arguments)
+    result = function(*arguments)
+    for number, (old, new) in enumerate(zip(before, arguments, strict=True), 1):
+        if not unchanged(old, new):
+            raise Fault(f"argument number {number} is changed in place: whoever called it finds theirs changed.")
+    return result
+
+
+def with_weights(module: nn.Module, like: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Return the module with random weights, those of `like` by name and shape; Fault for another set of names."""
+    wanted = {name: torch.randn(t.shape, generator=generator) * t.shape[-1] ** -0.5 for name, t in named(like).items()}
+    given = named(module)
+    missing, further = [n for n in wanted if n not in given], [n for n in given if n not in wanted]
+    if missing or further:
+        lists = [f"{word} {', '.join(names)}" for word, names in (("lacks", missing), ("has also", further)) if names]
+        raise Fault(f"the module {' and '.join(lists)}. Name its parts as the text does.")
+    for name, value in wanted.items():
+        if given[name].shape != value.shape:
+            raise Fault(f"{name} has the shape {tuple(given[name].shape)}; expected {tuple(value.shape)}.")
+        given[name].data.copy_(value)
+    return module
+
+
+def named(module: nn.Module) -> dict[str, Tensor]:
+    """Return a module's parameters by name; of one that is shared, each name."""
+    if not isinstance(module, nn.Module):
+        raise Fault(f"expected an nn.Module; this is {describe(module)}.")
+    return dict(module.named_parameters(remove_duplicate=False))
+
+
+def agreement(yours: Any, right: Any) -> float | None:
+    """Return the proportion of equal values, where both are tensors, or tuples of them, of the same shapes."""
+    pairs = list(zip(flat(yours), flat(right), strict=False))
+    tensors = all(isinstance(t, Tensor) for pair in pairs for t in pair)
+    if not pairs or len(flat(yours)) != len(flat(right)) or not tensors or any(y.shape != r.shape for y, r in pairs):
+        return None
+    equal = [torch.isclose(y.double(), r.double(), rtol=1e-4, atol=1e-5, equal_nan=True).flatten() for y, r in pairs]
+    return float(torch.cat(equal).double().mean()) if sum(map(len, equal)) else None
+
+
+def flat(value: Any) -> list:
+    """Return the leaves of nested tuples and lists."""
+    return [leaf for part in value for leaf in flat(part)] if isinstance(value, tuple | list) else [value]
+
+
+def nothing_written(answer: Any) -> bool:
+    """Whether a function, or each method of a class, is still empty; `super().__init__()` alone is nothing either."""
+    if not isinstance(answer, type):
+        return idle(answer)
+    methods = [f for f in vars(answer).values() if hasattr(f, "__code__")]
+    return bool(methods) and all(idle(f) or f.__code__.co_names == ("super", "__init__") for f in methods)
+
+
+def reads_of(answer: Any) -> str:
+    """Return a sentence on the notebook's values that a build reads in place of its arguments, if there are any."""
+    functions = [f for f in vars(answer).values() if hasattr(f, "__code__")] if isinstance(answer, type) else [answer]
+    found = [notebook_names(f) for f in functions]
+    return next((sentence for sentence in found if "of the notebook" in sentence), "")
+
+
 # --- hints and solutions ----------------------------------------------------------------------------------------------
 
 _hints_given: dict[str, int] = {}
 
 
-def find(exercise_id: str) -> Exercise | Prediction:
+def find(exercise_id: str) -> Exercise | Prediction | Build:
     """Return the exercise "02.1"; ValueError, which lists those of the lesson, when there is none."""
     number = str(exercise_id).split(".")[0]
     try:
         lesson = importlib.import_module(f"nextbert_lite.checks.lesson_{number}")
     except ModuleNotFoundError:
         raise ValueError(f"there is no exercise {exercise_id!r}; they are named like '02.1'.") from None
-    known = {e.id: e for e in vars(lesson).values() if isinstance(e, Exercise | Prediction)}
+    known = {e.id: e for e in vars(lesson).values() if isinstance(e, Exercise | Prediction | Build)}
     if exercise_id not in known:
         raise ValueError(f"there is no exercise {exercise_id!r}; lesson {number} has {', '.join(sorted(known))}.")
     return known[exercise_id]
@@ -215,12 +373,17 @@ def is_blank(answer: Callable, outcomes: list) -> bool:
     """Whether nothing was written: it raises NotImplementedError, or its body is empty."""
     if all(isinstance(outcome, NotImplementedError) for outcome in outcomes):
         return True
-    code = getattr(answer, "__code__", None)
+    return idle(answer)
+
+
+def idle(function: Any) -> bool:
+    """Whether a function's body does nothing: a docstring, `pass`, `...`."""
+    code = getattr(function, "__code__", None)
     if code is None:
         return False
-    idle = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE", "POP_TOP", "EXTENDED_ARG"}
-    empty = all(instruction.opname in idle for instruction in dis.get_instructions(code))
-    return empty and all(outcome is None for outcome in outcomes)
+    nothing = {"RESUME", "NOP", "RETURN_VALUE", "POP_TOP", "EXTENDED_ARG"}
+    steps = [step for step in dis.get_instructions(code) if step.opname not in nothing]
+    return all(step.opname in ("LOAD_CONST", "RETURN_CONST") and step.argval is None for step in steps)
 
 
 IN_PLACE = {
@@ -282,8 +445,10 @@ def same(a: Any, b: Any) -> bool:
 
 def difference(yours: Any, right: Any) -> str | None:
     """Return a sentence on the first difference of shape, dtype, finiteness or value; None if there is none."""
+    if isinstance(yours, Fault):
+        return str(yours)
     if isinstance(yours, Exception):
-        return f"your function raised {type(yours).__name__}: {yours}."
+        return f"your code raised {type(yours).__name__}: {yours}."
     if yours is None:
         return "your function returns None: is a `return` missing at its end?"
     if isinstance(right, tuple):

@@ -6,9 +6,30 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solution
+from nextbert_lite.checks.core import (
+    Build,
+    Exercise,
+    Mistake,
+    Prediction,
+    Stage,
+    hint,
+    mine,
+    solution,
+    untouched,
+    with_weights,
+)
+from nextbert_lite.core.attention import MultiHeadAttention
 
-__all__ = ["hint", "merge_heads", "multi_head", "parameters", "self_attend", "solution", "split_heads"]
+__all__ = [
+    "hint",
+    "merge_heads",
+    "mine",
+    "multi_head_attention",
+    "parameters",
+    "self_attend",
+    "solution",
+    "split_heads",
+]
 
 
 def tokens_to_split(generator):
@@ -124,96 +145,256 @@ parameters = Prediction(
 )
 
 
-def packed_attention(generator, B=2, T=5, C=12, H=3):
-    x = torch.randn(B, T, C, generator=generator)
-    qkv, out = nn.Linear(C, 3 * C), nn.Linear(C, C)
-    for p in (*qkv.parameters(), *out.parameters()):
-        p.data = torch.randn(p.shape, generator=generator) / math.sqrt(C)
-    return x, qkv.requires_grad_(False), out.requires_grad_(False), H
+# --- the build: MultiHeadAttention ------------------------------------------------------------------------------------
 
 
-def attend(x, qkv, out, H, scale=None, order=(2, 0, 3, 1, 4), project=True, merge=True):
-    B, T, C = x.shape
-    packed = qkv(x).view(B, T, 3, H, C // H) if order[0] == 2 else qkv(x).view(B, T, H, 3, C // H)
-    q, k, v = packed.permute(*order)
-    weights = (q @ k.transpose(-2, -1) / (scale or math.sqrt(C // H))).softmax(-1)
-    heads = weights @ v
-    y = heads.transpose(1, 2).reshape(B, T, C) if merge else heads.reshape(B, T, C)
-    return out(y) if project else y
+def module(answer, generator, C=12, H=3, dropout=0.0):
+    """Return the learner's module with the course's parts and seeded weights, in eval mode."""
+    return with_weights(answer(C, H, dropout), MultiHeadAttention(C, H), generator).eval()
 
 
-def cut_in_one_view(x, qkv, out, H):
-    B, T, C = x.shape
-    q, k, v = (part.reshape(B, H, T, C // H) for part in qkv(x).chunk(3, -1))
-    heads = (q @ k.transpose(-2, -1) / math.sqrt(C // H)).softmax(-1) @ v
-    return out(heads.transpose(1, 2).reshape(B, T, C))
+def texts(generator, B=2, T=5, C=12):
+    return torch.randn(B, T, C, generator=generator)
 
 
-def heads_by_loop(x, qkv, out, H):
-    q, k, v = qkv(x).chunk(3, -1)
-    split = [F.scaled_dot_product_attention(*parts) for parts in zip(*(t.chunk(H, -1) for t in (q, k, v)), strict=True)]
-    return out(torch.cat(split, -1))
+def padding(generator, B=2, T=5):
+    """A padding mask (B, 1, 1, T): the second text has two real tokens."""
+    return (torch.arange(T) < torch.tensor([T] + [2] * (B - 1))[:, None])[:, None, None, :]
 
 
-multi_head = Exercise(
+def shapes(answer, generator):
+    y, weights = module(answer, generator)(texts(generator))
+    return tuple(y.shape), weights is None
+
+
+def one_head(answer, generator):
+    return untouched(module(answer, generator, H=1), texts(generator))[0]
+
+
+def several_heads(answer, generator):
+    return untouched(module(answer, generator), texts(generator))[0]
+
+
+def masks(answer, generator):
+    it, x = module(answer, generator), texts(generator)
+    causal = torch.ones(5, 5, dtype=torch.bool).tril()[None, None]
+    per_head = torch.rand(2, 3, 5, 5, generator=generator) < 0.7
+    per_head |= torch.eye(5, dtype=torch.bool)
+    return tuple(untouched(it, x, mask)[0] for mask in (padding(generator), causal, per_head))
+
+
+def weights_too(answer, generator):
+    it, x = module(answer, generator), texts(generator)
+    y, weights = it(x, padding(generator), return_weights=True)
+    empty = torch.ones(2, 1, 5, 5, dtype=torch.bool)
+    empty[1, 0, 2] = False  # token 2 of text 1 may look at nothing
+    return y, weights, *it(x, empty, return_weights=True)
+
+
+def other_sizes(answer, generator):
+    return module(answer, generator, C=10, H=5)(texts(generator, 3, 4, 10))[0]
+
+
+def gradients(answer, generator):
+    it, x = module(answer, generator), texts(generator).requires_grad_()
+    it(x, padding(generator))[0].square().sum().backward()
+    return x.grad, *(it.get_parameter(name).grad for name in ("qkv.weight", "qkv.bias", "out.weight", "out.bias"))
+
+
+def dropped(answer, generator):
+    """Dropout: each value is 1 and each token attends to all alike, so the output is the sum of the weights."""
+    it = with_weights(answer(8, 2, 0.5), MultiHeadAttention(8, 2), generator)
+    with torch.no_grad():
+        it.qkv.weight.zero_(), it.qkv.bias.zero_(), it.out.bias.zero_()
+        it.qkv.bias[16:] = 1.0
+        it.out.weight.copy_(torch.eye(8))
+    x = torch.randn(4, 32, 8, generator=generator)
+    found = [it.eval()(x)[0]]
+    for shown in (False, True):
+        y = it.train()(x, return_weights=shown)[0]
+        found += [bool(y.std() > 0.05), bool((y.mean() - 1).abs() < 0.1)]  # 5 standard errors
+    return tuple(found)
+
+
+class Wrong(MultiHeadAttention):
+    """MultiHeadAttention with a forward pass that a learner may write; its switches are the mistakes."""
+
+    scaled_by, order, cut, merged, projected, heads, masked, averaged = (
+        "D",
+        "3HD",
+        "tokens",
+        True,
+        True,
+        None,
+        "row",
+        False,
+    )
+    drops, drops_in_eval, hides = True, False, True
+
+    def forward(self, x, mask=None, return_weights=False):
+        B, T, C = x.shape
+        H = self.heads or self.H
+        D = C // H
+        if self.order == "3HD":
+            q, k, v = self.qkv(x).view(B, T, 3, H, D).permute(2, 0, 3, 1, 4)
+        else:
+            q, k, v = self.qkv(x).view(B, T, H, 3, D).permute(3, 0, 2, 1, 4)
+        if self.cut == "one view":
+            q, k, v = (part.reshape(B, H, T, D) for part in self.qkv(x).chunk(3, -1))
+        scores = q @ k.transpose(-2, -1) / {"D": math.sqrt(D), "C": math.sqrt(C), "nothing": 1.0}[self.scaled_by]
+        if mask is not None and self.hides:
+            mask = ~mask if self.masked == "inverted" else mask
+            scores = scores.masked_fill(~mask, -1e9 if self.masked == "large" else -math.inf)
+        weights = scores.softmax(-1)
+        if mask is not None and self.hides and self.masked == "row":
+            weights = weights.masked_fill(~mask, 0.0)
+        if self.drops and (self.training or self.drops_in_eval):
+            weights = F.dropout(weights, self.dropout)
+        heads = weights @ v
+        y = heads.transpose(1, 2).reshape(B, T, C) if self.merged else heads.reshape(B, T, C)
+        shown = weights.mean(1) if self.averaged else weights
+        return self.out(y) if self.projected else y, shown if return_weights else None
+
+
+def wrong(**switches):
+    return type("MultiHeadAttention", (Wrong,), switches)
+
+
+class ByLoop(nn.Module):
+    """Another way: a head after the other."""
+
+    def __init__(self, C, H, dropout=0.0):
+        super().__init__()
+        self.H, self.drop = H, nn.Dropout(dropout)
+        self.qkv, self.out = nn.Linear(C, 3 * C), nn.Linear(C, C)
+
+    def forward(self, x, mask=None, return_weights=False):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        D = x.shape[-1] // self.H
+        outputs, shown = [], []
+        for h, (a, b, c) in enumerate(zip(*(t.split(D, -1) for t in (q, k, v)), strict=True)):
+            scores = torch.einsum("btd,bsd->bts", a, b) / D**0.5
+            if mask is not None:
+                allowed = mask.expand(len(x), self.H, *scores.shape[1:])[:, h]
+                scores = scores.masked_fill(~allowed, -math.inf)
+            weights = self.drop(scores.softmax(-1).nan_to_num(0.0))
+            outputs.append(weights @ c)
+            shown.append(weights)
+        return self.out(torch.cat(outputs, -1)), torch.stack(shown, 1) if return_weights else None
+
+
+multi_head_attention = Build(
     id="03.4",
-    right=attend,
-    inputs=packed_attention,
-    also=lambda generator: packed_attention(generator, B=3, T=4, C=10, H=5),
+    course=MultiHeadAttention,
+    stages=(
+        Stage("parts and shapes", shapes),
+        Stage("one head", one_head),
+        Stage("several heads", several_heads),
+        Stage("masks", masks),
+        Stage("the weights", weights_too),
+        Stage("other sizes", other_sizes),
+        Stage("gradients", gradients),
+        Stage("dropout", dropped),
+    ),
     mistakes=(
         Mistake(
             "√C",
-            lambda x, qkv, out, H: attend(x, qkv, out, H, scale=math.sqrt(x.shape[-1])),
+            wrong(scaled_by="C"),
             "you divide by √C, the width of the model. A head's dot product has only D = C / H terms: divide by √D.",
             "https://github.com/omihub777/ViT-CIFAR/pull/11, "
             "https://github.com/Graylab/DL4Proteins-notebooks/issues/12",
         ),
         Mistake(
             "not divided",
-            lambda x, qkv, out, H: attend(x, qkv, out, H, scale=1.0),
+            wrong(scaled_by="nothing"),
             "the scores are not divided by √D.",
             "a fresh reader of this lesson",
         ),
         Mistake(
             "cut in the wrong places",
-            cut_in_one_view,
+            wrong(cut="one view"),
             "queries, keys and values are right, but each is cut into heads by one view to (B, H, T, D), which mixes "
             "tokens and features (exercise 03.1).",
             "a fresh reader of this lesson",
         ),
         Mistake(
             "not projected",
-            lambda x, qkv, out, H: attend(x, qkv, out, H, project=False),
+            wrong(projected=False),
             "the output projection is missing: `out` mixes what the heads found, without it they never meet.",
             "the last step of equation (MultiHead) in Vaswani et al. 2017, section 3.2.2",
         ),
         Mistake(
             "heads before q, k, v",
-            lambda x, qkv, out, H: attend(x, qkv, out, H, order=(3, 0, 2, 1, 4)),
+            wrong(order="H3D"),
             "you read the packed output as (H, 3, D). It is (3, H, D): first all queries, then all keys, then all "
             "values. (Some published models do pack by head, GPT-NeoX for one.)",
             "both layouts exist in published weights",
         ),
         Mistake(
             "heads merged without the exchange",
-            lambda x, qkv, out, H: attend(x, qkv, out, H, merge=False),
+            wrong(merged=False),
             "the heads are merged without exchanging H and T first (exercise 03.2): tokens get mixed up.",
             "exercise 03.2",
         ),
         Mistake(
-            "one head",
-            lambda x, qkv, out, H: attend(x, qkv, out, 1),
-            "H is not used: this is one head of the full width.",
-            "the split forgotten",
+            "one head", wrong(heads=1), "H is not used: this is one head of the full width.", "the split forgotten"
+        ),
+        Mistake(
+            "no mask",
+            wrong(hides=False),
+            "the mask has no effect: where it is False, the score must become -inf before the softmax.",
+            "pytorch/pytorch#32590 and the like: a mask that is accepted and not used",
+        ),
+        Mistake(
+            "the mask means the opposite",
+            wrong(masked="inverted"),
+            "you hide what may be attended to. In this course True means *may be attended to*; only in "
+            "nn.MultiheadAttention does True mean *hidden*.",
+            "torch's two conventions: key_padding_mask and scaled_dot_product_attention's attn_mask",
+        ),
+        Mistake(
+            "NaN in an empty row",
+            wrong(masked="inf"),
+            "a token that may look at nothing gets NaN: a softmax over -inf alone is 0 / 0. Set the weights of what is "
+            "hidden to 0 after the softmax; then such a row is zeros.",
+            "pytorch/pytorch#41508",
+        ),
+        Mistake(
+            "a large number for -inf",
+            wrong(masked="large"),
+            "a token that may look at nothing gets the mean of all values: with -1e9 everywhere the softmax is even. "
+            "Use -inf, and set the weights of what is hidden to 0 after the softmax.",
+            "-1e9 in the Annotated Transformer",
+        ),
+        Mistake(
+            "weights averaged over the heads",
+            wrong(averaged=True),
+            "the weights are averaged over the heads. Return each head's own, (B, H, T, T).",
+            "average_attn_weights=True is the default of nn.MultiheadAttention",
+        ),
+        Mistake(
+            "no dropout",
+            wrong(drops=False),
+            "the attention weights are never dropped. In training, a proportion `dropout` of them becomes 0 before the "
+            "values are mixed: `F.dropout(weights, p)`.",
+            "the argument accepted and forgotten",
+        ),
+        Mistake(
+            "dropout always",
+            wrong(drops_in_eval=True),
+            "dropout is on in eval mode too: the same text gets another result each time. Only when `self.training`.",
+            "F.dropout's default is training=True",
         ),
     ),
     hints=(
-        "`qkv(x)` is (B, T, 3C). View it as (B, T, 3, H, D) and bring the 3 to the front, T before D.",
-        "`q, k, v = qkv(x).view(B, T, 3, H, D).permute(2, 0, 3, 1, 4)`; then attention as in lesson 02, with √D.",
-        "Then `heads.transpose(1, 2).reshape(B, T, C)` and `out(…)`.",
+        "`qkv(x)` is (B, T, 3C). View it as (B, T, 3, H, D) and bring the 3 to the front, H before T.",
+        "`q, k, v = self.qkv(x).view(B, T, 3, H, D).permute(2, 0, 3, 1, 4)`; then attention as in lesson 02, with √D.",
+        "Then `heads.transpose(1, 2).reshape(B, T, C)` and `self.out(…)`.",
+        "`scaled_dot_product_attention(q, k, v, mask, dropout)` of lesson 02 takes the mask and the dropout, and gives "
+        "the weights. `dropout` is 0.0 unless `self.training`.",
     ),
-    praise="With mask and dropout it is the package's MultiHeadAttention.",
-    other_ways=(heads_by_loop,),
+    praise="With the course's fused path for speed, it is the package's.",
+    other_ways=(ByLoop, wrong()),
 )
 
 

@@ -208,49 +208,42 @@ growth = 1.0  # the packed matrix stays C × 3C, the output matrix C × C: only 
 check.parameters(growth)
 
 # %% [markdown]
-# ### Exercise 03.4 · multi-head attention ●●○ · 12 minutes
-#
-# Now the whole, with two linear layers that are given: `qkv` (C → 3C) and `out` (C → C).
-
-
-# %% tags=["exercise-03.4"]
-def multi_head(x, qkv, out, H):
-    """x: (B, T, C), qkv: nn.Linear(C, 3C), out: nn.Linear(C, C) -> (B, T, C)"""
-    ### BEGIN SOLUTION
-    B, T, C = x.shape
-    q, k, v = qkv(x).view(B, T, 3, H, C // H).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
-    heads, _ = scaled_dot_product_attention(q, k, v)
-    return out(heads.transpose(1, 2).reshape(B, T, C))
-    ### END SOLUTION
-
-
-# %% tags=["nbval-check-output"]
-check.multi_head(multi_head)
-
-# %% [markdown]
 # ## 4. The module
 #
-# As a module, with a mask, dropout, and a choice: when somebody wants to *see* the weights, it computes the formula openly;
-# when not, it calls torch's fused function, which need not store them and gives the same output. `check_heads` and
-# `check_attention` refuse what cannot be right.
+# ### Exercise 03.4 · build multi-head attention ●●● · 30 minutes
+#
+# Put it together as a module. It has two linear layers with a bias: `qkv`, C → 3C, whose output holds all queries, then all
+# keys, then all values, each with head 0's D features first; and `out`, C → C, which mixes the heads. Besides `x` it takes
+#
+# * `mask`, boolean, with four dimensions that broadcast to (B, H, T, T): True means *may be attended to*. A token that may
+#   attend to nothing gets zeros from every head;
+# * `return_weights`: True returns the weights too, (B, H, T, T), before dropout; False returns None in their place.
+#
+# In training, and only then, dropout acts on the attention weights with the probability `dropout`. You may call
+# `scaled_dot_product_attention`, or torch's `F.scaled_dot_product_attention`, which is faster and gives no weights.
+# The check goes in stages: write the plain case first, run it, go on.
 
 # %%
 from nextbert_lite.validate import check_attention, check_heads
 
 
+# %% tags=["exercise-03.4", "my-bert-attention"]
 class MultiHeadAttention(nn.Module):
     """H attentions side by side, each in its own slice of D = C / H features."""
 
     def __init__(self, C, H, dropout=0.0):
         super().__init__()
+        ### BEGIN SOLUTION
         check_heads(C, H)
         self.H = H
         self.dropout = dropout
         self.qkv = nn.Linear(C, 3 * C)  # queries, keys and values of all heads in one product
         self.out = nn.Linear(C, C)
+        ### END SOLUTION
 
     def forward(self, x, mask=None, return_weights=False):
         """x: (B, T, C) -> (B, T, C) and, if asked for, the weights (B, H, T, T), else None."""
+        ### BEGIN SOLUTION
         mask = check_attention(x, mask, self.H, self.qkv.weight)
         B, T, C = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.H, C // self.H).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
@@ -260,7 +253,17 @@ class MultiHeadAttention(nn.Module):
         else:
             heads, weights = F.scaled_dot_product_attention(q, k, v, mask, dropout), None
         return self.out(heads.transpose(1, 2).reshape(B, T, C)), weights
+        ### END SOLUTION
 
+
+# %% tags=["nbval-check-output"]
+check.multi_head_attention(MultiHeadAttention)
+
+# %% [markdown]
+# The rest of the lesson uses your class if it passes, and the course's if not:
+
+# %% tags=["nbval-check-output"]
+MultiHeadAttention = check.mine("03.4", MultiHeadAttention)
 
 # %% [markdown]
 # Is it PyTorch's? `nn.MultiheadAttention` packs the three matrices in the same order. With its weights copied, and one text

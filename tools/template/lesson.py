@@ -28,16 +28,10 @@
 #
 # REPLACE: one sentence that leads to the first picture, which shows what the question is about.
 
-# %%
-import os
-
-import torch
-
+# %% tags=["hide-input"]
 from nextbert_lite import ToyWorld, plots
-from nextbert_lite.checks import lesson_NN as check
 
-seed = int(os.environ.get("NEXTBERT_SEED", 0))
-ids, mask = ToyWorld().sample_ids(8, seed=seed)  # both (B, T); mask: True at real tokens
+ids, mask = ToyWorld().sample_ids(8, seed=0)  # both (B, T); mask: True at real tokens
 assert mask.any(dim=1).all() and not mask.all()  # REPLACE: what the picture's title says, as an assert
 
 fig, ax = plots.figure(size=(6.0, 2.6))
@@ -45,6 +39,14 @@ ax.imshow(mask, vmax=1.5, cmap="Blues", aspect="auto")
 ax.set(xlabel="position", ylabel="text")
 ax.set_title("REPLACE: each text is padded to the longest one")
 plots.show(fig, alt=f"REPLACE: of {mask.numel()} positions in the batch {mask.sum()} are real, the others padding.")
+
+# %%
+import torch
+
+from nextbert_lite.checks import lesson_NN as check
+
+# %% tags=["parameters"]
+seed = 0  # of whatever is drawn in this lesson; the tests also run it with others
 
 # %% [markdown]
 # ## 1. REPLACE: one idea a section
