@@ -70,7 +70,7 @@ def read_source(path):
 
 
 def with_parameters(notebook, **values):
-    """Return the notebook with other values in its cell of parameters, such as `seed = 1`; names that it lacks stay out."""
+    """Return the notebook with other values in its cell of parameters, such as `seed = 1`, where it has these names."""
     for cell in notebook.cells:
         if PARAMETERS in cell.metadata.get("tags", []):
             for name, value in values.items():
