@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   nextbert-lite start workspace --lesson 02   open lesson 02
   nextbert-lite start workspace --no-open     fill the folder only (on a hub, in Colab)
   nextbert-lite progress workspace            show which of your exercises pass
+  nextbert-lite assemble workspace            collect what you built there into a package, workspace/my_bert
   nextbert-lite demo                          pretrain a small encoder on real text, in about 2 minutes
   nextbert-lite pretrain --corpus docs --minutes 20 --out my-model    train a model of your own to keep
   nextbert-lite pairs --data mine.csv --minutes 5 --out my-encoder    a sentence encoder from pairs of your own
@@ -163,6 +164,22 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", action="store_true", help="print JSON, with whole messages, for a teacher's script")
     command.set_defaults(run=progress)
+
+    command = commands.add_parser(
+        "assemble",
+        help="collect what you built in your lessons into a package, my_bert",
+        description="Collect the builds of the lessons in a folder that pass their checks into a package, DIR/my_bert. "
+        "Where one does not, the course's stands in, marked. A file there that you edited is never overwritten.",
+    )
+    command.add_argument(
+        "folder",
+        metavar="DIR",
+        type=folder,
+        nargs="?",
+        default=Path("workspace"),
+        help="your folder (default: workspace)",
+    )
+    command.set_defaults(run=assemble)
 
     command = commands.add_parser(
         "demo",
@@ -352,6 +369,16 @@ def start(options: argparse.Namespace) -> int:
     if not options.no_open:
         print(f"Opening JupyterLab on {notebook}. To stop it: Ctrl-C here, twice.", flush=True)
         open_lab(lab_arguments(notebook, options.port, options.extra))
+    return 0
+
+
+def assemble(options: argparse.Namespace) -> int:
+    """Run `nextbert-lite assemble`."""
+    from nextbert_lite.course.assemble import assemble as written
+
+    for line in written(options.folder):
+        print(line, flush=True)
+    print(f"In Python, started in {options.folder}: import my_bert; help(my_bert)")
     return 0
 
 

@@ -42,13 +42,28 @@ def show(folder: Path, as_json: bool = False) -> int:
             print(line, flush=True)
     every = [one for row in rows for one in row["exercises"]]
     passed = sum(one["status"] == "passes" for one in every)
+    built = parts({one["id"]: one["status"] for one in every})
     if as_json:
-        print(json.dumps({"passed": passed, "exercises": len(every), "lessons": rows}, indent=1))
+        told = {"passed": passed, "exercises": len(every), "lessons": rows, "my_bert": built}
+        print(json.dumps(told, indent=1))
         return 0
     if any("NameError" in one["message"] for one in every):
         print(NOTE)
     print(f"{passed} of {len(every)} exercises pass")
+    if built:
+        yours = [name for name, status in built.items() if status == "passes"]
+        print(f"my_bert: {len(yours)} of {len(built)} parts are yours{': ' if yours else ''}{', '.join(yours)}")
+        others = [f"{name} ({status})" for name, status in built.items() if status != "passes"]
+        if others:
+            print(f"  the course's stand in for {', '.join(others)}")
+        print("  nextbert-lite assemble writes them into a package that you can import")
     return 0
+
+
+def parts(statuses: dict[str, str]) -> dict[str, str]:
+    """Return for each build of the course its status in the learner's copies: name -> passes, blank, fails, missing."""
+    cells = [cell for path in workspace.find_lessons() for cell in code_cells(path)]
+    return {name: statuses.get(build, "missing") for build, (name, _) in continues(cells).items()}
 
 
 def table(row: dict, width: int, symbols: bool) -> list[str]:
@@ -63,12 +78,14 @@ def table(row: dict, width: int, symbols: bool) -> list[str]:
     return lines
 
 
-def progress(folder: Path, limit: float = LIMIT) -> Iterator[dict]:
+def progress(folder: Path, limit: float = LIMIT, builds: bool = False) -> Iterator[dict]:
     """Yield for each shipped lesson its name, its file in the folder, trouble with that, and its exercises' statuses.
 
-    A status is passes, blank, fails, missing or unreadable. Raises FileNotFoundError when the folder has no lesson.
+    A status is passes, blank, fails, missing or unreadable. builds: only of the lessons that have builds.
+    Raises FileNotFoundError when the folder has no lesson.
     """
     shipped = {path.name: code_cells(path) for path in workspace.find_lessons()}
+    shipped = {name: cells for name, cells in shipped.items() if continues(cells) or not builds}
     files = {name: copy_of(name, exercises(cells), folder, shipped) for name, cells in shipped.items()}
     if not any(files.values()):
         raise FileNotFoundError(f"'{folder}' holds no lessons; name your folder, or fill one: nextbert-lite start DIR")
@@ -101,6 +118,12 @@ def exercises(cells: list[tuple]) -> dict[str, tuple[str | None, str]]:
     }
 
 
+def continues(cells: list[tuple]) -> dict[str, tuple[str, str]]:
+    """Return of each build of a shipped lesson: id -> (name, text of the cell that takes the learner's version)."""
+    found = [(re.match(r"(\w+) = check\.mine\(.(\d\d\.\d+).,", cell[0]), cell[0]) for cell in cells]
+    return {match[2]: (match[1], text) for match, text in found if match}
+
+
 def learners(cells: list[tuple], wanted: dict) -> dict[str, list[tuple]]:
     """Return for each exercise the cells with its tag (several when copied or split), else the one with its id."""
     tagged = {name: [cell for cell in cells if f"exercise-{name}" in cell[2]] for name in wanted}
@@ -123,7 +146,7 @@ def copy_of(name: str, wanted: dict, folder: Path, names: dict) -> Path | None:
 
 def results(shipped: list[tuple], cells: list[tuple], folder: Path, limit: float) -> list[dict]:
     """Run a lesson's exercises. A process that hangs or dies costs one exercise; the next one runs the others."""
-    wanted = exercises(shipped)
+    wanted, onward = exercises(shipped), continues(shipped)
     own = learners(cells, wanted)
     sources = {name: "\n\n".join(cell[0] for cell in parts) for name, parts in own.items() if parts}
     done = {i: {"id": i, "status": "missing", "message": "not found in your copy"} for i in wanted if i not in sources}
@@ -131,7 +154,11 @@ def results(shipped: list[tuple], cells: list[tuple], folder: Path, limit: float
     job = {"path": [*map(os.path.abspath, sys.path), str(folder.resolve())], "limit": limit, "context": others}
     job["imports"] = [cell[0] for cell in shipped]
     while todo := [i for i in wanted if i not in done]:
-        job["run"] = [(i, source, wanted[i][1], i in done) for i, source in sources.items()]
+        job["run"] = [
+            (i, sources.get(i, ""), wanted[i][1], i in done, onward.get(i))
+            for i in wanted
+            if i in sources or i in onward
+        ]
         with tempfile.TemporaryDirectory(
             ignore_cleanup_errors=True
         ) as away:  # what the learner's code writes goes here
@@ -161,8 +188,8 @@ def work(job: dict) -> None:
     broken = define(job["imports"], (ast.Import, ast.ImportFrom), imports)  # torch may load slowly: no limit yet
     faulthandler.dump_traceback_later(job["limit"], exit=True, file=out)  # ends the process even inside C code
     names = dict(imports)
-    define(job["context"], (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef), names)
-    for name, source, check, known in job["run"]:
+    define(job["context"], (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign), names)
+    for name, source, check, known, onward in job["run"]:
         faulthandler.dump_traceback_later(job["limit"], exit=True, file=out)
         status, message = "passes", ""
         try:
@@ -178,6 +205,10 @@ def work(job: dict) -> None:
             status, message = ("blank", "") if message == f"{name} is blank." else ("fails", message)
         if not known:
             print(json.dumps({"id": name, "status": status, "message": message}), file=out, flush=True)
+        if onward:  # as the lesson does: what comes next uses the learner's version if it passes, else the course's
+            faulthandler.dump_traceback_later(job["limit"], exit=True, file=out)
+            names.setdefault(onward[0], None)
+            exec(compile(onward[1], "<lesson>", "exec", dont_inherit=True), names)
     os._exit(0)  # also when the learner's code has left threads running
 
 
@@ -186,7 +217,7 @@ def define(sources: list[str], kinds: tuple, names: dict) -> str:
     trouble = ""
     for source in sources:
         try:
-            nodes = [node for node in parsed(source).body if isinstance(node, kinds)]
+            nodes = [node for node in parsed(source).body if isinstance(node, kinds) and constant(node)]
         except (SyntaxError, ValueError, RecursionError, MemoryError):  # half-edited; nested too deeply
             continue
         for node in nodes:
@@ -195,6 +226,17 @@ def define(sources: list[str], kinds: tuple, names: dict) -> str:
             except Exception as error:  # noqa: BLE001 - it needs what another cell makes, or is not installed
                 trouble = trouble or told(error)
     return trouble
+
+
+def constant(node: ast.stmt) -> bool:
+    """Whether a statement is no assignment, or one of a literal: `IGNORE = -100` is, a training run is not."""
+    if not isinstance(node, ast.Assign):
+        return True
+    try:
+        ast.literal_eval(node.value)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return True
 
 
 def parsed(source: str) -> ast.Module:
