@@ -1,5 +1,6 @@
 """`nextbert-lite assemble`: what was built becomes a package, the course fills in the rest, and nothing is lost."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -220,3 +221,51 @@ def test_the_command_says_what_it_made_and_progress_whose_the_parts_are(folder, 
 def test_a_folder_without_lessons_is_one_sentence(folder, tmp_path, capsys):
     assert cli.main(["assemble", str(tmp_path / "nowhere")]) == 1
     assert "holds no lessons" in capsys.readouterr().err
+
+
+# --- the whole way, with the course's own lessons ---------------------------------------------------------------------
+
+TRAINS = """
+import torch, my_bert, nextbert_lite as course
+
+world = course.ToyWorld()
+config = course.EncoderConfig(world.tokenizer.vocab_size, dropout=0.1)
+
+def batches(mask_tokens):
+    def batch(step):
+        ids, mask = world.sample_ids(16, seed=step)
+        corrupted, labels = mask_tokens(ids, world.tokenizer, 0.5, course.seeded(0, step))
+        return {"ids": corrupted, "labels": labels, "mask": mask}
+    return batch
+
+def trained(parts, train):
+    torch.manual_seed(0)
+    model = parts.MaskedLanguageModel(parts.Encoder(config))
+    train(model, batches(parts.mask_tokens))
+    return model.state_dict()
+
+mine = trained(my_bert, lambda model, batch: my_bert.pretrain(model, batch, steps=12, lr=3e-3, warmup=4))
+theirs = trained(course, lambda model, batch: course.fit(
+    model, batch, steps=12, lr=3e-3, warmup=4, seed=None, device="cpu", progress=False))
+assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in theirs)
+"""
+BLANK = ("04_the_encoder", "05_masking")
+
+
+@pytest.mark.parametrize("blank", [(), BLANK], ids=["all solved", "half solved"])
+def test_what_a_learner_built_trains_on_the_toy_world_as_the_package_does_bit_for_bit(blank, tmp_path):
+    names = progress.parts({})
+    built = {"train", "learn_bpe", "encode_word", "scaled_dot_product_attention", "MultiHeadAttention", "EncoderLayer"}
+    assert set(names) >= built | {"Encoder", "mask_tokens", "MaskedLanguageModel", "pretrain"}
+    for path in lessons.find_lessons():
+        if progress.continues(progress.code_cells(path)):
+            notebook = lessons.read_notebook(path)
+            solved = lessons.learner_version(notebook) if path.stem in blank else notebook
+            (tmp_path / path.name).write_text(json.dumps(solved), encoding="utf-8")
+    list(assemble.assemble(tmp_path))
+    gone = {"EncoderLayer", "Encoder", "mask_tokens", "MaskedLanguageModel"} if blank else set()
+    assert set(ast.literal_eval(run(tmp_path, "my_bert.YOURS"))) == set(names) - gone
+    for name in gone:
+        assert f"{name}: the course's, for 0" in text(tmp_path, "__init__")
+    ended = subprocess.run([sys.executable, "-B", "-c", TRAINS], cwd=tmp_path, capture_output=True, text=True)
+    assert not ended.returncode, ended.stderr
