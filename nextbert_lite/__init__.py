@@ -28,7 +28,7 @@ ROOMS = {
     },
     "use: what people do with a model": {
         "checkpoints": "load read_card",
-        "pretrained": "load_pretrained minilm_folder",
+        "pretrained": "load_pretrained",
         "filling": "fill_mask",
         "embedding": "embed",
         "search": "Bm25 SearchIndex mrr ndcg_at paired_bootstrap recall_at",
@@ -46,6 +46,7 @@ ROOMS = {
     "course: the command and the learner's folder": {
         "pretraining": "pretrain",
         "pairs": "train_pairs",
+        "minilm": "minilm_folder",
         "results": "stored_table",
         "tables": "read_csv",
     },

@@ -6,6 +6,7 @@ import codecs
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -43,6 +44,12 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nextbert_lite"
 
 
+def say(line: str, flush: bool = False) -> None:
+    """Print a line; a console that lacks a character of it gets a question mark."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(line.encode(encoding, "replace").decode(encoding), flush=flush)
+
+
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file."""
     return sha256(path.read_bytes()).hexdigest()
@@ -72,6 +79,8 @@ def read_text(path: str | Path, encoding: str = "utf-8", newline: str | None = N
             f"{path} is not {encoding}: byte 0x{content[error.start]:02x} in line {line} (number {error.start} of the "
             f"file, from 0). Save the file as UTF-8{other if call else ''}."
         ) from None
+    if "\0" in text:  # UTF-16 without a mark is valid UTF-8
+        raise ValueError(f"{path} holds the character NUL: it is no text, or in UTF-16 or UTF-32. Save it as UTF-8.")
     return io.StringIO(text, newline=newline).getvalue()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -57,15 +58,10 @@ def check_types(types: Tensor | None, ids: Tensor, count: int) -> Tensor:
         return torch.zeros_like(ids)
     if not count:
         raise ValueError("token_types were given, but this model has none: set token_types in its EncoderConfig.")
-    if not isinstance(types, Tensor) or types.dtype not in (torch.int64, torch.int32) or types.shape != ids.shape:
-        what = f"{types.dtype}, {tuple(types.shape)}" if isinstance(types, Tensor) else type(types).__name__
-        raise ValueError(
-            f"token_types are {what}; expected whole numbers (torch.int64) of the ids' {tuple(ids.shape)}."
-        )
-    if types.min() < 0 or types.max() >= count:
-        raise ValueError(
-            f"token_types run from {types.min()} to {types.max()}; this model has the types 0 to {count - 1}."
-        )
+    whole = isinstance(types, Tensor) and types.dtype in (torch.int64, torch.int32) and types.shape == ids.shape
+    if not whole or types.min() < 0 or types.max() >= count:
+        shape = tuple(ids.shape)
+        raise ValueError(f"token_types must be whole numbers from 0 to {count - 1} (torch.int64) of the shape {shape}.")
     return types
 
 
@@ -79,17 +75,9 @@ def check_masking(ids: Tensor, tokenizer: object, rate: float) -> None:
 
 def check_targets(labels: Tensor, ids: Tensor, vocab_size: int) -> None:
     """Raise ValueError (TypeError for another kind) unless labels (B, T) are words of the vocabulary, or -100."""
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"labels are {kind}; they must be a tensor of torch.int64, as `mask_tokens` makes one.")
-    if labels.shape != ids.shape:
+    if isinstance(labels, Tensor) and labels.shape != ids.shape:
         raise ValueError(f"labels have the shape {tuple(labels.shape)}, ids {tuple(ids.shape)}; they must agree.")
-    wrong = (labels != -100) & ((labels < 0) | (labels >= vocab_size))
-    if wrong.any():
-        raise ValueError(
-            f"there is the label {int(labels[wrong][0])}; a label is a word's id, 0 to {vocab_size - 1}, or -100 where "
-            "nothing was selected."
-        )
+    check_labels(labels, ids.shape, vocab_size)
 
 
 def check_heads(C: int, H: int) -> None:
@@ -161,13 +149,15 @@ def check_count(name: str, value: int, least: int = 1) -> int:
     return value
 
 
-def check_texts(texts: Sequence[str], *, blank: bool = False, least: int = 1) -> list[str]:
-    """Return the texts as a list, each a str, not blank unless that is allowed, and at least so many; else say which.
+def check_texts(texts: Sequence[str], *, blank: bool = False, least: int = 1, whole: bool = False) -> list[str]:
+    """Return the texts as a list, each a str, not blank unless allowed, of whole characters if asked; else say which.
 
     Raises TypeError for one text alone and for what is no text, ValueError for a text or a list that is empty.
     """
     if isinstance(texts, str):
         raise TypeError("expected a list of texts; put a single text into a list: [text].")
+    if isinstance(texts, set | frozenset):
+        raise TypeError("expected a list of texts; a set has no order: give `sorted(texts)`.")
     texts = list(texts)
     if len(texts) < least:
         raise ValueError("the list of texts is empty: give at least one text.")
@@ -176,6 +166,11 @@ def check_texts(texts: Sequence[str], *, blank: bool = False, least: int = 1) ->
             raise TypeError(f"text {number} is {type(text).__name__}; each text must be a str.")
         if not blank and not text.strip():
             raise ValueError(f"text {number} is empty: leave it out.")
+        if whole and re.search("[\ud800-\udfff]", text):
+            raise ValueError(
+                f"text {number} holds half a surrogate pair, which is no character: {text[:40]!r}. Repair it with "
+                "`text.encode('utf-8', 'replace').decode()`."
+            )
     return texts
 
 
@@ -306,8 +301,7 @@ def check_lists(anchors: Sequence, positives: Sequence) -> None:
     """Raise ValueError unless there are as many positives as anchors."""
     if len(anchors) != len(positives):
         raise ValueError(
-            f"there are {len(anchors)} anchors and {len(positives)} positives; number i of one belongs to number i of "
-            "the other, so the lists must have the same length."
+            f"there are {len(anchors)} anchors and {len(positives)} positives; give the same number of both."
         )
 
 

@@ -10,6 +10,7 @@ from oracles import config, words
 from torch.testing import assert_close
 
 from nextbert_lite import (
+    Bm25,
     Classifier,
     LabelledBatches,
     MaskedLanguageModel,
@@ -36,8 +37,10 @@ from nextbert_lite.core.attention import MultiHeadAttention
 from nextbert_lite.core.encoder import Encoder
 from nextbert_lite.core.masking import mask_tokens
 from nextbert_lite.corpora.harvest import Document
+from nextbert_lite.training.batches import pieces
+from nextbert_lite.training.device import pick_device
 from nextbert_lite.training.loop import History
-from nextbert_lite.use.finetuning import calibration_error, fit_temperature
+from nextbert_lite.use.finetuning import calibration_error, class_logits, fit_temperature
 from nextbert_lite.use.search import fuse, ranks, recall_at
 from nextbert_lite.views.masking import MaskingPlayground
 
@@ -126,8 +129,18 @@ def test_decoding_takes_whole_numbers_of_any_kind():
     assert TOKENIZER.decode(np.array([5, 6])) == TOKENIZER.decode(torch.tensor([5, 6])) == TOKENIZER.decode([5, 6])
 
 
+def test_labels_may_be_whole_numbers_of_any_kind():
+    for kind in (torch.int32, torch.uint8, torch.int64):
+        batches = LabelledBatches(IDS, torch.tensor([0, 1, 0, 1], dtype=kind), TOKENIZER, 2)
+        assert batches(0)["labels"].dtype == torch.int64
+
+
+def halves(rows):
+    return torch.tensor(rows, dtype=torch.bfloat16)
+
+
 def test_figures_take_lists_and_arrays():
-    for kind in (torch.tensor, np.array, list):
+    for kind in (torch.tensor, np.array, list, halves):
         fig = plots.attention_map(kind([[0.25, 0.75], [1.0, 0.0]]), ["a", "b"], title="Two look")
         assert np.allclose(fig.axes[0].images[0].get_array(), [[0.25, 0.75], [1, 0]])
         plots.plt.close(fig)
@@ -173,10 +186,14 @@ REFUSED = {
         TypeError,
         "labels are torch.float32; .* torch.int64",
     ),
-    "MLM: labels out of range": (lambda: MODEL.loss(TWO, TWO + 38), ValueError, r"the label 4\d; .* 0 to 39, or -100"),
-    "types: out of range": (lambda: TYPED(TWO, token_types=TWO), ValueError, r"from 2 to \d; .* the types 0 to 1"),
-    "types: of floats": (lambda: TYPED(TWO, token_types=0.0 * TWO), ValueError, "torch.float32, .* whole numbers"),
-    "types: of one text": (lambda: TYPED(TWO, token_types=0 * TWO[0]), ValueError, "expected whole numbers"),
+    "MLM: labels out of range": (lambda: MODEL.loss(TWO, TWO + 38), ValueError, r"a label 4\d; .* 0 to 39, or -100"),
+    "types: out of range": (
+        lambda: TYPED(TWO, token_types=TWO),
+        ValueError,
+        r"from 0 to 1 \(torch.int64\) of the shape \(2, 3\)",
+    ),
+    "types: of floats": (lambda: TYPED(TWO, token_types=0.0 * TWO), ValueError, "must be whole numbers"),
+    "types: of one text": (lambda: TYPED(TWO, token_types=0 * TWO[0]), ValueError, "must be whole numbers"),
     "logits: NaN": (
         lambda: fit_temperature(torch.full((2, 2), torch.nan), LABELS),
         ValueError,
@@ -199,6 +216,8 @@ REFUSED = {
     "recall at -3": (lambda: recall_at(EYE, -3), ValueError, WHOLE.format("k", -3, 1)),
     "recall at 1.5": (lambda: recall_at(EYE, 1.5), ValueError, WHOLE.format("k", 1.5, 1)),
     "ranks: floats": (lambda: ranks(EYE, torch.arange(3.0)), ValueError, "`right` must be 3 numbers of texts"),
+    "ranks: truths": (lambda: ranks(EYE, torch.ones(3).bool()), ValueError, "`right` must be 3 numbers of texts"),
+    "BM25: k1": (lambda: Bm25(["a word"], k1=float("inf")), ValueError, "k1 is inf .* both finite"),
     "ranks: an array": (lambda: ranks(np.eye(3)), TypeError, "the scores are ndarray; expected a tensor"),
     "fuse: lists": (lambda: fuse([[1.0]], [[1.0]], 0.5), TypeError, "the scores are list; expected a tensor"),
     "index: texts": (lambda: SearchIndex(["a b"], vectors=EYE[:1]), TypeError, "expected a list of `Document`s"),
@@ -235,6 +254,27 @@ REFUSED = {
     "pad: floats": (lambda: pad([[2.5]]), TypeError, NO_IDS),
     "pad: one text": (lambda: pad([2, 5, 3]), TypeError, NO_IDS),
     "pad: a text": (lambda: pad(["abc"]), TypeError, NO_IDS),
+    "pad: no pad_id": (lambda: pad([[2, 3]], None), TypeError, "pad_id is NoneType; it must be a token id: `tokenizer"),
+    "pad: the tokenizer": (lambda: pad([[2, 3]], TOKENIZER), TypeError, "pad_id is Tokenizer"),
+    "labelled: None": (lambda: LabelledBatches(IDS, [0, None, 1, 0], TOKENIZER), TypeError, "or a float, or missing"),
+    "labelled: tokens' texts": (
+        lambda: LabelledBatches(IDS[:1], [["a", "b", "c", "d"]], TOKENIZER),
+        TypeError,
+        r"`names.index\(label\)`",
+    ),
+    "labelled: mixed": (
+        lambda: LabelledBatches(IDS[:2], [1, [0, 1, 0, 1]], TOKENIZER),
+        ValueError,
+        "some texts have one label and some a list",
+    ),
+    "pieces: no room": (lambda: pieces(["w1 " * 30], TOKENIZER, 2), ValueError, WHOLE.format("max_len", 2, 10)),
+    "pieces: room for too few": (
+        lambda: pieces(["w1 " * 30], TOKENIZER, 9),
+        ValueError,
+        WHOLE.format("max_len", 9, 10),
+    ),
+    "logits of no text": (lambda: class_logits(CLASSIFIER, [], 0), ValueError, "the batch is empty: give at least one"),
+    "device: a number": (lambda: pick_device(2.5), ValueError, "there is no device '2.5' here"),
     "seeded: -1": (lambda: seeded(0, -1), ValueError, WHOLE.format("seed", -1, 0)),
     "fit: seed -1": (lambda: fit(MODEL, print, 2, seed=-1), ValueError, WHOLE.format("seed", -1, 0)),
     "fit: seed 2.5": (lambda: fit(MODEL, print, 2, seed=2.5), ValueError, WHOLE.format("seed", 2.5, 0)),
@@ -243,6 +283,14 @@ REFUSED = {
     "decode: one id": (lambda: TOKENIZER.decode(5), TypeError, ONE_TEXT),
     "tokens: floats": (lambda: TOKENIZER.tokens(torch.tensor([5.7])), TypeError, ONE_TEXT),
     "encode: max_len": (lambda: TOKENIZER.encode("w1", max_len=5.5), ValueError, WHOLE.format("max_len", 5.5, 1)),
+    "word_level: two words": (
+        lambda: word_level(["a", "New York"]),
+        ValueError,
+        "'New York' is no word: it is blank or",
+    ),
+    "word_level: blank": (lambda: word_level(["a", ""]), ValueError, "'' is no word: it is blank or holds a space"),
+    "word_level: half": (lambda: word_level(["a", "\ud800"]), ValueError, "text 1 holds half a surrogate pair"),
+    "train_bpe: half": (lambda: train_bpe(["a\ud800b"]), ValueError, "text 0 holds half a surrogate pair"),
     "word_level: one text": (lambda: word_level("abc"), TypeError, "put a single text into a list"),
     "train_bpe: size": (lambda: train_bpe(["a"], 300.5), ValueError, WHOLE.format("vocab_size", 300.5, 1)),
     "heads: a float": (lambda: MultiHeadAttention(8, 2.0), ValueError, WHOLE.format("heads", 2.0, 1)),
@@ -261,10 +309,20 @@ REFUSED = {
     "loss: a history": (lambda: plots.loss_curve(History(), title="t"), TypeError, "of a history give `history.loss`"),
     "loss: a matrix": (lambda: plots.loss_curve(EYE, title="t"), ValueError, "expected one finite loss a step"),
     "loss: NaN": (lambda: plots.loss_curve([1, np.nan], title="t"), ValueError, "expected one finite loss a step"),
+    "loss: smooth 2.5": (
+        lambda: plots.loss_curve([1.0], title="t", smooth=2.5),
+        ValueError,
+        "`smooth` of at least 1 step",
+    ),
     "loss: smooth": (lambda: plots.loss_curve([1.0], title="t", smooth=0), ValueError, "`smooth` of at least 1"),
     "gap: exchanged": (lambda: fill_mask(TOKENIZER, MODEL, "w1 [MASK]"), TypeError, EXCHANGED),
     "gap: an encoder": (lambda: fill_mask(ENCODER, TOKENIZER, "[MASK]"), TypeError, "the model is Encoder; words are"),
     "gap: k": (lambda: fill_mask(MODEL, TOKENIZER, "[MASK]", 0), ValueError, WHOLE.format("k", 0, 1)),
+    "view: an encoder": (
+        lambda: MaskingPlayground(ENCODER, TOKENIZER, None, ["w1 w2"]),
+        TypeError,
+        "the model is Encoder; gaps are filled by a MaskedLanguageModel",
+    ),
     "view: exchanged": (lambda: MaskingPlayground(TOKENIZER, MODEL, None, ["w1 w2"]), TypeError, EXCHANGED),
     "classifier: exchanged": (lambda: Classifier(TOKENIZER, CLASSIFIER, "ab"), TypeError, EXCHANGED),
     "classifier: labels": (
@@ -277,7 +335,21 @@ REFUSED = {
         ValueError,
         "expected a TextClassifier with",
     ),
+    "classifier: one label twice": (
+        lambda: Classifier(CLASSIFIER, TOKENIZER, "aa"),
+        ValueError,
+        "names .str., each once",
+    ),
+    "classifier: numbers": (lambda: Classifier(CLASSIFIER, TOKENIZER, [0, 1]), ValueError, "names .str., each once"),
+    "classifier: max_len 0": (
+        lambda: Classifier(CLASSIFIER, TOKENIZER, "ab", max_len=0),
+        ValueError,
+        WHOLE.format("max_len", 0, 3),
+    ),
+    "classifier: max_len": (lambda: Classifier(CLASSIFIER, TOKENIZER, "ab", max_len=99), ValueError, "at most 12, and"),
+    "classifier: long": (lambda: Classifier(CLASSIFIER, TOKENIZER, "ab", long="window"), ValueError, "long 'window'"),
     "classifier: cold": (lambda: Classifier(CLASSIFIER, TOKENIZER, "ab", 0.0), ValueError, "temperature is 0.0"),
+    "tuned: epochs": (lambda: tuned(epochs=2.5), ValueError, "epochs is 2.5"),
     "tuned: seed": (lambda: tuned(seed=-1), ValueError, WHOLE.format("seed", -1, 0)),
     "tuned: max_len": (lambda: tuned(max_len=5.5), ValueError, WHOLE.format("max_len", 5.5, 1)),
 }

@@ -164,7 +164,9 @@ def test_tokens_must_be_lists_of_str(tokens):
         AttentionExplorer(tokens, weights(2, 2))
 
 
-FIRST = [(name, value, "it is counted from 0") for name in ("layer", "head", "sentence", "token") for value in (-1, 9)]
+FIRST = [
+    (name, value, "it is counted from 0") for name in ("layer", "head", "sentence", "token") for value in (-1, 9, 0.5)
+]
 
 
 @pytest.mark.parametrize(("name", "value", "message"), [*FIRST, ("threshold", 2, "weights lie between")])
@@ -236,6 +238,8 @@ POINTS = {
     "three maps": ({"points": dict.fromkeys("abc", random(3, 2))}, ValueError, "there are 3 embeddings; one or two"),
     "a label too few": ({"labels": ["a", "b"]}, ValueError, "there are 3 texts and 2 labels"),
     "no texts": ({"texts": [], "labels": []}, ValueError, "0 texts and 0 labels"),
+    "half a text": ({"selected": 0.5}, ValueError, "selected is 0.5; it is a text's number"),
+    "vectors of 1e200": ({"vectors": random(3, 8).double() * 1e200}, ValueError, "row 0 of the vectors is too long"),
     "no such text": ({"selected": 3}, ValueError, "selected is 3; it is a text's number, 0 to 2"),
     "25 labels": (many(25, 25), ValueError, "25 different labels; at most 24"),
     "10,001 points": (many(10_001, 1), ValueError, "10,001 points; at most 10,000 .* Draw a sample"),
@@ -346,6 +350,15 @@ def untrained(toy):
     return MaskedLanguageModel(Encoder(config)), tokenizer, world
 
 
+def test_a_model_without_numbers_offers_no_words(untrained):
+    model, tokenizer, _ = untrained
+    torch.nn.init.constant_(model.head.bias, float("nan"))
+    with pytest.raises(ValueError, match="the model gives NaN: its weights hold NaN or an infinity"):
+        MaskingPlayground(model, tokenizer, sentences=[COURSE_SENTENCE])
+    with pytest.raises(ValueError, match="the model gives NaN: its weights hold NaN or an infinity"):
+        fill_mask(model, tokenizer, "[MASK]")
+
+
 def test_a_special_token_is_never_offered(untrained):
     model, tokenizer, _ = untrained
     with torch.no_grad():
@@ -410,6 +423,7 @@ PAIRS = {
     "a label too few": ({"labels": ["a", "b"]}, "there are 3 pairs and 2 labels"),
     "temperature 0": ({"temperature": 0}, "temperature is 0; it must be a number greater than 0"),
     "temperature 2": ({"temperature": 2.0}, "temperature is 2.0; the slider goes from 0.01 to 1.0"),
+    "half a row": ({"row": 0.5}, "row is 0.5; it is an anchor's number"),
     "zeros": ({"anchors": torch.zeros(3, 8)}, "the anchors have a row without a direction: row 0"),
     "no such row": ({"row": 3}, "row is 3; it is an anchor's number, 0 to 2"),
     "17 pairs": ({"anchors": random(17, 8), "positives": random(17, 8)}, r"17 pairs; at most 16 .* anchors\[:8\]"),

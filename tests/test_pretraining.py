@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -221,6 +222,24 @@ def test_text_files_count_whatever_the_case_of_their_ending(tmp_path):
     for name in ("a.txt", "B.TXT", "c.Txt", "d.md"):
         (folder / name).write_text("text")
     assert [file.name for file in pretraining.text_files(tmp_path)] == ["B.TXT", "a.txt", "c.Txt"]
+
+
+def test_text_files_behind_a_link_to_a_folder_count_once(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "notes" / "below").mkdir(parents=True)
+    for file in ("elsewhere/a.txt", "notes/b.txt", "notes/below/c.txt"):
+        (tmp_path / file).write_text("text")
+    (tmp_path / "notes" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "notes" / "below" / "again").symlink_to(tmp_path / "notes")  # a circle
+    found = [file.name for file in pretraining.text_files(tmp_path / "notes")]
+    assert sorted(found) == ["a.txt", "b.txt", "c.txt"]
+
+
+@pytest.mark.parametrize("minutes", [0, -2, math.inf, math.nan, "2"])
+def test_a_time_that_is_none_is_refused_before_the_corpus_is_read(minutes, tmp_path, capsys):
+    with pytest.raises(ValueError, match=f"minutes is {minutes!r}; a training time is more than 0 and finite"):
+        pretrain("toy", tmp_path / "out", minutes=minutes)
+    assert not (tmp_path / "out").exists() and capsys.readouterr().out == ""
 
 
 def test_a_folder_and_a_file_that_may_not_be_read_are_errors_that_name_them(tmp_path, monkeypatch, capsys):
@@ -442,6 +461,25 @@ def test_an_unknown_name_lists_the_shipped_checkpoints_and_an_unfinished_run_is_
         load(stopped[0])
 
 
+def test_a_folder_here_is_not_taken_for_the_shipped_checkpoint_of_its_name(copy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load("toy-small")
+    shutil.copytree(copy, "toy-small")
+    with pytest.raises(
+        ValueError, match=r"toy-small is a shipped checkpoint and a folder here: give \./toy-small for yours"
+    ):
+        load("toy-small")
+    assert load("./toy-small") and load(Path("toy-small").resolve())
+
+
+def test_a_published_model_is_never_overwritten(copy, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / WEIGHTS).write_bytes(b"published")
+    with pytest.raises(FileExistsError, match="holds a published model, whose weights would be lost"):
+        checkpoints.save(tmp_path, *load(copy), {"name": "mine"})
+    assert (tmp_path / WEIGHTS).read_bytes() == b"published"
+
+
 def edited(folder, **changes):
     card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     for name, value in changes.items():
@@ -535,6 +573,7 @@ def test_a_process_of_its_own_says_in_one_line_that_there_is_a_model_already(mad
         ("--steps 3", "--corpus"),
         ("--corpus toy", "--minutes --steps"),
         ("--corpus toy --steps 0", "'0' is not a whole number from 1 on"),
+        (f"--corpus toy --steps 3 --seed {2**64}", "'184467440737095516…' is too large: a whole number of at most 18"),
         ("--corpus toy --steps 3 --rate 1.5", "'1.5' is not a share"),
         ("--corpus toy --steps 3 --lr -1", "'-1' is not a learning rate"),
         ("--corpus toy --steps 3 --set norm", "'norm' is not FIELD=VALUE"),

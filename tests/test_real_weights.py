@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 
 from nextbert_lite.core.contrastive import SentenceEncoder
 from nextbert_lite.corpora.python_docs import load_docs, text_hash
+from nextbert_lite.course.minilm import minilm_folder
 from nextbert_lite.course.workspace import learner_version, read_notebook
 from nextbert_lite.training.batches import pad
 from nextbert_lite.use.embedding import embed
-from nextbert_lite.use.pretrained import load_pretrained, minilm_folder
+from nextbert_lite.use.pretrained import load_pretrained
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "notebooks" / "source" / "14_real_weights.py"

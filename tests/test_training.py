@@ -1,6 +1,7 @@
 """One training loop: it learns, repeats itself exactly, goes on exactly where it stopped, and says what went wrong."""
 
 import errno
+import json
 import math
 import os
 import signal
@@ -19,11 +20,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from nextbert_lite.core.contrastive import SentenceEncoder
 from nextbert_lite.core.encoder import Encoder
 from nextbert_lite.core.heads import MaskedLanguageModel
-from nextbert_lite.files import write_safetensors
+from nextbert_lite.files import read_safetensors, write_safetensors
 from nextbert_lite.training import loop
-from nextbert_lite.training.batches import MLMBatches
+from nextbert_lite.training.batches import MLMBatches, PairBatches
 from nextbert_lite.training.loop import History, adamw, fit, held_out_loss, linear_schedule
 
 TOKENIZER = words(35)
@@ -267,11 +269,54 @@ NOTHING = {"ids": torch.tensor([[5, 6]]), "labels": torch.tensor([[-100, -100]])
         (lambda: train(new_model(), batches=lambda step: {}), "the batch of step 0 is empty"),
         (lambda: train(new_model(), device="tpu"), "there is no device 'tpu' here"),
         (lambda: held_out_loss(new_model(), lambda step: NOTHING, 3), "no token was selected.*take more batches"),
+        (lambda: train(new_model(), mixed_precision="no"), "mixed_precision is 'no'; it must be True, False or None"),
+        (
+            lambda: train(new_model().requires_grad_(False)),
+            "nothing of this model learns: all its parameters are frozen",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+class Odd(Line):
+    """Its loss is what `of` makes of each point's."""
+
+    def __init__(self, of):
+        super().__init__()
+        self.of = of
+
+    def loss(self, x, y):
+        return self.of((x @ self.a + self.b - y) ** 2)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [lambda each: each, lambda each: each.mean().item(), lambda each: each.mean().detach(), lambda each: None],
+    ids=["of each point", "a float", "detached", "nothing"],
+)
+def test_a_loss_that_cannot_be_minimised_is_told_in_words_and_the_weights_stay(of):
+    model = Odd(of)
+    with pytest.raises(TypeError, match=r"`model.loss` must give a mean with its graph, a tensor of shape"):
+        train(model, batches=points)
+    assert same(model, Line())
+
+
+@pytest.mark.parametrize("batch", [[torch.ones(1)], (torch.ones(1), 0), {"x": [1.0]}], ids=["list", "tuple", "lists"])
+def test_a_batch_that_is_no_dict_of_tensors_is_told_in_words(batch):
+    with pytest.raises(TypeError, match=r"the batch of step 0 is no dict of tensors, the arguments of `model.loss`"):
+        train(Line(), batches=lambda step: batch)
+
+
+def test_what_an_evaluation_measures_may_be_a_tensor_and_is_kept_with_the_run(tmp_path):
+    path = tmp_path / "run"
+    history = train(Line(), batches=points, evaluate=lambda: {"loss": torch.tensor(0.5)}, checkpoint=path)
+    assert history.evaluations == [{"step": STEPS, "loss": 0.5}]
+    assert train(Line(), batches=points, checkpoint=path).evaluations == history.evaluations
+    with pytest.raises(TypeError, match=r"`evaluate` gave 0\.5; it must give a dict of numbers"):
+        train(Line(), batches=points, evaluate=lambda: 0.5)
 
 
 # --- the same seed, the same weights ----------------------------------------------------------------------------------
@@ -596,6 +641,24 @@ ENCODERS = {"width": 32, "layers": 3, "heads": 2, "norm": "pre", "dropout": 0.3,
 )
 def test_a_checkpoint_of_other_settings_is_refused_and_all_that_differ_are_named(saved, options, changes, words):
     refused(saved, f"other settings: {words}.*[Tt]rain with the old ones", model=new_model(**changes), **options)
+
+
+def test_a_sentence_encoders_run_does_not_go_on_with_another_pooling_or_temperature(path):
+    def encoder(**options):
+        torch.manual_seed(0)
+        return SentenceEncoder(Encoder(config()), **options)
+
+    pairs = PairBatches([([2, 5 + i, 3], [2, 6 + i, 3]) for i in range(8)], TOKENIZER, 4)
+    train(encoder(), 3, pairs, checkpoint=path)
+    for options, told in (
+        ({"pooling": "cls"}, "pooling was mean, is now cls"),
+        ({"temperature": 0.5, "symmetric": True}, "temperature was 0.05, is now 0.5, symmetric was False, is now True"),
+    ):
+        refused(path, f"other settings: {told}", model=encoder(**options), steps=3, batches=pairs)
+    tensors, told = read_safetensors(path)  # as an older version wrote it
+    settings = {k: v for k, v in json.loads(told["settings"]).items() if k not in loop.OF_LOSS}
+    write_safetensors(path, tensors, told | {"settings": json.dumps(settings)})
+    assert train(encoder(), 3, pairs, checkpoint=path).steps == 3
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from oracles import ROBERTA, batch, config, contrastive_losses, huggingface, per
 from nextbert_lite.core.encoder import Encoder  # noqa: E402
 from nextbert_lite.core.heads import MaskedLanguageModel  # noqa: E402
 from nextbert_lite.corpora.python_docs import load_docs, text_hash  # noqa: E402
-from nextbert_lite.use.pretrained import minilm_folder  # noqa: E402
+from nextbert_lite.course.minilm import minilm_folder  # noqa: E402
 
 
 def roberta():

@@ -290,6 +290,10 @@ def whole(text: str) -> int:
     """Read a whole number from 0 on."""
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 on")
+    if len(text) > 18:
+        raise argparse.ArgumentTypeError(
+            f"'{text[:18]}…' is too large: a whole number of at most 18 digits is expected"
+        )
     return int(text)
 
 

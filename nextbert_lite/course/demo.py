@@ -13,7 +13,8 @@ from nextbert_lite.core.encoder import Encoder, EncoderConfig
 from nextbert_lite.core.heads import MaskedLanguageModel
 from nextbert_lite.corpora.harvest import Document
 from nextbert_lite.corpora.python_docs import load_docs
-from nextbert_lite.files import make_folder
+from nextbert_lite.course.runs import check_length
+from nextbert_lite.files import make_folder, say
 from nextbert_lite.training.batches import MLMBatches, seeded
 from nextbert_lite.training.device import pick_device
 from nextbert_lite.training.loop import fit, held_out_loss, steps_in
@@ -31,20 +32,19 @@ def run_demo(out: Path, minutes: float = 2.0, seed: int = 0, device: str | None 
     more. Ctrl-C ends the training and shows what was learned until then.
     """
     chosen = pick_device(device)
+    check_length(minutes, None)
     make_folder(out)
-    print("Reading the documentation of Python, PyTorch, NumPy and Matplotlib on this machine …", flush=True)
+    say("Reading the documentation of Python, PyTorch, NumPy and Matplotlib on this machine …", flush=True)
     docs = load_docs()
-    print(
+    say(
         f"  {len(docs.train):,} texts to train on, {len(docs.test):,} held out: none nearly the same as a training text"
     )
 
-    print("Training the tokenizer …", flush=True)
+    say("Training the tokenizer …", flush=True)
     tokenizer = train_bpe((d.text for d in docs.train), vocab_size=2048)
     train = beginnings(tokenizer, docs.train)
     held_out = MLMBatches(beginnings(tokenizer, docs.validation), tokenizer, batch_size=64, seed=seed + 1)
-    print(
-        f"  {tokenizer.vocab_size} different tokens; {sum(map(len, train)):,} to train on, the beginnings of the texts"
-    )
+    say(f"  {tokenizer.vocab_size} different tokens; {sum(map(len, train)):,} to train on, the beginnings of the texts")
 
     torch.manual_seed(seed)
     config = EncoderConfig.preset("small", tokenizer.vocab_size, width=128, ffn_width=512, layers=2, max_len=MAX_LEN)
@@ -56,27 +56,27 @@ def run_demo(out: Path, minutes: float = 2.0, seed: int = 0, device: str | None 
     batches = MLMBatches(train, tokenizer, batch_size=32, rate=0.3, seed=seed)
     steps = steps_in(model, batches, 60 * minutes)
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"Pretraining {parameters:,} parameters on {chosen} for {steps} steps. Ctrl-C stops and shows the result.")
+    say(f"Pretraining {parameters:,} parameters on {chosen} for {steps} steps. Ctrl-C stops and shows the result.")
     history = fit(
         model, batches, steps, lr=3e-3, warmup=min(100, steps // 5), seed=seed, device=chosen, stop_after=75 * minutes
     )
     if history.interrupted:
-        print(f"  Stopped at step {history.steps} of {steps}; the model keeps what it learned.")
+        say(f"  Stopped at step {history.steps} of {steps}; the model keeps what it learned.")
     end = held_out_loss(model, held_out, len(held_out))
     speed = sum(history.tokens) / history.seconds
-    print(f"  {history.seconds:.0f} s, {speed:,.0f} tokens/s, held-out loss {start:.2f} -> {end:.2f} nats per token")
-    print(f"  (a model that knows nothing: ln {tokenizer.vocab_size} = {math.log(tokenizer.vocab_size):.2f})\n")
+    say(f"  {history.seconds:.0f} s, {speed:,.0f} tokens/s, held-out loss {start:.2f} -> {end:.2f} nats per token")
+    say(f"  (a model that knows nothing: ln {tokenizer.vocab_size} = {math.log(tokenizer.vocab_size):.2f})\n")
 
     after = answers(model, tokenizer, questions)
     for (text, right), old, new in zip(questions, before, after, strict=True):
-        print(f"{text.replace('[MASK]', ' ____')}\n    wanted {right!r}\n    before {old}\n    after  {new}")
+        say(f"{text.replace('[MASK]', ' ____')}\n    wanted {right!r}\n    before {old}\n    after  {new}")
 
     for path, image in {
         out / "loss.png": curve(history.loss, tokenizer.vocab_size),
         out / "attention.png": attention(model, tokenizer, questions[0]),
     }.items():
         path.write_bytes(image)
-        print(f"wrote {path}")
+        say(f"wrote {path}")
     return 0
 
 

@@ -23,7 +23,7 @@ TODAY = {
     "masking": "core.masking training.batches",
     "paths": "files",
     "plots": "views.plots",
-    "pretrained": "use.pretrained",
+    "pretrained": "use.pretrained course.minilm",
     "pretraining": "course.pretraining training.batches training.loop",
     "results": "course.results",
     "search": "use.search views.search_box course.documentation",

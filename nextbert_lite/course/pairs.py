@@ -18,6 +18,7 @@ from nextbert_lite.core.contrastive import SentenceEncoder
 from nextbert_lite.corpora.python_docs import DocsCorpus, load_docs, near_duplicates, text_hash
 from nextbert_lite.course import runs
 from nextbert_lite.course.tables import read_columns
+from nextbert_lite.files import file_hash, say
 from nextbert_lite.training.batches import PairBatches, pair_batch, seeded
 from nextbert_lite.training.device import pick_device
 from nextbert_lite.training.loop import MakeBatch, fit, steps_in
@@ -26,7 +27,7 @@ from nextbert_lite.use import checkpoints
 from nextbert_lite.use.embedding import embed
 from nextbert_lite.use.finetuning import with_dropout
 from nextbert_lite.use.search import PLAIN, Bm25, mrr
-from nextbert_lite.validate import check_texts
+from nextbert_lite.validate import check_count, check_texts
 
 Pair = tuple[str, str]
 LEAST = 20  # pairs: some to learn from, some held out
@@ -80,7 +81,9 @@ def own_pairs(pairs: Sequence[Pair], tokenizer: Tokenizer) -> PairCorpus:
     if isinstance(pairs, str) or any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
         raise ValueError("the pairs must be a list of (text, text): each a pair of texts that belong together.")
     sides = [check_texts(side) for side in zip(*pairs, strict=True)] if len(pairs) else []
+    given = len(pairs)
     pairs = list(dict.fromkeys(zip(*sides, strict=True)))
+    left_out = f"; {given - len(pairs):,} repeated ones are left out" if given > len(pairs) else ""
     groups: dict[str, list[Pair]] = {}
     for pair, group in zip(pairs, groups_of(pairs), strict=True):
         groups.setdefault(group, []).append(pair)
@@ -97,13 +100,18 @@ def own_pairs(pairs: Sequence[Pair], tokenizer: Tokenizer) -> PairCorpus:
     ids = dict(zip(texts := [t for pair in train for t in pair], tokenizer.encode_batch(texts), strict=True))
 
     def batches(batch_size: int, max_len: int, seed: int) -> MakeBatch:
+        long = sum(len(row) > max_len for row in ids.values())
+        if long:
+            say(f"  {long:,} of {len(ids):,} training texts exceed {max_len} tokens: only their beginning is read.")
+        if batch_size > len(train):
+            say(f"  A batch has {len(train):,} pairs, all that there are, and not {batch_size:,}.")
         encoded = [(cut(ids[a], max_len), cut(ids[b], max_len)) for a, b in train]
         return PairBatches(encoded, tokenizer, min(batch_size, len(train)), seed)
 
     hashes = sorted(text_hash(f"{a}\n{b}") for a, b in pairs)
     return PairCorpus(
         name="pairs",
-        about=f"{len(train):,} pairs, and {len(test):,} as test",
+        about=f"{len(train):,} pairs, and {len(test):,} as test{left_out}",
         fingerprint={"sha256": sha256("".join(hashes).encode()).hexdigest()},
         train=len(train),
         kinds="as given",
@@ -237,8 +245,9 @@ def train_pairs(
     unfinished run. Raises as `pretrain` does.
     """
     out = Path(out)
-    if (minutes is None) == (steps is None):
-        raise ValueError("give either minutes or steps.")
+    runs.check_length(minutes, steps)
+    check_count("batch", batch, least=2)
+    check_count("seed", seed, least=0)
     named = str(pairs) if isinstance(pairs, str | Path) else f"{len(pairs)} pairs"
     options = dict(data=named, columns=list(columns), start=str(start), minutes=minutes, batch=batch, lr=lr)
     options |= dict(separator=None if separator == "," else separator)  # older runs have none
@@ -247,18 +256,25 @@ def train_pairs(
     run = runs.unfinished(out, options | ({} if steps is None else {"steps": steps}), replace)
     origin, tokenizer = checkpoints.load(start)
     longest = origin.encoder.config.max_len
-    if max_len is not None and not 3 <= max_len <= longest:
+    began_with = checkpoints.find(start)
+    if out.resolve() == began_with.resolve():
+        raise ValueError(f"{out} is the start, which a run that is stopped needs again: name another folder.")
+    if max_len is not None and not 3 <= check_count("max_len", max_len) <= longest:
         raise ValueError(f"max_len is {max_len}; it must be from 3 to {longest}, what {start} reads.")
 
-    print(f"Reading the pairs of {named} …", flush=True)
+    say(f"Reading the pairs of {named} …", flush=True)
     if pairs == "docs":
         source = docs_pairs(load_docs(), load_docs(more=True), tokenizer)
     else:
         mine = read_pairs(pairs, columns, separator) if isinstance(pairs, str | Path) else pairs
         source = own_pairs(mine, tokenizer)
-    print(f"  {source.about}")
-    trained_on = source.fingerprint | source.further
+    say(f"  {source.about}")
+    trained_on, began_with = source.fingerprint | source.further, file_hash(began_with / checkpoints.CARD)
     if run:
+        if run["fingerprint"].pop("start", began_with) != began_with:  # older runs do not tell
+            raise ValueError(
+                f"{start} has changed since the run in {out} began; delete {out / runs.RUN} to start anew."
+            )
         runs.check_corpus(out, run, trained_on)
 
     torch.manual_seed(seed)
@@ -267,13 +283,13 @@ def train_pairs(
     batches = source.batches(batch, max_len or longest, seed)
     if run:
         steps = run["steps"]
-        print(f"Going on with the unfinished run in {out}.")
+        say(f"Going on with the unfinished run in {out}.")
     else:
         steps = steps_in(model, batches, 60 * minutes) if steps is None else steps
-        runs.begin(out, dict(options=options, steps=steps, fingerprint=trained_on))
+        runs.begin(out, dict(options=options, steps=steps, fingerprint=trained_on | {"start": began_with}))
     before = SentenceEncoder(origin.encoder, pooling)
     figures = {"pairs": len(source.test), "mrr_before": round(reciprocal(before, tokenizer, source.test), 4)}
-    print(
+    say(
         f"Test MRR among {len(source.test)} texts before training {figures['mrr_before']:.3f}. Training on {chosen}, "
         f"{steps:,} steps. Ctrl-C stops; the same command goes on."
     )
@@ -292,7 +308,7 @@ def train_pairs(
         checkpoint_every=CHECKPOINT_EVERY,
     )
     if history.interrupted:
-        print(f"Stopped at step {history.steps:,} of {steps:,}. The same command goes on from there.")
+        say(f"Stopped at step {history.steps:,} of {steps:,}. The same command goes on from there.")
         return None
 
     encoder.config = origin.encoder.config  # trained; nothing is dropped now
@@ -308,7 +324,7 @@ def train_pairs(
     corpus |= source.further | {"train_hashes": source.train_hashes}
     told = {key: value for key, value in options.items() if key not in ("minutes", "columns", "separator")}
     card = runs.finish(out, model, tokenizer, corpus, told, history, figures)
-    print(
+    say(
         f"Test MRR {figures['mrr_before']:.3f} -> {figures['mrr']:.3f} among {figures['pairs']} texts. "
         f"BM25 {figures['bm25_mrr']:.3f}, tuned {figures['tuned_bm25_mrr']:.3f}. Wrote {out}."
     )

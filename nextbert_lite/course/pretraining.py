@@ -21,7 +21,7 @@ from nextbert_lite.corpora.python_docs import load_docs, text_hash
 from nextbert_lite.corpora.toy_world import ToyWorld
 from nextbert_lite.course import runs
 from nextbert_lite.course.skills import skills
-from nextbert_lite.files import file_hash, read_text
+from nextbert_lite.files import file_hash, read_text, say
 from nextbert_lite.training.batches import LEAST, MLMBatches, fresh_batches, pieces_of_each
 from nextbert_lite.training.device import pick_device
 from nextbert_lite.training.loop import MakeBatch, fit, held_out_loss, steps_in
@@ -113,12 +113,20 @@ def file_corpus(
 
 
 def text_files(folder: Path) -> list[Path]:
-    """Return all .txt files in a folder and those below it, .TXT too; OSError for a folder that may not be read."""
+    """Return all .txt files in a folder and those below it, .TXT too, also behind a link to a folder.
+
+    OSError for a folder that may not be read.
+    """
 
     def refuse(error: OSError) -> None:
         raise error
 
-    found = [Path(place, name) for place, _, names in os.walk(folder, onerror=refuse) for name in names]
+    found, seen = [], {os.path.realpath(folder)}  # a link may lead to a folder above it
+    for place, below, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = {name: os.path.realpath(os.path.join(place, name)) for name in below}
+        below[:] = [name for name in below if real[name] not in seen]
+        seen |= set(real.values())
+        found += [Path(place, name) for name in names]
     return sorted(file for file in found if file.suffix.lower() == ".txt")
 
 
@@ -177,8 +185,7 @@ def pretrain(
     out = Path(out)
     if preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}.")
-    if (minutes is None) == (steps is None):
-        raise ValueError("give either minutes or steps.")
+    runs.check_length(minutes, steps)
     changes = dict(changes or {})
     unknown = [name for name in changes if name == "vocab_size" or name not in EncoderConfig.__dataclass_fields__]
     if unknown:
@@ -197,14 +204,14 @@ def pretrain(
     run = runs.unfinished(out, options | ({} if steps is None else {"steps": steps}), replace)
     tokenizer = Tokenizer.from_json(run["tokenizer"]) if run else None
 
-    print(f"Reading the corpus {corpus} …", flush=True)
+    say(f"Reading the corpus {corpus} …", flush=True)
     if corpus == "toy":
         source = toy_corpus(max_len)
     elif corpus == "docs":
         source = docs_corpus(max_len, vocab_size, tokenizer)
     else:
         source = file_corpus(Path(corpus), max_len, vocab_size, tokenizer, lines)
-    print(f"  {source.about}; {source.tokenizer.vocab_size:,} different tokens")
+    say(f"  {source.about}; {source.tokenizer.vocab_size:,} different tokens")
     if run:
         runs.check_corpus(out, run, source.fingerprint)
 
@@ -214,16 +221,14 @@ def pretrain(
     batches = source.training(batch, rate, seed)
     if run:
         steps = run["steps"]
-        print(f"Going on with the unfinished run in {out}.")
+        say(f"Going on with the unfinished run in {out}.")
     else:
         batches(0)  # refuses an impossible rate or batch size before anything is written
         steps = steps_in(model, batches, 60 * minutes) if steps is None else steps
         plan = dict(options=options, steps=steps, fingerprint=source.fingerprint, tokenizer=source.tokenizer.to_json())
         runs.begin(out, plan)
     parameters = sum(p.numel() for p in model.parameters())
-    print(
-        f"Pretraining {parameters:,} parameters on {chosen}, {steps:,} steps. Ctrl-C stops; the same command goes on."
-    )
+    say(f"Pretraining {parameters:,} parameters on {chosen}, {steps:,} steps. Ctrl-C stops; the same command goes on.")
 
     history = fit(
         model,
@@ -240,7 +245,7 @@ def pretrain(
         checkpoint_every=checkpoint_every,
     )
     if history.interrupted:
-        print(f"Stopped at step {history.steps:,} of {steps:,}. The same command goes on from there.")
+        say(f"Stopped at step {history.steps:,} of {steps:,}. The same command goes on from there.")
         return None
 
     corpus = dict(name=source.name, about=source.about, fingerprint=source.fingerprint)
@@ -248,7 +253,7 @@ def pretrain(
     told = {key: value for key, value in options.items() if key not in ("corpus", "lines", "minutes")}
     figures = held_out(checkpoints.rounded(model), source)
     card = runs.finish(out, model, source.tokenizer, corpus, told, history, figures)
-    print(f"Held-out loss {figures['loss']:.3f} nats per selected token. Wrote {out / checkpoints.CARD} and its model.")
+    say(f"Held-out loss {figures['loss']:.3f} nats per selected token. Wrote {out / checkpoints.CARD} and its model.")
     return card
 
 

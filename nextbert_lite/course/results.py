@@ -2,7 +2,7 @@
 
 import csv
 
-from nextbert_lite.files import share_dir
+from nextbert_lite.files import say, share_dir
 
 
 def stored_table(name: str) -> list[dict[str, str]]:
@@ -11,5 +11,5 @@ def stored_table(name: str) -> list[dict[str, str]]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no table {name}; `python tools/results.py {name}` makes it.")
     made, *rows = path.read_text(encoding="utf-8").splitlines()
-    print(made.removeprefix("# "))
+    say(made.removeprefix("# "))
     return list(csv.DictReader(rows))

@@ -20,6 +20,16 @@ from nextbert_lite.validate import check_count
 RUN, TRAINING = "run.json", "training.safetensors"  # what an unfinished run needs to go on
 
 
+def check_length(minutes: float | None, steps: int | None) -> None:
+    """Raise ValueError unless a run is given either minutes or steps, and a number of them that can be trained."""
+    if (minutes is None) == (steps is None):
+        raise ValueError("give either minutes or steps.")
+    if steps is not None:
+        check_count("steps", steps)
+    elif not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
+        raise ValueError(f"minutes is {minutes!r}; a training time is more than 0 and finite, such as 2 or 0.5.")
+
+
 def unfinished(out: Path, options: dict, replace: bool) -> dict | None:
     """Return the plan of the unfinished run in the folder, or None for a folder that is free.
 
@@ -63,7 +73,7 @@ def begin(out: Path, plan: dict) -> None:
     """Write down what the run in the folder is: its options, steps, and the fingerprint of its corpus."""
     check_count("steps", plan["steps"])
     lr = plan["options"].get("lr", 1.0)
-    if not 0 < lr < math.inf:
+    if not isinstance(lr, int | float) or not 0 < lr < math.inf:
         raise ValueError(f"lr is {lr}; a learning rate is more than 0 and finite, such as 1e-3. Nothing was written.")
     (out / TRAINING).unlink(missing_ok=True)  # of an earlier run: a kill may have left it
     write_text(out / RUN, json.dumps(plan | {"sha256": checkpoints.seal(plan)}))

@@ -36,6 +36,8 @@ def read_columns(
     path = Path(path)
     if len(separator) != 1 or separator in ' "\r\n':
         raise ValueError(f"separator is {separator!r}; it must be one character between the fields: , ; | or a tab.")
+    if isinstance(names, str) or len(set(names)) < len(names) or (wanted and len(names) not in (0, wanted)):
+        raise ValueError(f"the columns are named {names!r}; name {wanted or 2} different ones.")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}. Its folder {path.parent.resolve()} is where I looked.")
     content = read_text(path, encoding, newline="", call="" if wanted else "read_csv")

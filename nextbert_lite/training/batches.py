@@ -35,6 +35,8 @@ def pad(sequences: Sequence[Sequence[int] | Tensor], pad_id: int = 0) -> tuple[T
     Raises ValueError for an empty batch or an empty sequence.
     """
     rows = check_sequences(sequences)
+    if not hasattr(pad_id, "__index__"):
+        raise TypeError(f"pad_id is {type(pad_id).__name__}; it must be a token id: `tokenizer.pad_id`.")
     ids = pad_sequence(rows, batch_first=True, padding_value=pad_id)
     return ids, torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
 
@@ -68,7 +70,7 @@ def by_length(
     """
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     rows = []
-    for start in range(0, len(order), batch_size):
+    for start in range(0, max(1, len(order)), batch_size):  # of no sequence `pad` says so
         rows.append(call(*pad([sequences[i] for i in order[start : start + batch_size]], pad_id)))
     return torch.cat(rows)[torch.tensor(order).argsort()]
 
@@ -190,9 +192,15 @@ class LabelledBatches(Batches):
             )
         super().__init__(len(sequences), batch_size, seed)
         self.sequences, self.pad_id = check_sequences(sequences, tokenizer.vocab_size), tokenizer.pad_id
-        self.labels = [torch.tensor(0.0) if isinstance(label, str) else torch.as_tensor(label) for label in labels]
+        try:
+            self.labels = [torch.as_tensor(label) for label in labels]
+        except (TypeError, ValueError, RuntimeError):
+            self.labels = [torch.tensor(0.0)]
         if any(label.is_floating_point() for label in self.labels):
-            raise TypeError("a label is a text or a float; give the number of its class: `names.index(label)`.")
+            raise TypeError("a label is a text or a float, or missing; give its class's number: `names.index(label)`.")
+        self.labels = [label.long() for label in self.labels]
+        if len({label.ndim for label in self.labels}) > 1:
+            raise ValueError("some texts have one label and some a list; give one a text, or one an id of every text.")
         for number, (ids, label) in enumerate(zip(sequences, self.labels, strict=True)):
             if label.ndim and len(label) != len(ids):
                 raise ValueError(f"text {number} has {len(ids)} ids and {len(label)} labels; give one label an id.")
@@ -276,7 +284,7 @@ def pieces(texts: list[str], tokenizer: Tokenizer, max_len: int) -> list[list[in
 
 def pieces_of_each(texts: list[str], tokenizer: Tokenizer, max_len: int) -> list[list[list[int]]]:
     """Return the pieces of each text, as `pieces` makes them: none of a text that is too short."""
-    found, room = [], max_len - 2
+    found, room = [], check_count("max_len", max_len, least=LEAST + 2) - 2  # of a shorter one nothing would be left
     for ids in tokenizer.encode_batch(texts):
         words = ids[1:-1]
         parts = [words[i : i + room] for i in range(0, len(words), room)]

@@ -19,7 +19,7 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
         return torch.device(available[0])
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         device = None
     if device is None or device.type not in available:
         raise ValueError(f"there is no device {str(name)!r} here. This machine has: {', '.join(available)}.")

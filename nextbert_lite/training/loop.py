@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from nextbert_lite.validate import check_count
 
 MakeBatch = Callable[[int], dict[str, Tensor]]  # a step -> its batch, such as `Batches`
 BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.98), 0.01, 1.0  # RoBERTa's betas; BERT's decay and clipping
+OF_LOSS = ("pooling", "temperature", "symmetric")  # settings of a `SentenceEncoder`; older checkpoints do not tell them
 
 
 @dataclass
@@ -82,11 +83,13 @@ def fit(
     check_count("evaluate_every", evaluate_every)
     check_count("checkpoint_every", checkpoint_every)
     if not 0 < lr < math.inf or not stop_after >= 0:
-        raise ValueError(
-            f"lr is {lr}, stop_after {stop_after}; lr must be finite and more than 0, stop_after not negative."
-        )
-    if not callable(getattr(model, "loss", None)) or not callable(batches):
+        raise ValueError(f"lr is {lr}, stop_after {stop_after}; lr must be finite and more than 0, the other not below")
+    if mixed_precision not in (None, True, False):
+        raise ValueError(f"mixed_precision is {mixed_precision!r}; it must be True, False or None.")
+    if not isinstance(model, nn.Module) or not callable(getattr(model, "loss", None)) or not callable(batches):
         raise TypeError("fit needs a model with a method `loss` and batches to call with a step, such as MLMBatches.")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("nothing of this model learns: all its parameters are frozen (requires_grad is False).")
     device = pick_device(device)
     model.to(device).train()
     optimizer = adamw(model, lr)
@@ -98,6 +101,7 @@ def fit(
     config = getattr(getattr(model, "encoder", model), "config", None)
     if isinstance(config, EncoderConfig):  # another number of heads, say, has weights of the same shapes
         settings |= config.to_dict()
+    settings |= {name: getattr(model, name) for name in OF_LOSS if hasattr(model, name)}
     if checkpoint is not None and Path(checkpoint).exists():
         history = load_checkpoint(checkpoint, model, optimizer, settings)
     elif seed is not None:
@@ -111,6 +115,8 @@ def fit(
         while history.steps < steps and not history.interrupted:
             step = history.steps
             batch = batches(step)
+            if not isinstance(batch, Mapping) or not all(isinstance(part, Tensor) for part in batch.values()):
+                raise TypeError(f"the batch of step {step} is no dict of tensors, the arguments of `model.loss`.")
             if not batch or any(tensor.numel() == 0 for tensor in batch.values()):
                 raise ValueError(f"the batch of step {step} is empty: leave out empty batches.")
             masks = [tensor for name, tensor in batch.items() if name == "mask" or name.endswith("_mask")]
@@ -122,6 +128,10 @@ def fit(
 
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                 loss = model.loss(**batch)
+            if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
+                raise TypeError(
+                    "`model.loss` must give a mean with its graph, a tensor of shape (); no item, no detach."
+                )
             loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), CLIP)
             loss_value, norm_value = torch.stack([loss.detach().float(), norm.float()]).tolist()
@@ -139,7 +149,11 @@ def fit(
             if evaluate is not None and (done or history.steps % evaluate_every == 0):
                 random_state = rng_states(device)  # an evaluation must not change the training that follows
                 with evaluating(model), torch.no_grad():
-                    history.evaluations.append({"step": history.steps, **(evaluate() or {})})
+                    found = evaluate() or {}
+                    if not isinstance(found, Mapping):
+                        raise TypeError(f"`evaluate` gave {found!r:.60}; it must give a dict of numbers.")
+                    plain = {name: value.item() if hasattr(value, "item") else value for name, value in found.items()}
+                    history.evaluations.append({"step": history.steps, **plain})
                 set_rng_states(random_state)
             if checkpoint is not None and (done or history.steps - saved >= checkpoint_every):
                 save_checkpoint(checkpoint, model, optimizer, settings, history)
@@ -292,6 +306,7 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
         stored, history = json.loads(metadata["settings"]), History(**json.loads(metadata["history"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{error} Give another file name, or delete it, to start anew.") from None
+    stored = {key: settings[key] for key in OF_LOSS if key in settings} | stored
     changed = {key: (stored.get(key), value) for key, value in settings.items() if stored.get(key) != value}
     if changed:
         list_ = ", ".join(f"{key} was {old}, is now {new}" for key, (old, new) in changed.items())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import operator
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -96,16 +95,10 @@ class Tokenizer:
         self, texts: Sequence[str], *, max_len: int | None = None, allow_specials: bool = False
     ) -> list[list[int]]:
         """Return the ids of each text, as `encode` does, with all processor cores."""
-        texts = check_texts(texts, blank=True, least=0)
+        texts = check_texts(texts, blank=True, least=0, whole=True)
         if max_len is not None and (max_len < 3 or not check_count("max_len", max_len)):
             raise ValueError(f"max_len is {max_len}; a text needs at least 3 places: [CLS], one token, [SEP].")
         self.backend.encode_special_tokens = not allow_specials
-        for number, text in enumerate(texts):
-            if re.search("[\ud800-\udfff]", text):
-                raise ValueError(
-                    f"text {number} holds half a surrogate pair, which is no character: {text[:40]!r}. Repair it with "
-                    "`text.encode('utf-8', 'replace').decode()`."
-                )
         ids = [e.ids for e in self.backend.encode_batch(texts, add_special_tokens=False)]
         if not allow_specials:  # a word list would find "[MASK]" in its vocabulary
             ids = [[self.unk_id if i in self.special_ids else i for i in row] for row in ids]
@@ -202,7 +195,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 4096) -> Tokenizer:
     least = 256 + len(SPECIALS)
     if check_count("vocab_size", vocab_size) < least:
         raise ValueError(f"vocab_size is {vocab_size}; the 256 bytes and {len(SPECIALS)} special tokens need {least}.")
-    texts = check_texts(texts, blank=True)
+    texts = check_texts(texts, blank=True, whole=True)
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -218,10 +211,12 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 4096) -> Tokenizer:
 
 def word_level(words: Iterable[str]) -> Tokenizer:
     """Make a tokenizer with one id per word, split at spaces; a word outside the list becomes [UNK]."""
-    words = check_texts(words, blank=True, least=0)
+    words = check_texts(words, blank=True, least=0, whole=True)
     repeated = [word for word, count in Counter([*SPECIALS, *words]).items() if count > 1]
     if not words or repeated:
         raise ValueError(f"the word list must have words, each once and no special token; repeated: {repeated}.")
+    if spaced := [word for word in words if word.split() != [word]]:
+        raise ValueError(f"{spaced[0]!r} is no word: it is blank or holds a space, so it would be found in no text.")
     vocabulary = {token: i for i, token in enumerate([*SPECIALS, *words])}
     backend = Backend(models.WordLevel(vocabulary, unk_token=UNK))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -23,6 +23,7 @@ from nextbert_lite.files import (
     file_hash,
     json_of,
     read_safetensors,
+    say,
     settle,
     share_dir,
     write_safetensors,
@@ -45,7 +46,10 @@ class Checkpoint(NamedTuple):
 def find(name: str | Path) -> Path:
     """Return the folder of a checkpoint: a shipped one by its name, or your own by its path."""
     shipped = share_dir("data") / "checkpoints"
-    folder = shipped / name if (shipped / name / CARD).is_file() else Path(name)
+    is_name = str(name) == Path(name).name  # and not ./name
+    folder = shipped / name if is_name and (shipped / name / CARD).is_file() else Path(name)
+    if folder.resolve() != Path(name).resolve() and (Path(name) / CARD).is_file():
+        raise ValueError(f"{name!s} is a shipped checkpoint and a folder here: give ./{name} for yours.")
     settle(folder, CARD)
     if not (folder / CARD).is_file():
         names = ", ".join(sorted(path.parent.name for path in shipped.glob(f"*/{CARD}"))) or "none"
@@ -119,7 +123,7 @@ def load(name: str | Path) -> Checkpoint:
         model = SentenceEncoder(encoder, card["pooling"]) if "pooling" in card else MaskedLanguageModel(encoder)
         model.load_state_dict(weights)
     if line := corpus_difference(card):
-        print(line)
+        say(line)
     return Checkpoint(model.eval(), tokenizer)
 
 
@@ -172,8 +176,10 @@ def save(folder: str | Path, model: nn.Module, tokenizer: Tokenizer, card: dict,
     """Write a checkpoint and return its card. An older one there stays whole until all is written.
 
     model: anything with an `encoder`; what else its kind needs to be built again stands in the card. half: weights in
-    float16. Raises OSError when something cannot be written.
+    float16. Raises OSError when something cannot be written, and for a folder that holds a published model.
     """
+    if (Path(folder) / "config.json").exists() and not (Path(folder) / CARD).exists():
+        raise FileExistsError(f"{folder} holds a published model, whose weights would be lost: name another folder.")
     weights = {name: tensor.half() if half else tensor for name, tensor in model.state_dict().items()}
     broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if broken:

@@ -19,7 +19,7 @@ def fill_mask(model: MaskedLanguageModel, tokenizer: Tokenizer, text: str, k: in
     """
     check_tokenizer(tokenizer)
     check_count("k", k)
-    if not isinstance(model, MaskedLanguageModel):
+    if not hasattr(getattr(model, "head", None), "bias"):  # a learner's own class is welcome
         raise TypeError(f"the model is {type(model).__name__}; words are put into gaps by a MaskedLanguageModel.")
     ids, _ = pad([tokenizer.encode(text, allow_specials=True)], tokenizer.pad_id)
     gaps = ids[0] == tokenizer.mask_id
@@ -28,6 +28,8 @@ def fill_mask(model: MaskedLanguageModel, tokenizer: Tokenizer, text: str, k: in
         raise ValueError(f"there is no {gap} in the text {text!r}: write one where a word is to be guessed.")
     with evaluating(model):
         probabilities = model(ids.to(model.head.bias.device))[0, gaps].softmax(-1).cpu()
+    if not probabilities.isfinite().all():
+        raise ValueError("the model gives NaN: its weights hold NaN or an infinity. Load it or train it anew.")
     top = probabilities.topk(min(k, probabilities.shape[-1]))
     return [
         list(zip(tokenizer.tokens(ids), values.tolist(), strict=True))

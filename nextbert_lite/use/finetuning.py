@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -16,12 +17,13 @@ from torch import Tensor, nn
 from nextbert_lite.core.classify import TextClassifier
 from nextbert_lite.core.contrastive import SentenceEncoder
 from nextbert_lite.core.encoder import Encoder, EncoderConfig
+from nextbert_lite.files import say
 from nextbert_lite.training.batches import LabelledBatches, by_length, seeded
 from nextbert_lite.training.device import pick_device
 from nextbert_lite.training.loop import evaluating, fit
 from nextbert_lite.training.tokenizer import Tokenizer
 from nextbert_lite.use import checkpoints
-from nextbert_lite.use.embedding import parts_of
+from nextbert_lite.use.embedding import LONG, parts_of
 from nextbert_lite.use.parts import Model, read_parts
 from nextbert_lite.validate import check_count, check_predictions, check_temperature, check_texts, check_tokenizer
 
@@ -104,16 +106,20 @@ class Classifier:
             raise ValueError(f"expected a TextClassifier with a class for each of the {len(labels)} labels.")
         self.model, self.tokenizer, self.labels = model.eval(), tokenizer, tuple(labels)
         self.temperature, self.history = check_temperature(temperature), list(history)
-        self.max_len = model.encoder.config.max_len if max_len is None else max_len
-        self.long = long
+        longest = model.encoder.config.max_len
+        self.max_len, self.long = longest if max_len is None else check_count("max_len", max_len, least=3), long
+        if len({*self.labels}) < len(self.labels) or not all(isinstance(label, str) for label in self.labels):
+            raise ValueError(f"the labels are {self.labels!r:.60}; expected names (str), each once.")
+        if self.max_len > longest or long not in LONG:
+            raise ValueError(f"max_len is {max_len}, long {long!r}; expected at most {longest}, and one of {LONG}.")
 
-    def probabilities(self, texts: Sequence[str], report: Callable[[str], object] | None = print) -> Tensor:
+    def probabilities(self, texts: Sequence[str], report: Callable[[str], object] | None = say) -> Tensor:
         """Return one row a text with the probability of each label, (N, K), in the order of `labels`."""
         parts = _parts(texts, self.tokenizer, self.max_len, self.long, report)
         logits = class_logits(self.model, [ids for of_text in parts for ids in of_text], self.tokenizer.pad_id)
         return (_of_texts(logits, parts) / self.temperature).softmax(-1)
 
-    def predict(self, texts: Sequence[str], report: Callable[[str], object] | None = print) -> list[tuple[str, float]]:
+    def predict(self, texts: Sequence[str], report: Callable[[str], object] | None = say) -> list[tuple[str, float]]:
         """Return for each text the likeliest label and its probability.
 
         report: gets a line when texts are cut; None for silence. Raises as `embed` for what is no list of texts.
@@ -122,7 +128,13 @@ class Classifier:
         return [(self.labels[k], p) for k, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
 
     def save(self, folder: str | Path) -> None:
-        """Write a checkpoint of three files into a folder, weights in float32; OSError when that fails."""
+        """Write a checkpoint of three files into a folder, weights in float32; OSError when that fails.
+
+        An older classifier there is replaced; FileExistsError for a folder that holds another model.
+        """
+        with suppress(FileNotFoundError, ValueError):  # nothing is there, or nothing that can be read
+            if "labels" not in checkpoints.read_card(folder):
+                raise FileExistsError(f"{folder} holds a model that is no classifier: name another folder.")
         card = {
             "name": Path(folder).resolve().name,
             "labels": list(self.labels),
@@ -175,7 +187,7 @@ def fine_tune(
     long: str = "cut",
     frozen: bool = False,
     seed: int = 0,
-    report: Callable[[str], object] | None = print,
+    report: Callable[[str], object] | None = say,
 ) -> Classifier:
     """Train a classifier of texts and return it with the weights of its best epoch.
 
@@ -189,8 +201,8 @@ def fine_tune(
     Raises ValueError for lists that do not fit, empty texts, empty or missing labels, one label only, too few texts of
     a label; TypeError for what is no list of texts, or no label.
     """
-    say = report or (lambda line: None)
-    if epochs < 1 or not 0 < held_out < 1:
+    tell = report or (lambda line: None)
+    if epochs < 1 or epochs % 1 or not 0 < held_out < 1:
         raise ValueError(f"epochs is {epochs}, held_out {held_out}; expected at least 1, and a number between 0 and 1.")
     texts, labels = check_texts(texts), _plain(labels)
     names = _check_rows(texts, labels)
@@ -199,7 +211,7 @@ def fine_tune(
     if max_len is not None and not 3 <= check_count("max_len", max_len) <= longest:
         raise ValueError(f"max_len is {max_len}; it must be from 3 to {longest}, what this model reads.")
     if torn := _torn(texts, labels):
-        say(
+        tell(
             f"{len(torn)} of the texts stand there with different labels, such as {torn[0][:60]!r}: no model can get "
             "all of them right."
         )
@@ -249,7 +261,7 @@ def fine_tune(
     common = max(names, key=labels.count)
     always = sum(labels[i] == common for i in test) / len(test)
     accuracy = history[best["epoch"] - 1]["accuracy"]
-    say(
+    tell(
         f"{len(texts)} texts, {len(names)} labels: {len(train)} to train, {len(test)} held out. Best of {len(history)} "
         f"epochs: {best['epoch']}, accuracy {accuracy:.2f} on the held-out texts (always {common!r}: {always:.2f}). "
         "The epoch was chosen on them, so new texts may do a little worse."
@@ -257,8 +269,8 @@ def fine_tune(
     if report is not None:
         words, known = words_alone(texts, labels, train, test), known_words(texts, tokenizer)
         better = " Words alone do better here: take them, or a start that knows such texts." if words > accuracy else ""
-        say(f"Words alone (TF-IDF and logistic regression, on the same texts) have accuracy {words:.2f}.{better}")
-        say(f"{known:.0%} of your words are tokens of the start, so its corpus knew them; the others come in pieces.")
+        tell(f"Words alone (TF-IDF and logistic regression, on the same texts) have accuracy {words:.2f}.{better}")
+        tell(f"{known:.0%} of your words are tokens of the start, so its corpus knew them; the others come in pieces.")
     return Classifier(model.cpu(), tokenizer, names, temperature, max_len, history, long)
 
 
@@ -312,7 +324,7 @@ def _plain(labels: Sequence[str | int | float]) -> list[str]:
             )
         if not str(label).strip():
             raise ValueError(f"the label of text {number} is empty: fill it in, or leave the text out.")
-        plain.append(str(label))
+        plain.append(str(label).strip())
     return plain
 
 

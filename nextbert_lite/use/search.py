@@ -44,8 +44,8 @@ class Bm25:
     """
 
     def __init__(self, texts: Sequence[str], *, stem: bool = True, split: bool = True, k1: float = 0.9, b: float = 0.9):
-        if not (k1 >= 0 and 0 <= b <= 1):
-            raise ValueError(f"k1 is {k1} and b {b}; k1 must be 0 or more, b between 0 and 1.")
+        if not (0 <= k1 < np.inf and 0 <= b <= 1):
+            raise ValueError(f"k1 is {k1} and b {b}; k1 must be 0 or more, b between 0 and 1, both finite.")
         self._terms = lru_cache(None)(partial(terms, stem=stem, split=split))
         rows = self._rows(texts)
         if not any(rows):
@@ -142,7 +142,8 @@ def _places(scores: Tensor, right: Tensor | None) -> tuple[Tensor, Tensor]:
             )
         right = torch.arange(N)
     scores, right = scores.detach().cpu(), torch.as_tensor(right).cpu()
-    if right.shape != (Q,) or right.is_floating_point() or right.min() < 0 or right.max() >= N:
+    whole = not right.is_floating_point() and right.dtype != torch.bool
+    if right.shape != (Q,) or not whole or right.min() < 0 or right.max() >= N:
         raise ValueError(f"`right` must be {Q} numbers of texts, 0 to {N - 1}, one a query.")
     own = scores.gather(1, right[:, None])
     return (scores > own).sum(1), (scores == own).sum(1)
@@ -225,10 +226,7 @@ def _check_two(a: Tensor, b: Tensor) -> None:
     for scores in (a, b):
         check_rows(scores, "the scores", SCORES)
     if a.shape != b.shape:
-        raise ValueError(
-            f"a has the shape {tuple(a.shape)}, b {tuple(b.shape)}; both must be (Q, N), for the same "
-            "queries and texts."
-        )
+        raise ValueError(f"a has the shape {tuple(a.shape)}, b {tuple(b.shape)}; both must be (Q, N), of one search.")
 
 
 # --- the index --------------------------------------------------------------------------------------------------------

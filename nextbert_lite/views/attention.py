@@ -65,7 +65,7 @@ class AttentionExplorer(View):
         first = {"layer": layer, "head": head, "sentence": sentence, "token": token}
         for name, value in first.items():
             count = counts[name] or len(sentences[sentence])
-            if not 0 <= value < count:
+            if value not in range(count) or isinstance(value, float):
                 raise ValueError(f"{name} is {value}; it is counted from 0, so choose one of 0 to {count - 1}.")
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold is {threshold}; weights lie between 0 and 1, so it must too.")

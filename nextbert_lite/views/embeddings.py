@@ -63,7 +63,7 @@ class EmbeddingExplorer(View):
         kinds = list(dict.fromkeys(labels))
         if len(kinds) > MAX_LABELS:
             raise ValueError(f"there are {len(kinds)} different labels; at most {MAX_LABELS} can be told apart.")
-        if not -1 <= selected < N:
+        if selected not in range(-1, N) or isinstance(selected, float):
             raise ValueError(f"selected is {selected}; it is a text's number, 0 to {N - 1}, or -1 for none.")
         maps = {name: _matrix(p, N, f"the points{name and ' ' + repr(name)}", 2) for name, p in _named(points).items()}
         if not 1 <= len(maps) <= 2:
@@ -132,9 +132,14 @@ def _matrix(values: Points, N: int, what: str, width: int | None = None) -> np.n
     wanted = f"({N}, {width or 'C'})"
     if array.ndim != 2 or len(array) != N or array.shape[1] < 1 or (width and array.shape[1] != width):
         raise ValueError(f"{what} have the shape {array.shape}; expected {wanted}, one row for each text.")
-    if width is None and (np.linalg.norm(array, axis=1) == 0).any():
-        row = int((np.linalg.norm(array, axis=1) == 0).argmax())
-        raise ValueError(f"row {row} of {what} is all zeros, so it has no cosine; leave that text out.")
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(array, axis=1)
+    if width is None and (lengths == 0).any():
+        raise ValueError(
+            f"row {int((lengths == 0).argmax())} of {what} is all zeros, so it has no cosine; leave that text out."
+        )
+    if not np.isfinite(lengths).all():
+        raise ValueError(f"row {int(np.isinf(lengths).argmax())} of {what} is too long to be measured; scale it down.")
     return array
 
 

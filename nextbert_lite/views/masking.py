@@ -86,6 +86,8 @@ class MaskingPlayground(View):
         token: int | None = None,
     ):
         check_tokenizer(tokenizer)
+        if not hasattr(getattr(model, "head", None), "bias"):  # a learner's own class is welcome
+            raise TypeError(f"the model is {type(model).__name__}; gaps are filled by a MaskedLanguageModel.")
         self._model, self._tokenizer = model, tokenizer
         self._world = world
         self._predictor = None if world is None else PerfectModel(world)
@@ -97,7 +99,7 @@ class MaskingPlayground(View):
             raise ValueError("there are no sentences; give at least one, or leave the argument out.")
         found = [self.guess(sentence) for sentence in sentences]
         token = len(found[0].tokens) // 2 if token is None else token
-        if not 0 <= token < len(found[0].tokens):
+        if token not in range(len(found[0].tokens)) or isinstance(token, float):
             raise ValueError(f"token is {token}; the first sentence has the tokens 0 to {len(found[0].tokens) - 1}.")
         words = list(dict.fromkeys(word for one in found for row in one.words for word in row))
         number = {word: i for i, word in enumerate(words)}
@@ -189,4 +191,7 @@ class MaskingPlayground(View):
 def _probabilities(model: MaskedLanguageModel, ids: Tensor) -> Tensor:
     """Return the softmax at every position, (B, T, V), float64, on the CPU; the model's mode is kept."""
     with evaluating(model):
-        return model(ids.to(model.head.bias.device)).double().softmax(-1).cpu()
+        found = model(ids.to(model.head.bias.device)).double().softmax(-1).cpu()
+    if not found.isfinite().all():
+        raise ValueError("the model gives NaN: its weights hold NaN or an infinity. Load it or train it anew.")
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -81,10 +82,15 @@ def show(fig: Figure, *, alt: str) -> None:
 
 def check_figure(fig: Figure, alt: str) -> None:
     """Raise ValueError unless the figure has a title of three words or more, and alt is a sentence."""
+    if not isinstance(fig, Figure):
+        raise TypeError(
+            f"expected a figure, not {type(fig).__name__}: of axes give `ax.figure`; a view is shown by "
+            "`nextbert_lite.show`."
+        )
     titles = [fig.get_suptitle(), *(ax.get_title(loc) for ax in fig.axes for loc in ("left", "center", "right"))]
     if max(len(title.split()) for title in titles) < 3:
         raise ValueError("the figure needs a title that states what it shows, in three words or more.")
-    if len(alt.split()) < 6:
+    if not isinstance(alt, str) or len(alt.split()) < 6:
         raise ValueError(f"alt is {alt!r}; write a sentence that tells the finding to someone who cannot see it.")
 
 
@@ -210,7 +216,7 @@ def loss_curve(
     losses = numbers_of(losses, "the losses")
     if losses.size == 0:
         raise ValueError("there is no loss to draw: the history has no step.")
-    if losses.ndim != 1 or not np.isfinite(losses).all() or smooth < 1:
+    if losses.ndim != 1 or not np.isfinite(losses).all() or not isinstance(smooth, int) or smooth < 1:
         raise ValueError("expected one finite loss a step, and `smooth` of at least 1 step; look at where NaN begins.")
     window = min(smooth, len(losses))
     mean = np.convolve(losses, np.ones(window) / window, mode="valid")
@@ -218,7 +224,7 @@ def loss_curve(
     ax.plot(np.arange(1, len(losses) + 1), losses, color=SKY, alpha=0.45, linewidth=1, label="each step")
     middle = np.arange(len(mean)) + (window + 1) / 2
     ax.plot(middle, mean, color=BLUE, label=f"mean of {window} steps")
-    for (name, value), (dashes, colour) in zip((reference or {}).items(), REFERENCE_LINES, strict=False):
+    for (name, value), (dashes, colour) in zip((reference or {}).items(), cycle(REFERENCE_LINES), strict=False):
         ax.axhline(value, color=colour, linestyle=dashes, linewidth=1.4, label=plain(f"{name}: {value:.2f}"))
     ax.set(xlabel="training step", ylabel="loss (nats per token)")
     ax.set_title(plain(title))
@@ -243,7 +249,7 @@ def weights_of(values: Tensor, dimensions: int | None, what: str) -> np.ndarray:
 
 def numbers_of(values, what: str) -> np.ndarray:
     """Return a tensor, an array or a list of numbers as a NumPy array; ValueError for what is none."""
-    values = values.detach().cpu() if hasattr(values, "detach") else values
+    values = values.detach().cpu().double() if hasattr(values, "detach") else values  # NumPy has no bfloat16
     try:
         return np.asarray(values, dtype=float)
     except (TypeError, ValueError):

@@ -54,7 +54,7 @@ class SimilarityMatrix(View):
             raise ValueError(f"there are {B} pairs; at most {MAX_PAIRS} can be drawn. Take some: anchors[:8].")
         if not COOLEST <= temperature <= HOTTEST:
             raise ValueError(f"temperature is {temperature}; the slider goes from {COOLEST} to {HOTTEST}.")
-        if not -1 <= row < B:
+        if row not in range(-1, B) or isinstance(row, float):
             raise ValueError(f"row is {row}; it is an anchor's number, 0 to {B - 1}, or -1 for all.")
         two = len(labels) == 2 and not any(isinstance(part, str) for part in labels)
         names = [plots.strings_of(part, "the labels") for part in (labels if two else (labels, labels))]

@@ -211,7 +211,7 @@ assert torch.equal(by_hand, tensors["embeddings.LayerNorm.weight"])
 # %%
 from hashlib import sha256
 
-from nextbert_lite.use.pretrained import MINILM_SHA256
+from nextbert_lite.course.minilm import MINILM_SHA256
 
 digest = sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 print(f"this file: {digest[:16]}…   all-MiniLM-L6-v2: {MINILM_SHA256[:16]}…")
