@@ -384,7 +384,8 @@ def imported_names(path):
     ]
     names = {}
     exec(compile(ast.Module(imports, []), path.name, "exec"), names)
-    return names
+    builds = [find(build) for build in builds_of(read(path))]  # a build may use those before it: lesson 04's Encoder
+    return {build.name: build.course for build in builds} | names
 
 
 @pytest.mark.parametrize("path", LESSONS)
