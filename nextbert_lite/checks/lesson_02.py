@@ -5,14 +5,25 @@ import math
 import torch
 import torch.nn.functional as F
 
-from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solution
+from nextbert_lite.checks.core import (
+    Build,
+    Exercise,
+    Mistake,
+    Prediction,
+    Stage,
+    hint,
+    mine,
+    solution,
+    untouched,
+)
 from nextbert_lite.core.attention import scaled_dot_product_attention
+from nextbert_lite.validate import check_mask
 
 __all__ = [
     "attention",
     "causal_mask",
     "hint",
-    "masked_weights",
+    "mine",
     "padded_attention",
     "softmax_rows",
     "solution",
@@ -146,218 +157,11 @@ spread = Prediction(
     tolerance=0.05,
 )
 
-# --- 02.3 attention for all queries -----------------------------------------------------------------------------------
-
-
-def queries_keys_values(generator):
-    return tuple(torch.randn(5, 8, generator=generator) for _ in range(3))
-
-
-def with_weights(weigh):
-    """Return an attention that mixes the values with the weights that `weigh(q, k)` gives."""
-
-    def attend(q, k, v):
-        weights = weigh(q, k)
-        return weights @ v, weights
-
-    return attend
-
-
-def keys_mixed(q, k, v):
-    weights = (q @ k.T / math.sqrt(8)).softmax(-1)
-    return weights @ k, weights
-
-
-def attention_in_place(q, k, v):
-    scores = torch.einsum("td,sd->ts", q, k)
-    scores *= q.shape[-1] ** -0.5
-    scores -= scores.max()
-    scores.exp_()
-    scores /= scores.sum(1, keepdim=True)
-    return torch.einsum("ts,sd->td", scores, v), scores
-
-
-def attention_with_loops(q, k, v):
-    rows = [torch.stack([(a * b).sum() for b in k]) / math.sqrt(len(q[0])) for a in q]
-    weights = torch.stack([row.softmax(0) for row in rows])
-    return [weights @ v, weights]
-
-
-attention = Exercise(
-    id="02.3",
-    right=lambda q, k, v: scaled_dot_product_attention(q, k, v),
-    inputs=queries_keys_values,
-    also=lambda generator: tuple(torch.randn(3, 7, 12, generator=generator)),
-    mistakes=(
-        Mistake(
-            "no scaling",
-            with_weights(lambda q, k: (q @ k.T).softmax(-1)),
-            "the scores are not divided by √D. With D = 8 that is a small difference, with D = 512 the softmax is all "
-            "but an argmax and its gradient vanishes (section 4).",
-            "https://github.com/mlc-ai/mlc-llm/pull/3426: cosine 0.862 in place of 0.99999 on a BERT",
-        ),
-        Mistake(
-            "divided by D",
-            with_weights(lambda q, k: (q @ k.T / 8).softmax(-1)),
-            "the scores are divided by D, not by √D: their spread shrinks to 1/√D and attention becomes nearly "
-            "uniform.",
-            "https://github.com/delzac/cntkx/issues/10 (the square root was missing)",
-        ),
-        Mistake(
-            "multiplied by √D",
-            with_weights(lambda q, k: (q @ k.T * math.sqrt(8)).softmax(-1)),
-            "the scores are multiplied by √D; divide. (A variable `scale = D ** -0.5` is multiplied, `D ** 0.5` is "
-            "divided by.)",
-            "https://github.com/esceptico/perceiver-io/issues/9",
-        ),
-        Mistake(
-            "√T",
-            with_weights(lambda q, k: (q @ k.T / math.sqrt(5)).softmax(-1)),
-            "the scores are divided by √T, the number of tokens. What makes q·k grow is the number of features it "
-            "sums over, D = q.shape[-1].",
-            "https://github.com/Graylab/DL4Proteins-notebooks/issues/12 (another size in place of D)",
-        ),
-        Mistake(
-            "softmax over queries",
-            with_weights(lambda q, k: (q @ k.T / math.sqrt(8)).softmax(0)),
-            "the softmax runs over the queries: columns sum to 1, rows do not. Each query shares out one unit among "
-            "the keys: softmax(-1).",
-            "https://github.com/labmlai/annotated_deep_learning_paper_implementations/issues/146",
-        ),
-        Mistake(
-            "keys and queries exchanged",
-            with_weights(lambda q, k: (k @ q.T / math.sqrt(8)).softmax(-1)),
-            "you compute k qᵀ: row i then says who looks at token i, not whom token i looks at. It is q kᵀ.",
-            "the transposed score matrix, compare https://github.com/cneuralnetwork/solving-ml-papers/issues/1",
-        ),
-        Mistake(
-            "scaled after the softmax",
-            with_weights(lambda q, k: (q @ k.T).softmax(-1) / math.sqrt(8)),
-            "you divide the weights, after the softmax: rows sum to 1/√D, and the softmax saw undivided scores. Divide "
-            "the scores.",
-            "a fresh reader of this lesson",
-        ),
-        Mistake(
-            "no softmax",
-            with_weights(lambda q, k: q @ k.T / math.sqrt(8)),
-            "the softmax is missing: these are scores, some of them negative, not shares of attention.",
-            "a fresh reader of this lesson",
-        ),
-        Mistake(
-            "results exchanged",
-            lambda q, k, v: scaled_dot_product_attention(q, k, v)[::-1],
-            "you return the weights first. The order is output, weights.",
-            "a fresh reader of this lesson",
-        ),
-        Mistake(
-            "keys mixed",
-            keys_mixed,
-            "you mix the keys. Keys are for being found, values for being read: weights @ v.",
-            "https://github.com/cneuralnetwork/solving-ml-papers/issues/1 (k and v confused)",
-        ),
-    ),
-    hints=(
-        "All dot products of all queries with all keys are one matrix product: q @ k.T, of shape (T, T).",
-        "D is q.shape[-1]; divide the scores by its square root, then softmax over the last dimension.",
-        "`weights = (q @ k.T / math.sqrt(q.shape[-1])).softmax(-1)`; return `weights @ v, weights`.",
-    ),
-    praise="Equal to the package's, and by section 5 to torch's.",
-    other_ways=(
-        attention_in_place,
-        attention_with_loops,
-        lambda q, k, v: ((w := (q / q.shape[1] ** 0.5 @ k.T).softmax(1)) @ v, w),
-    ),
-)
-
-# --- 02.4 masked weights ----------------------------------------------------------------------------------------------
-
-
-def scores_and_mask(generator):
-    scores = torch.randn(4, 5, generator=generator)
-    mask = torch.rand(4, 5, generator=generator) < 0.6
-    mask[:, 0] = True
-    mask[:, 4] = False
-    mask[3] = False  # a row that may look at nothing
-    return scores, mask
-
-
-def large_scores_and_mask(generator):
-    scores, mask = scores_and_mask(generator)
-    return 100 * scores, mask
-
-
-def right_masked_weights(scores, mask):
-    return scores.masked_fill(~mask, -math.inf).softmax(-1).masked_fill(~mask, 0.0)
-
-
-def masked_in_place(scores, mask):
-    weights = torch.zeros_like(scores)
-    for i in range(len(scores)):
-        if mask[i].any():
-            weights[i, mask[i]] = scores[i, mask[i]].softmax(0)
-    return weights
-
-
-masked_weights = Exercise(
-    id="02.4",
-    right=right_masked_weights,
-    inputs=scores_and_mask,
-    mistakes=(
-        Mistake(
-            "inverted",
-            lambda scores, mask: right_masked_weights(scores, ~mask),
-            "the mask is the wrong way round: attention goes exactly to what is hidden. Here True means 'may be "
-            "attended to', so fill where the mask is False: masked_fill(~mask, …). (torch's key_padding_mask has the "
-            "other meaning.)",
-            "https://github.com/facebookresearch/detr/issues/96",
-        ),
-        Mistake(
-            "after the softmax",
-            lambda scores, mask: scores.softmax(-1) * mask,
-            "the hidden weights are 0, but the rows no longer sum to 1: their share was handed out before you took it "
-            "away. Mask the scores before the softmax.",
-            "https://github.com/huggingface/pytorch-image-models/pull/2236",
-        ),
-        Mistake(
-            "scores set to 0",
-            lambda scores, mask: (scores * mask).softmax(-1),
-            "a hidden score is 0, and exp(0) = 1: the hidden token still gets attention, often more than the others. "
-            "The score must be -inf, because exp(-inf) = 0. (1e-9 in place of -1e9 does the same.)",
-            "https://github.com/awslabs/gluonts/pull/1401, https://github.com/georg-wolflein/good-features/pull/1",
-        ),
-        Mistake(
-            "NaN in an empty row",
-            lambda scores, mask: scores.masked_fill(~mask, -math.inf).softmax(-1),
-            "right except for the row that may look at nothing: it is NaN, because softmax divides 0 by 0, and one NaN "
-            "makes the whole batch's loss NaN. Set the hidden weights to 0 once more after the softmax.",
-            "https://github.com/pytorch/pytorch/issues/103749",
-        ),
-        Mistake(
-            "large negative number",
-            lambda scores, mask: scores.masked_fill(~mask, -1e9).softmax(-1),
-            "right except for the row that may look at nothing: it looks at every hidden token equally, in silence "
-            "(a large negative number in place of -inf does that). Set the hidden weights to 0 after the softmax.",
-            "https://github.com/huggingface/transformers/issues/12109 (why -10000)",
-        ),
-    ),
-    hints=(
-        "A hidden token must have the weight 0 and the others must share all of the attention: hide it before softmax.",
-        "exp of what is 0? Fill the scores with -inf where the mask is False: scores.masked_fill(~mask, -math.inf).",
-        "For the row without any True, fill the weights with 0.0 where the mask is False, after the softmax.",
-    ),
-    praise="Hidden tokens get exactly 0, rows sum to 1, and an empty row is zeros, not NaN.",
-    also=large_scores_and_mask,
-    other_ways=(
-        masked_in_place,
-        lambda s, m: torch.where(m, s, -torch.inf).softmax(-1).nan_to_num(0.0),
-    ),
-)
-
-# --- 02.5 find the bug: a padding mask stretched over the wrong axis --------------------------------------------------
+# --- 02.3 find the bug: a padding mask broadcast over the wrong axis --------------------------------------------------
 
 
 def padded_batch(generator):
-    T = 4  # four texts of four places: with B = T torch stretches a (B, T) mask over (T, T) without a word
+    T = 4  # four texts of four tokens: with B = T torch broadcasts a (B, T) mask over (T, T) without a word
     q, k, v = (torch.randn(4, T, 8, generator=generator) for _ in range(3))
     lengths = torch.tensor([4, 2, 3, 1])
     return q, k, v, torch.arange(T) < lengths[:, None]
@@ -387,7 +191,7 @@ def padded_in_place(q, k, v, mask):
 
 
 padded_attention = Exercise(
-    id="02.5",
+    id="02.3",
     right=attend_with(lambda mask: mask[:, None, :]),
     inputs=padded_batch,
     also=another_padded_batch,
@@ -451,7 +255,7 @@ padded_attention = Exercise(
     hints=(
         "Print the shapes of `scores` and `mask`. Which dimension of the scores is the key's?",
         "scores is (B, T, T): text, query, key. The mask (B, T) knows text and key. What is missing is in the middle.",
-        "`mask[:, None, :]` has the shape (B, 1, T) and is stretched over the queries.",
+        "`mask[:, None, :]` has the shape (B, 1, T) and is broadcast over the queries.",
     ),
     praise="No word looks at padding any more, whatever stands in the other texts of the batch.",
     other_ways=(
@@ -461,10 +265,10 @@ padded_attention = Exercise(
     ),
 )
 
-# --- 02.6 the causal mask ---------------------------------------------------------------------------------------------
+# --- 02.4 the causal mask ---------------------------------------------------------------------------------------------
 
 causal_mask = Exercise(
-    id="02.6",
+    id="02.4",
     right=lambda T: torch.ones(T, T, dtype=torch.bool).tril(),
     inputs=lambda generator: (int(torch.randint(3, 8, (), generator=generator)),),
     mistakes=(
@@ -522,4 +326,380 @@ causal_mask = Exercise(
         lambda T: ~torch.ones(T, T, dtype=bool).triu(1),
         lambda T: torch.tensor([[j <= i for j in range(T)] for i in range(T)]),
     ),
+)
+
+
+# --- 02.5 the build: scaled_dot_product_attention ---------------------------------------------------------------------
+
+
+def drawn(generator, *shapes, dtype=torch.float32):
+    """Return a random tensor of each shape; their features have the variance 1."""
+    return tuple(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes)
+
+
+def one_query(answer, generator):
+    """One query that looks for two of eight features, three keys, values of two numbers: followed by hand."""
+    q, k = torch.zeros(1, 8), torch.zeros(3, 8)
+    q[0, [0, 3]] = 2.0
+    k[[0, 1, 1, 2], [0, 0, 3, 5]] = 1.0  # one of the two features, both, none
+    return answer(q, k, torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 7.0]]))
+
+
+def a_sequence(answer, generator):
+    return untouched(answer, *drawn(generator, (5, 8), (5, 8), (5, 8)))
+
+
+def batches_and_heads(answer, generator):
+    shapes = (3, 5, 8), (2, 3, 5, 8), (2, 1, 3, 5, 8)
+    return tuple(answer(*drawn(generator, shape, shape, shape)) for shape in shapes)
+
+
+def other_keys(answer, generator):
+    """Queries of one text and keys of another, longer one; values of another width than the keys."""
+    return answer(*drawn(generator, (2, 3, 8), (2, 6, 8), (2, 6, 4)))
+
+
+def padding(B, S):
+    """Return a padding mask (B, S): the first text is whole, each further one is shorter by one token."""
+    return torch.arange(S) < S - torch.arange(B)[:, None]
+
+
+def masks(answer, generator):
+    q, k, v = drawn(generator, *3 * [(2, 3, 5, 8)])
+    causal = torch.ones(5, 5, dtype=torch.bool).tril()
+    per_head = (torch.rand(2, 3, 5, 5, generator=generator) < 0.6) | torch.eye(5, dtype=torch.bool)
+    given = padding(2, 5)[:, None, None, :], causal[None, None], per_head
+    found = [untouched(answer, q, k, v, mask) for mask in given]
+    return *found, *refused(answer, generator)
+
+
+def refused(answer, generator):
+    """Which error masks give that do not fit: a dimension short with B = T and with B = 1, and one of numbers."""
+    square, single, texts = drawn(generator, (4, 4, 8), (1, 4, 8), (2, 4, 8))
+    given = {
+        "a mask (B, T) with B = T": (square, padding(4, 4)),
+        "a mask (B, T) with B = 1": (single, padding(1, 4)),
+        "a mask of 1.0 and 0.0": (texts, padding(2, 4)[:, None].float()),
+    }
+    return tuple(f"{name}: {error_of(answer, x, mask)}" for name, (x, mask) in given.items())
+
+
+def error_of(answer, x, mask):
+    try:
+        answer(x, x, x, mask)
+    except Exception as error:  # noqa: BLE001 - whichever it is, its name is compared
+        return type(error).__name__
+    return "no error"
+
+
+def empty_row(answer, generator):
+    q, k, v = drawn(generator, *3 * [(2, 5, 8)])
+    mask = padding(2, 5)[:, None, :].repeat(1, 5, 1)
+    mask[1, 2] = False  # query 2 of text 1 may attend to nothing
+    nothing = torch.zeros(2, 1, 5, dtype=torch.bool)  # and here no query may attend to anything
+    return answer(q, k, v, mask), answer(q, k, v, nothing)
+
+
+def dropped(answer, generator):
+    """Dropout: the values are the identity twice, so the output shows the weights that were mixed, two times."""
+    q, k = drawn(generator, (8, 32, 8), (8, 32, 8))
+    v = torch.eye(32).repeat(1, 2)  # (S, 2 S)
+    output, weights = answer(q, k, v.expand(8, -1, -1), None, 0.25)
+    zero = output[..., :32] == 0
+    proportion = zero.double().mean().item()  # of 8 · 32 · 32 weights: the tolerance is six standard errors
+    rest = (output[..., :32] - weights / 0.75)[~zero]
+    said = "about a quarter" if abs(proportion - 0.25) < 0.03 else f"{proportion:.1f}"
+    return (
+        weights,
+        f"of the mixed weights {said} are 0",
+        f"the others are divided by 1 - dropout: {bool(rest.numel() and rest.abs().max() < 1e-4)}",
+        f"each value is mixed with the same weights: {torch.equal(output[..., :32], output[..., 32:])}",
+        answer(q, k, v.expand(8, -1, -1), None, 0.0),
+    )
+
+
+def gradients(answer, generator):
+    q, k, v = (t.requires_grad_() for t in drawn(generator, *3 * [(2, 5, 8)]))
+    mask = padding(2, 5)[:, None, :].repeat(1, 5, 1)
+    mask[1, 2] = False
+    output, weights = answer(q, k, v, mask)
+    (output.square().sum() + weights.square().sum()).backward()
+    return q.grad, k.grad, v.grad
+
+
+def other_sizes(answer, generator):
+    q, k, v = drawn(generator, (3, 4, 6), (3, 7, 6), (3, 7, 6), dtype=torch.float64)
+    return answer(q, k, v), answer(q, k, v, padding(3, 7)[:, None, :])
+
+
+def wrong(scores=lambda q, k: q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1]), hide=None, soft=None, mix=None):
+    """Return an attention that a learner may write: one of its steps is the mistake."""
+
+    def attend(q, k, v, mask=None, dropout=0.0):
+        s = scores(q, k)
+        mask = check_mask(mask, s.shape)
+        weights = (soft or right_softmax)(s) if mask is None else (hide or right_hide)(s, mask, soft or right_softmax)
+        return (mix or right_mix)(weights, q, k, v, dropout)
+
+    return attend
+
+
+def right_softmax(scores):
+    return scores.softmax(-1)
+
+
+def right_hide(scores, mask, soft):
+    return soft(scores.masked_fill(~mask, -math.inf)).masked_fill(~mask, 0.0)
+
+
+def right_mix(weights, q, k, v, dropout):
+    return F.dropout(weights, dropout) @ v, weights
+
+
+def returns_dropped(weights, q, k, v, dropout):
+    weights = F.dropout(weights, dropout)
+    return weights @ v, weights
+
+
+def not_rescaled(weights, q, k, v, dropout):
+    return (weights * (torch.rand_like(weights) >= dropout)) @ v, weights
+
+
+def without_check(q, k, v, mask=None, dropout=0.0):
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    if mask is None:
+        return right_mix(scores.softmax(-1), q, k, v, dropout)
+    return right_mix(right_hide(scores, mask.bool(), right_softmax), q, k, v, dropout)
+
+
+def no_mask(q, k, v, mask=None, dropout=0.0):
+    return scaled_dot_product_attention(q, k, v, None, dropout)
+
+
+def output_alone(q, k, v, mask=None, dropout=0.0):
+    return scaled_dot_product_attention(q, k, v, mask, dropout)[0]
+
+
+def with_torchs(q, k, v, mask=None, dropout=0.0):
+    """Another way: torch's own function for the output, a softmax for the weights."""
+    scores = torch.einsum("...td,...sd->...ts", q, k) * q.shape[-1] ** -0.5
+    mask = check_mask(mask, scores.shape)
+    if mask is not None:
+        scores = torch.where(mask, scores, -torch.inf)
+    weights = torch.softmax(scores, -1) if mask is None else torch.where(mask, torch.softmax(scores, -1), 0.0)
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout), weights
+
+
+def with_exponentials(q, k, v, mask=None, dropout=0.0):
+    """Another way: no softmax, and sums that may be 0."""
+    scores = (q / math.sqrt(q.size(-1))) @ k.mT
+    allowed = torch.ones_like(scores, dtype=torch.bool) if check_mask(mask, scores.shape) is None else mask
+    largest = scores.detach().masked_fill(~allowed, -1e30).amax(-1, keepdim=True)
+    e = (scores - largest).masked_fill(~allowed, -torch.inf).exp()
+    weights = e / e.sum(-1, keepdim=True).clamp_min(1e-30)
+    kept = torch.bernoulli(torch.full_like(weights, 1 - dropout)) / (1 - dropout)
+    return torch.einsum("...ts,...sd->...td", weights * kept, v), weights
+
+
+attention = Build(
+    id="02.5",
+    course=scaled_dot_product_attention,
+    stages=(
+        Stage("one query by hand", one_query),
+        Stage("a sequence", a_sequence),
+        Stage("batches and heads", batches_and_heads),
+        Stage("other keys", other_keys),
+        Stage("masks", masks),
+        Stage("an empty row", empty_row),
+        Stage("dropout", dropped),
+        Stage("gradients", gradients),
+        Stage("other sizes", other_sizes),
+    ),
+    mistakes=(
+        Mistake(
+            "no √D",
+            wrong(scores=lambda q, k: q @ k.transpose(-2, -1)),
+            "the scores are not divided by √D (section 4).",
+            "https://github.com/PAIR-code/tiny-transformers/issues/71, https://github.com/mlc-ai/mlc-llm/pull/3426",
+        ),
+        Mistake(
+            "D in place of √D",
+            wrong(scores=lambda q, k: q @ k.transpose(-2, -1) / q.shape[-1]),
+            "the scores are divided by D, not by √D. The variance of q·k is D, so its spread is √D.",
+            "Vaswani et al. 2017, footnote 4, gives the variance; readers take it for the spread",
+        ),
+        Mistake(
+            "√S",
+            wrong(scores=lambda q, k: q @ k.transpose(-2, -1) / math.sqrt(k.shape[-2])),
+            "the scores are divided by the root of the number of keys. What makes q·k grow is the number of features "
+            "that it sums over, D = q.shape[-1].",
+            "https://github.com/Graylab/DL4Proteins-notebooks/issues/12 (another size in place of D)",
+        ),
+        Mistake(
+            "softmax over queries",
+            wrong(soft=lambda s: s.softmax(-2)),
+            "the softmax runs over the queries, so columns sum to 1 and rows do not. Each query divides one unit of "
+            "attention among the keys: softmax(-1).",
+            "https://github.com/labmlai/annotated_deep_learning_paper_implementations/issues/146",
+        ),
+        Mistake(
+            "no softmax",
+            wrong(soft=lambda s: s),
+            "the softmax is missing: these are scores, not proportions that sum to 1.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "scaled after the softmax",
+            wrong(scores=lambda q, k: q @ k.transpose(-2, -1), soft=lambda s: s.softmax(-1) / math.sqrt(8)),
+            "you divide after the softmax, so rows sum to 1/√D and the softmax saw undivided scores. Divide the "
+            "scores.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "keys mixed",
+            wrong(mix=lambda w, q, k, v, p: (F.dropout(w, p) @ k, w)),
+            "you mix the keys. Keys are for being found, values for being read: weights @ v.",
+            "https://github.com/cneuralnetwork/solving-ml-papers/issues/1 (k and v confused)",
+        ),
+        Mistake(
+            "results exchanged",
+            wrong(mix=lambda w, q, k, v, p: (w, F.dropout(w, p) @ v)),
+            "you return the weights first. The order is output, weights.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the output alone",
+            output_alone,
+            "you return the output alone. The text asks for two results: `return output, weights`.",
+            "F.scaled_dot_product_attention returns the output alone",
+        ),
+        Mistake(
+            "one softmax for the whole matrix",
+            wrong(soft=lambda s: s.flatten(-2).softmax(-1).view_as(s)),
+            "the whole matrix of weights sums to 1, not each row: one query by itself does not show it. softmax(-1).",
+            "https://github.com/gjylt/DoubleAttentionNet/issues/3 (softmax over several dimensions at once)",
+        ),
+        Mistake(
+            ".T of a batch",
+            wrong(scores=lambda q, k: q @ k.permute(*range(k.ndim - 1, -1, -1)) / math.sqrt(q.shape[-1])),
+            "k.T turns round *all* dimensions of a batch, the batch too. Exchange the last two: k.transpose(-2, -1).",
+            "torch: .T of a tensor that is not two-dimensional is deprecated, because it was so often meant as .mT",
+        ),
+        Mistake(
+            "softmax over dimension 1",
+            wrong(soft=lambda s: s.softmax(1)),
+            "softmax(1) is over the keys only as long as there is no batch. Count from the end: softmax(-1).",
+            "https://github.com/nerminnuraydogan/vision-transformer/issues/1 (a softmax over the wrong dimension)",
+        ),
+        Mistake(
+            "the values' width",
+            lambda q, k, v, mask=None, dropout=0.0: scaled_dot_product_attention(
+                q * math.sqrt(q.shape[-1] / v.shape[-1]), k, v, mask, dropout
+            ),
+            "the scores are divided by the root of the *values'* width. What was summed over are the features of "
+            "queries and keys: q.shape[-1].",
+            "https://github.com/juho-lee/set_transformer/issues/18",
+        ),
+        Mistake(
+            "no mask",
+            no_mask,
+            "the mask has no effect: where it is False, the score must become -inf before the softmax.",
+            "https://github.com/pytorch/pytorch/issues/32590 and the like: a mask that is accepted and not used",
+        ),
+        Mistake(
+            "the mask means the opposite",
+            wrong(hide=lambda s, m, soft: right_hide(s, ~m, soft)),
+            "you hide what may be attended to. Here True means 'may be attended to', so fill where the mask is False: "
+            "masked_fill(~mask, …). (In torch's key_padding_mask True means hidden.)",
+            "https://github.com/facebookresearch/detr/issues/96",
+        ),
+        Mistake(
+            "hidden after the softmax",
+            wrong(hide=lambda s, m, soft: soft(s) * m),
+            "the hidden weights are 0, but rows no longer sum to 1: what the hidden keys got is lost. Hide the scores "
+            "before the softmax.",
+            "https://github.com/huggingface/pytorch-image-models/pull/2236",
+        ),
+        Mistake(
+            "scores set to 0",
+            wrong(hide=lambda s, m, soft: soft(s * m)),
+            "a hidden score is 0, and exp(0) = 1: hidden keys still get attention. The score must be -inf.",
+            "https://github.com/awslabs/gluonts/pull/1401, https://github.com/georg-wolflein/good-features/pull/1",
+        ),
+        Mistake(
+            "unchecked",
+            without_check,
+            "right for every mask that fits, but a mask (B, T) with B = T is taken without a word (exercise 02.3). "
+            "Call `mask = check_mask(mask, scores.shape)` before you use it: it raises an error that says what to do.",
+            "https://github.com/lucidrains/vit-pytorch/issues/71 (a mask of a dimension too few)",
+        ),
+        Mistake(
+            "NaN in an empty row",
+            wrong(hide=lambda s, m, soft: soft(s.masked_fill(~m, -math.inf))),
+            "a row that may attend to nothing is NaN, because its softmax divides 0 by 0, and one NaN makes the whole "
+            "batch's loss NaN. Set the hidden weights to 0 after the softmax.",
+            "https://github.com/pytorch/pytorch/issues/103749",
+        ),
+        Mistake(
+            "a large negative number",
+            wrong(hide=lambda s, m, soft: soft(s.masked_fill(~m, -1e9))),
+            "a row that may attend to nothing attends to every hidden key equally, because its scores are all -1e9. "
+            "Use -inf, and set the hidden weights to 0 after the softmax.",
+            "-10000.0 in google-research/bert's modeling.py; https://github.com/huggingface/transformers/issues/12109",
+        ),
+        Mistake(
+            "never dropped",
+            wrong(mix=lambda w, q, k, v, p: (w @ v, w)),
+            "`dropout` has no effect: F.dropout(weights, dropout) before the values are mixed.",
+            "the argument accepted and forgotten",
+        ),
+        Mistake(
+            "the dropped weights returned",
+            wrong(mix=returns_dropped),
+            "you return the weights after dropout. Mix with the dropped ones and return those before it, so that what "
+            "is looked at is what the model computed.",
+            "https://github.com/huggingface/transformers/issues/1146, https://github.com/pytorch/pytorch/issues/42929",
+        ),
+        Mistake(
+            "the output dropped",
+            wrong(mix=lambda w, q, k, v, p: (F.dropout(w @ v, p), w)),
+            "you drop features of the output. Drop weights: F.dropout(weights, dropout) @ v.",
+            "BERT has both dropouts, on the weights and on a layer's output; they are easily confused",
+        ),
+        Mistake(
+            "not rescaled",
+            wrong(mix=not_rescaled),
+            "weights are dropped, but the others stay as they were, so the output shrinks. F.dropout divides those "
+            "that remain by 1 - dropout.",
+            "dropout as in Srivastava et al. 2014, which rescales at test time instead",
+        ),
+        Mistake(
+            "the probability to keep",
+            wrong(mix=lambda w, q, k, v, p: (F.dropout(w, 1 - p if p else 0.0) @ v, w)),
+            "`dropout` is the probability that a weight is set to 0; you take it for the probability that it stays.",
+            "TensorFlow 1's tf.nn.dropout took keep_prob, and google-research/bert calls it with 1.0 - dropout_prob",
+        ),
+        Mistake(
+            "-inf added",
+            wrong(
+                hide=lambda s, m, soft: soft(
+                    s + torch.zeros(m.shape, dtype=s.dtype).masked_fill(~m, -math.inf)
+                ).nan_to_num(0.0)
+            ),
+            "the result is right, but the gradients are NaN: nan_to_num hides the NaN of an empty row on the forward "
+            "pass only. Put -inf in with masked_fill, which lets no gradient through where it fills.",
+            "an additive mask of -inf with nan_to_num behind the softmax; torch 2.13",
+        ),
+    ),
+    hints=(
+        "Without mask and dropout it is three lines: scores (..., T, S), weights, output. `k.transpose(-2, -1)` "
+        "exchanges the last two dimensions and leaves the others alone.",
+        "`scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])`, then `mask = check_mask(mask, scores.shape)`, "
+        "which returns None for None.",
+        "If there is a mask: `scores.masked_fill(~mask, -math.inf).softmax(dim=-1)`.",
+        "For the row without any True: fill the weights with 0.0 where the mask is False, after the softmax.",
+        "`return F.dropout(weights, dropout) @ v, weights`: mixed after dropout, returned before it.",
+    ),
+    praise="Line for line, it is what the package runs.",
+    other_ways=(with_torchs, with_exponentials, wrong()),
 )
