@@ -13,7 +13,7 @@ def check_mask(mask: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
     """Return the mask if it is boolean and fits scores of this shape (..., T, S); else say what to do.
 
     True means *may be attended to*. The mask needs as many dimensions as the scores, each of size 1 or the scores':
-    torch would stretch a (B, T) mask over (T, T) in silence as soon as B = T.
+    torch would broadcast a (B, T) mask over (T, T) in silence as soon as B = T.
     Raises TypeError for another dtype, ValueError for another shape.
     """
     if mask is None:

@@ -194,7 +194,7 @@ class Build:
     def __call__(self, answer: Any) -> None:
         status, message = self.verdict(answer)
         if status == "blank":
-            return blank(self.id)
+            return blank(self.id, "what comes next runs on the course's own.")
         if status == "fails":
             raise CheckFailed(f"{self.id}: {message}")
         print(message)
@@ -348,13 +348,13 @@ def solution(exercise_id: str) -> None:
     print(solution_code(exercise_id))
 
 
-def blank(exercise_id: str) -> None:
+def blank(exercise_id: str, below: str = "nothing below depends on it.") -> None:
     """Say in a friendly way that nothing is written yet; when graded, fail."""
     if os.environ.get("NEXTBERT_GRADE") == "1":
         raise CheckFailed(f"{exercise_id} is blank.")
     print(
         f"○ {exercise_id} is still blank. Write it in the cell above, run that cell, then this one. "
-        f"A hint: check.hint('{exercise_id}'). You can also go on; nothing below depends on it."
+        f"A hint: check.hint('{exercise_id}'). You can also go on; {below}"
     )
 
 
