@@ -16,6 +16,7 @@ import pytest
 from nbclient import NotebookClient
 
 import nextbert_lite
+from nextbert_lite.checks import lesson_01
 from nextbert_lite.checks.core import Build, CheckFailed, Exercise, Prediction, find
 from nextbert_lite.core import attention, classify, contrastive, encoder, heads, masking
 from nextbert_lite.course.workspace import learner_version, lesson_number
@@ -43,6 +44,7 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 
 # What a lesson builds is what the package holds, line for line: lesson -> the package's objects.
 BUILT = {
+    "01": [lesson_01.learn_bpe, lesson_01.encode_word],
     "02": [attention.scaled_dot_product_attention],
     "03": [attention.MultiHeadAttention],
     "04": [encoder.EncoderLayer, encoder.Encoder],

@@ -1,127 +1,69 @@
 """The checks of lesson 01, Text to tensors."""
 
-import itertools
 import math
 import re
 from collections import Counter
+from itertools import pairwise
 
 import torch
 
-from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solution
+from nextbert_lite.checks.core import Build, Exercise, Mistake, Prediction, Stage, hint, mine, solution, untouched
 from nextbert_lite.training.batches import pad
 
-__all__ = ["hint", "merge_pair", "most_frequent_pair", "pad_batch", "position_table", "sinusoids", "smile", "solution"]
+__all__ = [
+    "cut_there",
+    "encoding",
+    "hint",
+    "learning",
+    "mine",
+    "pad_batch",
+    "position_table",
+    "sinusoids",
+    "solution",
+]
 
 
-def spelled_words(generator):
-    """Words of the letters a, b and c with how often each occurs; drawn so that each mistake has its own pair."""
-    while True:
-        n = torch.randint(2, 8, (8,), generator=generator).tolist()
-        words = ["".join("abc"[i] for i in torch.randint(3, (k,), generator=generator).tolist()) for k in n]
-        words = {word: int(torch.randint(1, 9, (), generator=generator)) for word in words}
-        rules = (right_pair, once_a_word, without_counts, shortest_first, last_in_the_alphabet, first_that_came)
-        answers = [count(words) for count in rules]
-        if len({repr(a) for a in answers}) == len(rules) and None not in answers:
-            return (words,)
+# --- the build: learn_bpe ---------------------------------------------------------------------------------------------
 
 
-def pair_counts(words):
-    counts = Counter()
-    for word, n in words.items():
-        for pair in zip(word, word[1:], strict=False):
-            counts[pair] += n
-    return counts
+def learn_bpe(words, n_merges):
+    """words: {word: how often} -> the list of merges, (left, right) each, in the order in which they are learned."""
+    spelled = {word: list(word) for word in words}  # each word as its symbols so far
+    letters = sorted({letter for word in words for letter in word})
+    age = {symbol: i for i, symbol in enumerate(letters)}  # the letters first, then what is merged from them
+    merges = []
+    while len(merges) < n_merges:
+        counts = Counter()  # 1. count
+        for word, symbols in spelled.items():
+            for pair in pairwise(symbols):
+                counts[pair] += words[word]
+        if not counts:
+            break  # each word is one symbol
+        best = min(counts, key=lambda pair: (-counts[pair], age[pair[0]], age[pair[1]]))  # 2. choose
+        merges.append(best)
+        age.setdefault("".join(best), len(age))  # a symbol that is there already keeps its age
+        for symbols in spelled.values():  # 3. replace
+            i = 0
+            while i < len(symbols) - 1:
+                if (symbols[i], symbols[i + 1]) == best:
+                    symbols[i : i + 2] = ["".join(best)]  # two symbols become one, so the list is shorter now
+                i += 1
+    return merges
 
 
-def best_of(counts):
-    """Return the pair with the largest count, None when two share it."""
-    (pair, n), *rest = counts.most_common() or [(None, 0)]
-    return None if rest and rest[0][1] == n else pair
+def encode_word(word, merges):
+    """Return the word's list of symbols after each merge, (left, right), was applied in the order of the list."""
+    symbols = list(word)
+    for left, right in merges:
+        i = 0
+        while i < len(symbols) - 1:
+            if symbols[i] == left and symbols[i + 1] == right:
+                symbols[i : i + 2] = [left + right]
+            i += 1
+    return symbols
 
 
-def right_pair(words):
-    return best_of(pair_counts(words))
-
-
-def without_counts(words):
-    return best_of(Counter(pair for word in words for pair in zip(word, word[1:], strict=False)))
-
-
-def once_a_word(words):
-    counts = Counter()
-    for word, n in words.items():
-        for pair in set(zip(word, word[1:], strict=False)):
-            counts[pair] += n
-    return best_of(counts)
-
-
-def shortest_first(words):
-    counts = pair_counts(words)
-    return min(counts, key=counts.get) if list(counts.values()).count(min(counts.values())) == 1 else None
-
-
-def last_in_the_alphabet(words):
-    return max(pair_counts(words))
-
-
-def first_that_came(words):
-    return next(iter(pair_counts(words)))
-
-
-most_frequent_pair = Exercise(
-    id="01.2",
-    right=right_pair,
-    inputs=spelled_words,
-    mistakes=(
-        Mistake(
-            "words counted once",
-            without_counts,
-            "you count each different word once. A word that occurs 100 times has its pairs 100 times: add "
-            "words[word], not 1.",
-            "Sennrich et al. 2016 weight pairs by word frequency; the first thing that is forgotten",
-        ),
-        Mistake(
-            "pairs once a word",
-            once_a_word,
-            "you count a pair once in each word. In 'abab' the pair (a, b) stands twice: do not make a set.",
-            "the reader's shortcut of a set of pairs",
-        ),
-        Mistake(
-            "the rarest",
-            shortest_first,
-            "this is the rarest pair. BPE merges the most frequent one, which saves the most symbols.",
-            "min in place of max",
-        ),
-        Mistake(
-            "the last in the alphabet",
-            last_in_the_alphabet,
-            "`max(counts)` compares the pairs themselves, as words in a dictionary, and never looks at the counts. "
-            "Tell it what to compare: `max(counts, key=counts.get)`.",
-            "max of a dict runs over its keys (Python's documentation); seen in answers to this exercise",
-        ),
-        Mistake(
-            "the first that came",
-            first_that_came,
-            "this is the pair that was counted first, not the one with the largest count: a dict keeps the order in "
-            "which keys came. `counts.most_common(1)` sorts them, `max(counts, key=counts.get)` finds the largest.",
-            "the order of a dict taken for an order by count",
-        ),
-    ),
-    hints=(
-        "`zip(word, word[1:])` gives the neighbouring pairs of a word.",
-        "Keep a Counter; for each pair of a word add the word's own count.",
-        "`counts.most_common(1)[0][0]` is the pair with the largest count.",
-    ),
-    praise="BPE is this line, again and again.",
-    other_ways=(
-        lambda w: max((c := Counter(p for x, n in w.items() for p in list(itertools.pairwise(x)) * n)), key=c.get),
-    ),
-)
-
-
-def symbols_and_pair(generator):
-    letters = torch.randint(2, (9,), generator=generator).tolist()
-    return [*("ab"[i] for i in letters), "a", "a", "a", "b", "a", "a", "b", "ba", "a", "b", "a", "ab"], ("a", "a")
+# What a learner may do with a pair in a list of symbols: the first is right, the others are mistakes.
 
 
 def merged(symbols, pair):
@@ -136,14 +78,14 @@ def merged(symbols, pair):
     return out
 
 
-def merged_first_only(symbols, pair):
+def first_only(symbols, pair):
     for i in range(len(symbols) - 1):
         if tuple(symbols[i : i + 2]) == pair:
             return [*symbols[:i], "".join(pair), *symbols[i + 2 :]]
     return symbols
 
 
-def merged_overlapping(symbols, pair):
+def overlapping(symbols, pair):
     out, i = [], 0
     while i < len(symbols):
         if tuple(symbols[i : i + 2]) == pair:
@@ -154,110 +96,630 @@ def merged_overlapping(symbols, pair):
     return out
 
 
-def merged_from_the_right(symbols, pair):
-    return [s[::-1] for s in merged(symbols[::-1], pair[::-1])][::-1]
+def from_the_right(symbols, pair):
+    return [s[::-1] for s in merged([s[::-1] for s in symbols[::-1]], tuple(s[::-1] for s in pair[::-1]))][::-1]
 
 
-def merged_across_borders(symbols, pair):
-    return " ".join(symbols).replace(" ".join(pair), "".join(pair)).split(" ")
+def across_borders(symbols, pair):
+    return " ".join(symbols).replace(" ".join(pair), "".join(pair)).split(" ") if symbols else []
 
 
-def merged_by_regex(symbols, pair):
-    text = "\0" + "\0".join(symbols) + "\0"
-    inside = re.escape("\0".join(pair))
+def as_it_was(symbols, pair):
+    return list(symbols)
+
+
+def by_regex(symbols, pair):
+    """Right, by a regular expression that sees whole symbols only."""
+    text, inside = "\0" + "\0".join(symbols) + "\0", re.escape("\0".join(pair))
     return re.sub(rf"(?<=\0){inside}(?=\0)", lambda _: "".join(pair), text).strip("\0").split("\0")
 
 
-def merged_by_stack(symbols, pair):
-    out, just_merged = [], False
-    for symbol in symbols:
-        if out and not just_merged and (out[-1], symbol) == pair:
-            out[-1], just_merged = "".join(pair), True
-        else:
-            out.append(symbol)
-            just_merged = False
-    return out
+# How a learner may choose among the counted pairs.
 
 
-merge_pair = Exercise(
-    id="01.3",
-    right=merged,
-    inputs=symbols_and_pair,
+def by_rule(counts, age):
+    return min(counts, key=lambda pair: (-counts[pair], age[pair[0]], age[pair[1]]))
+
+
+def that_came_first(counts, age):
+    return max(counts, key=counts.get)
+
+
+def first_in_the_alphabet(counts, age):
+    return min(counts, key=lambda pair: (-counts[pair], pair))
+
+
+def last_in_the_alphabet(counts, age):
+    return max(counts, key=lambda pair: (counts[pair], pair))
+
+
+def youngest(counts, age):
+    return min(counts, key=lambda pair: (-counts[pair], -age[pair[0]], -age[pair[1]]))
+
+
+def right_symbol_first(counts, age):
+    return min(counts, key=lambda pair: (-counts[pair], age[pair[1]], age[pair[0]]))
+
+
+def rarest(counts, age):
+    return min(counts, key=lambda pair: (counts[pair], age[pair[0]], age[pair[1]]))
+
+
+def counts_not_looked_at(counts, age):
+    return max(counts)
+
+
+def learner(choose=by_rule, replace=merged, weighted=True, once=False, least=1, stops=True):
+    """Return learn_bpe as a learner may write it."""
+
+    def learn(words, n_merges):
+        spelled = {word: list(word) for word in words}
+        age = {symbol: i for i, symbol in enumerate(sorted(set("".join(words))))}
+        merges = []
+        for _ in range(n_merges):
+            counts = Counter()
+            for word, symbols in spelled.items():
+                for pair in set(pairwise(symbols)) if once else pairwise(symbols):
+                    counts[pair] += words[word] if weighted else 1
+            if stops and (not counts or max(counts.values()) < least):
+                break
+            best = choose(counts, age)
+            merges.append(best)
+            age.setdefault("".join(best), len(age))
+            spelled = {word: replace(symbols, best) for word, symbols in spelled.items()}
+            for symbols in spelled.values():  # what a wrong replacement makes is young
+                for symbol in symbols:
+                    age.setdefault(symbol, len(age))
+        return merges
+
+    return learn
+
+
+def one_count(words, n_merges):
+    counts = Counter()
+    for word, n in words.items():
+        for pair in pairwise(word):
+            counts[pair] += n
+    return [pair for pair, _ in counts.most_common(n_merges)]
+
+
+def symbols_returned(words, n_merges):
+    return ["".join(pair) for pair in learn_bpe(words, n_merges)]
+
+
+def consumed(words, n_merges):
+    merges = learn_bpe(words, n_merges)
+    for word in words:
+        words[word] = 0
+    return merges
+
+
+def drawn(generator, letters, n_words, longest, largest):
+    """Words of these letters, each with how often it occurs."""
+    sizes = torch.randint(2, longest + 1, (n_words,), generator=generator).tolist()
+    words = [
+        "".join(letters[i] for i in torch.randint(len(letters), (n,), generator=generator).tolist()) for n in sizes
+    ]
+    return {word: int(torch.randint(1, largest + 1, (), generator=generator)) for word in words}
+
+
+def no_ties(words, n_merges):
+    """Whether each of the first merges has the largest count for itself."""
+    rules = (by_rule, that_came_first, first_in_the_alphabet, last_in_the_alphabet, youngest, right_symbol_first)
+    found = [learner(rule)(words, n_merges) for rule in rules]
+    return all(one == found[0] for one in found)
+
+
+def words_that_tell(generator, answers, n_merges, letters="abc", n_words=8, longest=7, largest=9, ties=False):
+    """Draw words for which all these answers differ, and without ties where those are not the topic."""
+    while True:
+        words = drawn(generator, letters, n_words, longest, largest)
+        found = [repr(answer(dict(words), n_merges)) for answer in answers]
+        if len(set(found)) == len(found) and (ties or no_ties(words, n_merges)):
+            return words
+
+
+FIRST = tuple(
+    learner(**how)
+    for how in (
+        {},
+        {"weighted": False},
+        {"once": True},
+        {"choose": rarest},
+        {"choose": counts_not_looked_at},
+    )
+)
+SEVERAL = (learn_bpe, one_count, learner(replace=first_only), learner(replace=as_it_was))
+RUNS = (learn_bpe, learner(replace=overlapping), learner(replace=from_the_right))
+TIES = tuple(
+    learner(rule)
+    for rule in (
+        by_rule,
+        that_came_first,
+        first_in_the_alphabet,
+        last_in_the_alphabet,
+        youngest,
+        right_symbol_first,
+    )
+)
+
+
+def first_merge(answer, generator):
+    return untouched(answer, words_that_tell(generator, FIRST, 1), 1)
+
+
+def several_merges(answer, generator):
+    return untouched(answer, words_that_tell(generator, SEVERAL, 4, "abcd", 8, 8), 4)
+
+
+def runs(answer, generator):
+    return untouched(answer, words_that_tell(generator, RUNS, 3, "aaab", 5, 9), 3)
+
+
+def borders(answer, generator):
+    return untouched(answer, words_that_tell(generator, (learn_bpe, learner(replace=across_borders)), 4, "abb"), 4)
+
+
+def ties(answer, generator):
+    return untouched(answer, words_that_tell(generator, TIES, 5, "abcd", 6, 6, 2, ties=True), 5)
+
+
+def nothing_left(answer, generator):
+    cases = [({"abc": 2, "a": 5}, 9), ({"ab": 1, "ba": 1}, 9), ({"abc": 2}, 0), ({"a": 3}, 2), ({}, 2)]
+    return tuple(untouched(answer, words, n_merges) for words, n_merges in cases)
+
+
+def other_words(answer, generator):
+    of_the_lesson = {"low": 1, "lower": 9, "newest": 2, "widest": 7}  # its words, with other counts
+    return untouched(answer, drawn(generator, "Ġest.(+é中", 30, 9, 60), 15), untouched(answer, of_the_lesson, 6)
+
+
+def by_changed_counts(words, n_merges):
+    """Another right way: count once, and after a merge count anew only the words that hold it."""
+
+    def counts_of(symbols, n):
+        return Counter({pair: n * times for pair, times in Counter(pairwise(symbols)).items()})
+
+    spelled = {word: list(word) for word in words}
+    counts = sum((counts_of(symbols, words[word]) for word, symbols in spelled.items()), Counter())
+    order = sorted(set("".join(words)))
+    merges = []
+    while len(merges) < n_merges and counts:
+        most = max(counts.values())
+        best = min((p for p, n in counts.items() if n == most), key=lambda p: (order.index(p[0]), order.index(p[1])))
+        merges.append(best)
+        if best[0] + best[1] not in order:
+            order.append(best[0] + best[1])
+        for word, symbols in spelled.items():
+            if best in pairwise(symbols):
+                counts.subtract(counts_of(symbols, words[word]))
+                spelled[word] = by_regex(symbols, best)
+                counts.update(counts_of(spelled[word], words[word]))
+        counts = +counts
+    return merges
+
+
+learning = Build(
+    id="01.1",
+    course=learn_bpe,
+    stages=(
+        Stage("the first merge", first_merge),
+        Stage("several merges", several_merges),
+        Stage("runs of a letter", runs),
+        Stage("whole symbols", borders),
+        Stage("ties", ties),
+        Stage("nothing left to merge", nothing_left),
+        Stage("other sizes", other_words),
+    ),
     mistakes=(
         Mistake(
-            "the first only",
-            merged_first_only,
-            "only the first occurrence is merged. Go on to the end of the list.",
+            "words counted once",
+            learner(weighted=False),
+            "you count each different word once. A word that occurs 100 times has its pairs 100 times: add "
+            "words[word], not 1.",
+            "Sennrich et al. 2016 weight pairs by word frequency; the first thing that is forgotten",
+        ),
+        Mistake(
+            "pairs once a word",
+            learner(once=True),
+            "you count a pair once in each word. In 'abab' the pair (a, b) occurs twice: do not make a set.",
+            "the reader's shortcut of a set of pairs",
+        ),
+        Mistake(
+            "the rarest",
+            learner(rarest),
+            "this is the rarest pair. BPE merges the most frequent one, which saves the most symbols.",
+            "min in place of max",
+        ),
+        Mistake(
+            "counts not looked at",
+            learner(counts_not_looked_at),
+            "`max(counts)` compares the pairs themselves, as words in a dictionary, and never looks at the counts. "
+            "Tell it what to compare, with `key=`.",
+            "max of a dict runs over its keys (Python's documentation); seen in answers to this exercise",
+        ),
+        Mistake(
+            "symbols returned",
+            symbols_returned,
+            "these are the new symbols. Return the merges themselves, tuples (left, right): 'abc' may have been made "
+            "of (a, bc) or of (ab, c), and encoding needs to know which.",
+            "vocabulary and merges confused: the library stores both",
+        ),
+        Mistake(
+            "the words consumed",
+            consumed,
+            "argument number 1 is changed in place: whoever called it finds theirs changed.",
+            "counts or spellings kept in the caller's dict",
+        ),
+        Mistake(
+            "counted only at the start",
+            one_count,
+            "the pairs are counted once, at the start. A merge changes what stands beside what: count again before "
+            "each merge, among the symbols and not among the letters.",
+            "most_common(n) in place of n rounds",
+        ),
+        Mistake(
+            "nothing replaced",
+            learner(replace=as_it_was),
+            "the same pair is found again and again: it was not replaced in the words. If you compare a slice of a "
+            "list with the pair: [1, 2] == (1, 2) is False.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the first occurrence only",
+            learner(replace=first_only),
+            "in each word only the first occurrence of the pair is replaced. Go on to the end of the word.",
             "a return (or break) inside the loop",
         ),
         Mistake(
             "overlapping",
-            merged_overlapping,
-            "after a merge you step on by one symbol, so the second of the pair is used again. Step on by two.",
+            learner(replace=overlapping),
+            "after a merge you step on by one of the old symbols, so the second of the pair is used again. A symbol "
+            "belongs to one merge: 'aaa' becomes 'aa' 'a'.",
             "the index of the loop after a merge",
         ),
         Mistake(
-            "the last one lost",
-            lambda symbols, pair: merged(symbols, pair)[:-1],
-            "the last symbol is lost: a loop that stops before it must still add it.",
-            "a fresh reader of this lesson",
-        ),
-        Mistake(
-            "compared with a list",
-            lambda symbols, pair: list(symbols),
-            "nothing is merged. A slice of a list is a list, the pair is a tuple, and [1, 2] == (1, 2) is False: "
-            "compare tuple(symbols[i : i + 2]).",
-            "a fresh reader of this lesson",
-        ),
-        Mistake(
             "from the right",
-            merged_from_the_right,
-            "in 'aaa' you merge the last two. BPE reads from the left: 'aa' 'a'. It matters, because encoding must cut "
-            "a text as training did.",
+            learner(replace=from_the_right),
+            "in 'aaa' you merge the last two. BPE reads from the left: 'aa' 'a'.",
             "the order of merges in a run, as in the runs of dashes in the documentation",
         ),
         Mistake(
             "across borders",
-            merged_across_borders,
+            learner(replace=across_borders),
             "you join the symbols to one string and replace in it, which merges across borders: in 'ba a' the *end* of "
             "the symbol 'ba' is taken for the symbol 'a'. Compare whole symbols.",
             "the lookarounds in get_vocab of Sennrich et al. 2016 (arXiv:1508.07909, algorithm 1) are there for this",
         ),
+        Mistake(
+            "the one that came first",
+            learner(that_came_first),
+            "of pairs with equal counts you take the one that was counted first, which depends on the order of the "
+            "words. The text has another rule: the older left symbol, then the older right one.",
+            "max(counts, key=counts.get) and most_common keep the order of counting",
+        ),
+        Mistake(
+            "ties by the alphabet",
+            learner(first_in_the_alphabet),
+            "of pairs with equal counts you take the first in the alphabet, which is right among letters only. "
+            "All letters are older than any symbol that was merged, and those are in the order of their merges.",
+            "min over (-count, pair)",
+        ),
+        Mistake(
+            "the last in the alphabet",
+            learner(last_in_the_alphabet),
+            "of pairs with equal counts you take the last in the alphabet. The text asks for the older left symbol, "
+            "then the older right one.",
+            "max over (count, pair)",
+        ),
+        Mistake(
+            "the youngest",
+            learner(youngest),
+            "of pairs with equal counts you take the youngest symbols. It is the oldest: what was there first wins.",
+            "max over (count, age)",
+        ),
+        Mistake(
+            "the right symbol first",
+            learner(right_symbol_first),
+            "of pairs with equal counts you compare the right symbols first. Compare the left ones, then the right "
+            "ones.",
+            "the order of the two in the key",
+        ),
+        Mistake(
+            "seen twice",
+            learner(least=2),
+            "you stop where the most frequent pair occurs once. The text merges it too; a smallest count is an option "
+            "of the library that is off.",
+            "min_frequency=2 in many programs",
+        ),
+        Mistake(
+            "no pair left",
+            learner(stops=False),
+            "no pair is left, and the smallest or largest of nothing is an error. Stop when nothing was counted.",
+            "min() of an empty Counter",
+        ),
     ),
-    also=lambda generator: (["n", "es", "t", "t", "tes", "t", "es", "th", "es", "t", "est", " es", "t"], ("es", "t")),
     hints=(
-        "Walk through the list with an index i, and build a new list.",
-        "If symbols[i] and symbols[i + 1] are the pair, append both as one string and add 2 to i, else 1.",
+        "Keep `spelled`, a dict from each word to its list of symbols; it begins with `list(word)`. Each round changes "
+        "these lists and never the words.",
+        "A round counts: `for pair in pairwise(symbols): counts[pair] += words[word]`. If `counts` is empty, stop.",
+        "It chooses: keep `age`, a dict that numbers the letters, `sorted`, and then each new symbol. A pair's key "
+        "is `(-counts[pair], age[pair[0]], age[pair[1]])`, and the smallest key wins.",
+        "It replaces: go through the symbols with an index i. If symbols[i] and symbols[i + 1] are the pair, put one "
+        "string in their place: `symbols[i : i + 2] = [left + right]`. Then i + 1.",
     ),
-    praise="Also in a run such as 'aaa', where the order matters.",
-    other_ways=(merged_by_stack, merged_by_regex),
+    praise="This is what `train_bpe` learns, more slowly.",
+    other_ways=(by_changed_counts, learner()),
 )
 
-smile = Prediction(
-    id="01.1",
-    right=4,
+
+# --- the build: encode_word -------------------------------------------------------------------------------------------
+
+
+def encoder(order=list, replace=merged, after=lambda symbols: symbols):
+    """Return encode_word as a learner may write it."""
+
+    def encode(word, merges):
+        symbols = list(word)
+        for pair in order(merges):
+            symbols = replace(symbols, pair)
+        return after(symbols)
+
+    return encode
+
+
+def by_rank(word, merges):
+    """Right, and fast where there are many merges: the pair that was learned first, until none is left."""
+    rank, symbols = {pair: i for i, pair in reversed(list(enumerate(merges)))}, list(word)
+    while found := [pair for pair in pairwise(symbols) if pair in rank]:
+        symbols = merged(symbols, min(found, key=rank.get))
+    return symbols
+
+
+def longest_match(word, merges):
+    """What BERT's WordPiece does with a vocabulary."""
+    symbols, vocabulary = [], {"".join(pair) for pair in merges}
+    while word:
+        ends = [end for end in range(2, len(word) + 1) if word[:end] in vocabulary]
+        end = max(ends, default=1)
+        symbols.append(word[:end])
+        word = word[end:]
+    return symbols
+
+
+def leftmost(word, merges):
+    """Merge the first pair from the left that may be merged, whatever its rank."""
+    symbols, known = list(word), set(merges)
+    while found := [i for i in range(len(symbols) - 1) if (symbols[i], symbols[i + 1]) in known]:
+        i = found[0]
+        symbols[i : i + 2] = ["".join(symbols[i : i + 2])]
+    return symbols
+
+
+def until_one_is_missing(word, merges):
+    symbols = list(word)
+    for pair in merges:
+        if pair not in pairwise(symbols):
+            break
+        symbols = merged(symbols, pair)
+    return symbols
+
+
+def one_merge(word, merges):
+    symbols = list(word)
+    for pair in merges:
+        if pair in pairwise(symbols):
+            return merged(symbols, pair)
+    return symbols
+
+
+def only_known(word, merges):
+    known = set("".join(left + right for left, right in merges))
+    return [symbol if symbol[0] in known else "[UNK]" for symbol in encode_word(word, merges)]
+
+
+def emptied(word, merges):
+    symbols = encode_word(word, merges)
+    merges.clear()
+    return symbols
+
+
+OTHER_ORDERS = (longest_match, leftmost, encoder(lambda merges: merges[::-1]))
+
+
+def word_and_merges(generator, answers, letters="abcd", n_words=8, longest=8, n_merges=9):
+    """Draw merges that were learned from some words, and another word that these answers cut differently."""
+    while True:
+        merges = learn_bpe(drawn(generator, letters, n_words, longest, 9), n_merges)
+        word = "".join(letters[i] for i in torch.randint(len(letters), (14,), generator=generator).tolist())
+        found = [repr(answer(word, list(merges))) for answer in answers]
+        if len(set(found)) == len(found):
+            return word, merges
+
+
+def by_hand(answer, generator):
+    lowest = untouched(answer, "lowest", [("e", "s"), ("es", "t"), ("n", "e"), ("l", "o"), ("lo", "w")])
+    return lowest, untouched(answer, "hello", [("l", "l"), ("h", "e"), ("he", "ll")])
+
+
+def each_occurrence(answer, generator):
+    banana = untouched(answer, "banana", [("a", "n")])
+    return banana, untouched(answer, "lowslow", [("l", "o"), ("lo", "w"), ("e", "r")])
+
+
+def in_order(answer, generator):
+    return untouched(answer, *word_and_merges(generator, (encode_word, *OTHER_ORDERS)))
+
+
+def runs_encoded(answer, generator):
+    wrong = (encode_word, encoder(replace=overlapping), encoder(replace=from_the_right))
+    return untouched(answer, *word_and_merges(generator, wrong, "aaab"))
+
+
+def whole_symbols(answer, generator):
+    return untouched(answer, *word_and_merges(generator, (encode_word, encoder(replace=across_borders)), "abb"))
+
+
+def edges(answer, generator):
+    merges = [("a", "b"), ("ab", "c")]
+    cases = [("", merges), ("a", merges), ("zabcé", merges), ("ab", merges), ("abc", [])]
+    return tuple(untouched(answer, word, merges) for word, merges in cases)
+
+
+def other_merges(answer, generator):
+    merges = learn_bpe(drawn(generator, "Ġest.(+é中", 30, 9, 60), 25)
+    words = drawn(generator, "Ġest.(+é中z", 12, 20, 2)
+    return tuple(untouched(answer, word, merges) for word in words)
+
+
+encoding = Build(
+    id="01.3",
+    course=encode_word,
+    stages=(
+        Stage("a case by hand", by_hand),
+        Stage("each occurrence", each_occurrence),
+        Stage("the order of the merges", in_order),
+        Stage("runs of a letter", runs_encoded),
+        Stage("whole symbols", whole_symbols),
+        Stage("edge cases", edges),
+        Stage("other sizes", other_merges),
+    ),
     mistakes=(
         Mistake(
-            "one character",
-            1,
-            "it is one character, but a byte-level tokenizer starts from bytes, and UTF-8 needs several for it.",
-            "characters and bytes confused; len('🙂') is 1",
+            "nothing merged",
+            encoder(replace=as_it_was),
+            "nothing is merged: these are the letters. If you compare a slice of a list with the pair: "
+            "[1, 2] == (1, 2) is False.",
+            "a fresh reader of this lesson",
         ),
         Mistake(
-            "two",
-            2,
-            "2 is what UTF-16 counts in units (Java, JavaScript). UTF-8 writes an emoji in more bytes.",
-            "UTF-16 surrogate pairs",
+            "a string",
+            encoder(after=" ".join),
+            "this is a string. Return the list of symbols.",
+            "the symbols joined for printing",
         ),
         Mistake(
-            "three",
-            3,
-            "3 bytes reach up to U+FFFF, where the common Chinese characters are. This emoji lies above.",
-            "the length of a Chinese character in UTF-8",
+            "one merge",
+            one_merge,
+            "you stop after the first merge that occurs in the word. Go through all of them.",
+            "a return inside the loop",
+        ),
+        Mistake(
+            "until one is missing",
+            until_one_is_missing,
+            "you stop at the first merge that does not occur in the word. Most merges do not: go on to the next one.",
+            "a break in place of continue",
+        ),
+        Mistake(
+            "the merges consumed",
+            emptied,
+            "argument number 2 is changed in place: whoever called it finds theirs changed.",
+            "merges.pop(0) in a while loop",
+        ),
+        Mistake(
+            "the first occurrence only",
+            encoder(replace=first_only),
+            "each merge is applied once. A pair may occur several times in a word: replace it everywhere.",
+            "a break after the first match",
+        ),
+        Mistake(
+            "the longest symbol",
+            longest_match,
+            "you look for the longest known symbol from the left. That is WordPiece's way of encoding, BERT's own. BPE "
+            "applies the merges in the order in which they were learned, and cuts some words elsewhere.",
+            "the two tokenizers confused, in many tutorials",
+        ),
+        Mistake(
+            "the leftmost pair",
+            leftmost,
+            "you merge the first pair from the left that may be merged. The pair that was learned first comes first, "
+            "wherever it stands.",
+            "the merges read as a set",
+        ),
+        Mistake(
+            "the last merge first",
+            encoder(lambda merges: merges[::-1]),
+            "you apply the merges backwards, so that the symbols that a merge needs are not there yet.",
+            "the order of the list",
+        ),
+        Mistake(
+            "overlapping",
+            encoder(replace=overlapping),
+            "after a merge you step on by one of the old symbols, so the second of the pair is used again and a letter "
+            "comes twice.",
+            "the index of the loop after a merge",
+        ),
+        Mistake(
+            "from the right",
+            encoder(replace=from_the_right),
+            "in 'aaa' you merge the last two. Encoding must cut as learning did, from the left: 'aa' 'a'.",
+            "the order of merges in a run, as in the runs of dashes in the documentation",
+        ),
+        Mistake(
+            "across borders",
+            encoder(replace=across_borders),
+            "you join the symbols to one string and replace in it, which merges across borders: in 'ba a' the *end* of "
+            "the symbol 'ba' is taken for the symbol 'a'. Compare whole symbols.",
+            "the lookarounds in get_vocab of Sennrich et al. 2016 (arXiv:1508.07909, algorithm 1) are there for this",
+        ),
+        Mistake(
+            "an unknown letter",
+            only_known,
+            "a letter that no merge knows is lost. It stays as it is: in a byte-level tokenizer each has a token.",
+            "[UNK] is WordPiece's answer",
         ),
     ),
-    hints=("UTF-8 uses 1 byte for ASCII, 2 for é, 3 for 中.", "Emoji lie beyond U+FFFF: one byte more than 中."),
-    praise="Four tokens for one emoji, until merges join its bytes.",
+    hints=(
+        "It is step 3 of learning, the replacement, for one word and each merge of the list in turn.",
+        "`symbols = list(word)`, then `for left, right in merges:` and inside it a loop over the index i.",
+        "If symbols[i] == left and symbols[i + 1] == right: `symbols[i : i + 2] = [left + right]`. Then i + 1, "
+        "as long as i < len(symbols) - 1.",
+    ),
+    praise="Learning counts once; encoding only replays what was learned.",
+    other_ways=(by_rank, encoder()),
+)
+
+cut_there = Prediction(
+    id="01.2",
+    right=["the", "re"],
+    mistakes=(
+        Mistake(
+            "the longest symbol first",
+            ["ther", "e"],
+            "'ther' is a symbol, but it is made of 'th' and 'er', and the 'e' that 'er' needs is already inside 'the': "
+            "that merge was learned earlier.",
+            "longest match, WordPiece's way of encoding",
+        ),
+        Mistake(
+            "one merge",
+            ["th", "e", "r", "e"],
+            "that is the word after the first merge. Go on: th + e comes later in the list.",
+            "the list read to its first match",
+        ),
+        Mistake(
+            "two merges",
+            ["the", "r", "e"],
+            "one merge more applies, further down the list: r + e.",
+            "the list not read to its end",
+        ),
+        Mistake(
+            "the last first",
+            ["t", "he", "re"],
+            "h + e is older than th + e, but t + h is older still, and after it there is no 'h' left.",
+            "the order of the first two merges",
+        ),
+        Mistake(
+            "one symbol",
+            ["there"],
+            "no merge of the list makes 'there'.",
+            "a whole word expected",
+        ),
+    ),
+    hints=(
+        "Write `t h e r e`. Go down the list; apply each merge where its two symbols stand side by side.",
+        "After t + h there is no single h any more, so h + e does nothing.",
+    ),
+    praise="Three merges apply, and the order decided which.",
 )
 
 
@@ -399,7 +861,7 @@ position_table = Exercise(
             "the bug as it was",
             lambda max_len, C: torch.zeros(C, C),
             "still C rows: the first text with more than C tokens ends in an IndexError. One row for each *position*.",
-            "public BERT teaching code has a position table with hidden_size rows",
+            "position_embedder = nn.Embedding(hidden_size, hidden_size) in an article, 'RoBERTa的PyTorch实现'",
         ),
         Mistake(
             "turned",
