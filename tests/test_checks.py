@@ -222,10 +222,10 @@ def adds_to_the_first_layer(hidden, mask):
     return (hidden[1] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True) / 2
 
 
-def zeroes_the_callers_weight(weight, H, h):
-    D = len(weight) // H
-    weight[:, h * D : (h + 1) * D] = 0
-    return weight.clone()
+def zeroes_the_callers_features(joined, H, h, order):
+    copies = ALL["06.5"].right(joined, H, h, order)
+    joined.copy_(copies[0])
+    return copies
 
 
 def centres_the_callers_tensor(x, gain, bias, eps):
@@ -238,7 +238,7 @@ def centres_the_callers_tensor(x, gain, bias, eps):
     [
         ("01.4", pads_the_callers_lists, "argument number 1 in place: .* their list changed"),
         ("04.1", centres_the_callers_tensor, "argument number 1 in place: .* their tensor changed"),
-        ("06.5", zeroes_the_callers_weight, r"argument number 1 in place: .* their tensor changed.*`x.clone\(\)`"),
+        ("06.5", zeroes_the_callers_features, r"argument number 1 in place: .* their tensor changed.*`x.clone\(\)`"),
         ("07.2", takes_the_last_sentence_off, "argument number 1 in place: .* their list changed"),
         ("10.2", adds_to_the_first_layer, "argument number 1 in place: .* their list changed"),
         ("10.4", cuts_the_callers_list, "argument number 1 in place: .* their list changed"),

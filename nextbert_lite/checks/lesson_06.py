@@ -1,14 +1,31 @@
 """The checks of lesson 06, Pretrain a tiny BERT."""
 
+import copy
+
 import torch
+from torch import nn
 
-from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solution
-from nextbert_lite.training.loop import linear_schedule
+from nextbert_lite.checks.core import (
+    OTHER_SIZES,
+    Build,
+    Exercise,
+    Fault,
+    Mistake,
+    Prediction,
+    Stage,
+    describe,
+    hint,
+    mine,
+    solution,
+)
+from nextbert_lite.core.encoder import Encoder, EncoderConfig
+from nextbert_lite.core.heads import MaskedLanguageModel
+from nextbert_lite.training.loop import fit, linear_schedule
 
-__all__ = ["better_side", "fill_gap", "hint", "loss_of_all", "schedule", "solution", "without_head"]
+__all__ = ["fill_in", "floors", "head_replaced", "hint", "loss_of_all", "mine", "solution", "training_loop"]
 
 
-# --- 06.1 the right distribution for a gap ----------------------------------------------------------------------------
+# --- 06.1 the right distribution for a masked token -------------------------------------------------------------------
 
 
 def frames_and_evidence(generator):
@@ -38,7 +55,7 @@ def evidence_added(prior, evidence, tables):
     return joint @ tables / joint.sum()
 
 
-fill_gap = Exercise(
+fill_in = Exercise(
     id="06.1",
     right=right_gap,
     inputs=frames_and_evidence,
@@ -60,8 +77,8 @@ fill_gap = Exercise(
         Mistake(
             "not normalised",
             lambda prior, evidence, tables: prior * evidence.prod(1) @ tables,
-            "the numbers do not sum to 1: they are P(gap = w *and* what is seen). Divide by the sum over all frames, "
-            "which is P(what is seen).",
+            "the numbers do not sum to 1: they are P(the word is w *and* what is seen). Divide by the sum over all "
+            "frames, which is P(what is seen).",
             "https://github.com/tskit-dev/tsdate/pull/232, https://github.com/horenbergerb/BernoulliDiffusion/issues/28",
         ),
         Mistake(
@@ -92,29 +109,300 @@ fill_gap = Exercise(
 )
 
 
-# --- 06.2 the learning rate's schedule --------------------------------------------------------------------------------
+# --- 06.2 the build: the training loop --------------------------------------------------------------------------------
 
 
-def run_length(generator):
-    warmup = int(torch.randint(3, 8, (), generator=generator))
-    return warmup + int(torch.randint(5, 20, (), generator=generator)), warmup
+def pretrain(model, batches, steps, lr, warmup):
+    """Train the model in place: step s minimises `model.loss(**batches(s))`. Return the losses, a list of floats."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.01},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
+    optimizer.zero_grad()
+    losses = []
+    model.train()
+    for step in range(steps):
+        factor = min((step + 1) / max(1, warmup), (steps - step) / max(1, steps - warmup), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * factor
+        loss = model.loss(**batches(step))
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    model.eval()
+    return losses
 
 
-def shares(rule):
-    """Return a schedule from the rule of one step."""
-    return lambda steps, warmup: [rule(s, steps, warmup) for s in range(steps)]
+class Watched(nn.Module):
+    """A model whose gradient is known: loss(scale) = scale · Σ parameter · slope. It writes down what it sees."""
+
+    def __init__(self, generator, slope=1.0, restart=False):
+        super().__init__()
+        self.tokens, self.linear = nn.Embedding(3, 2), nn.Linear(2, 3)
+        self.norm, self.dropout = nn.LayerNorm(3), nn.Dropout(0.5)
+        self.double()
+        self.restart, self.weights, self.modes, self.asked, self.gradients = restart, [], [], [], []
+        self.slopes = {}
+        for name, p in self.named_parameters():
+            p.data = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+            self.slopes[name] = slope * torch.randn(p.shape, generator=generator, dtype=torch.float64)
+        self.linear.bias.register_post_accumulate_grad_hook(lambda p: self.gradients.append(p.grad.clone()))
+
+    def batches(self, scales=None):
+        """Return a function that gives the batch of a step, and writes down which steps were asked for."""
+
+        def batch(step):
+            self.asked.append(step)
+            return {"scale": torch.tensor(1.0 if scales is None else scales[step % len(scales)], dtype=torch.float64)}
+
+        return batch
+
+    def loss(self, scale):
+        self.modes.append((self.training, self.dropout.training))
+        self.weights.append(self.linear.bias.detach().clone())
+        if self.restart:
+            with torch.no_grad():
+                self.linear.bias.zero_()  # a weight of 0 does not decay, so that a step's length is the rate alone
+        return scale * sum((p * self.slopes[name]).sum() for name, p in self.named_parameters())
+
+    def all(self):
+        """Return all parameters in one row."""
+        return torch.cat([p.detach().flatten() for p in self.parameters()])
+
+
+LR, STEPS, WARMUP = 0.1, 10, 4  # those of the lesson's own cell
+
+
+def run_on(answer, model, scales=None, lr=LR, steps=STEPS, warmup=WARMUP):
+    return answer(model, model.batches(scales), steps, lr, warmup)
+
+
+def losses_and_batches(answer, generator):
+    model = Watched(generator, slope=0.01)
+    losses = run_on(answer, model)
+    if losses is None:
+        raise Fault("your function returns None: it must return the losses, a list with one float for each step.")
+    if not isinstance(losses, list):
+        raise Fault(f"expected a list with the loss of each step; yours is {describe(losses)}.")
+    if losses and isinstance(losses[0], torch.Tensor):
+        return "tensors"
+    return len(losses), sorted({type(loss).__name__ for loss in losses}), model.asked, torch.tensor(losses[:1])
+
+
+def left_over(answer, generator):
+    """The gradient of each step as backward() leaves it, whether the weights moved, whether gradients remain."""
+    model = Watched(generator, slope=0.05)
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 0.2)  # an earlier run left them behind
+    before = model.all()
+    run_on(answer, model)
+    if not model.gradients:
+        raise Fault(
+            "no gradient reached the model: call backward() on model.loss(...) of the model itself, not of a copy."
+        )
+    remains = any(p.grad is not None and bool(p.grad.any()) for p in model.parameters())
+    return torch.stack(model.gradients), bool((model.all() != before).all()), remains
+
+
+def schedule(answer, generator, lr=LR, steps=STEPS, warmup=WARMUP):
+    """Under a gradient that never changes Adam's step is as long as the learning rate: read the rate from it."""
+    model = Watched(generator, slope=0.05, restart=True)
+    run_on(answer, model, lr=lr, steps=steps, warmup=warmup)
+    moved = torch.stack([*model.weights[1:], model.linear.bias.detach().clone()])
+    return moved.abs().mean(1) / lr
+
+
+def decayed(answer, generator):
+    """Without a gradient, only weight decay moves the weights: what is left of each parameter."""
+    model = Watched(generator, slope=0.0)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    run_on(answer, model)
+    return tuple((p.detach() / before[name]).mean() for name, p in model.named_parameters())
+
+
+def by_hand(answer, generator):
+    """The bias, which does not decay, before each of ten steps with gradients that change their sign and length."""
+    model = Watched(generator, slope=0.02)
+    run_on(answer, model, scales=[1.0, -0.5, 0.25, 2.0, -1.0])
+    return torch.stack(model.weights)
+
+
+def clipped(answer, generator):
+    """Gradients of very different lengths, some longer than 1."""
+    model = Watched(generator, slope=1.0)
+    run_on(answer, model, scales=[20.0, 0.1, 1.0, 0.02])
+    return model.all()
+
+
+def mode(answer, generator):
+    model = Watched(generator, slope=0.05).eval()  # as a model comes from a checkpoint
+    run_on(answer, model)
+    return sorted({*model.modes}), model.training, model.dropout.training
+
+
+def other_sizes(answer, generator):
+    """Another rate and length; no warm-up; a warm-up as long as the run, and longer; one step."""
+    found = []
+    for lr, steps, warmup in ((0.02, 7, 0), (0.05, 6, 6), (0.3, 3, 5), (0.01, 1, 0), (0.2, 12, 3)):
+        found.append(schedule(answer, generator, lr, steps, warmup))
+        model = Watched(generator)
+        run_on(answer, model, [3.0, 0.1], lr, steps, warmup)
+        found.append(model.all())
+    return tuple(found)
+
+
+def bits(answer, generator):
+    """A small BERT with dropout, trained by the answer and by `fit` from the same weights and seed."""
+    config = EncoderConfig(vocab_size=16, width=8, layers=1, heads=2, ffn_width=16, max_len=8, dropout=0.1)
+    torch.manual_seed(int(torch.randint(1000, (), generator=generator)))
+    ours = MaskedLanguageModel(Encoder(config))
+    theirs = copy.deepcopy(ours)
+    ids = torch.randint(5, 16, (6, 4, 8), generator=generator)
+
+    def batches(step):
+        labels = torch.where(torch.arange(8) % 2 == step % 2, ids[step], -100)
+        return {"ids": ids[step].masked_fill(labels >= 0, 4), "labels": labels, "mask": ids[step] > 0}
+
+    state = torch.get_rng_state()
+    fit(theirs, batches, 6, lr=0.01, warmup=2, seed=None, device="cpu", mixed_precision=False, progress=False)
+    torch.set_rng_state(state)
+    answer(ours, batches, 6, 0.01, 2)
+    apart = max((a - b).abs().max().item() for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    if apart > 1e-5:
+        raise Fault(
+            f"six steps of a small BERT with dropout: a weight differs from `fit`'s by {apart:.2g}. Are random numbers "
+            "drawn, or is a seed set, within your loop?"
+        )
+    if apart > 0:
+        raise Fault(
+            "six steps of a small BERT: the weights agree with `fit`'s to five digits and more, but not in every bit. "
+            "The text above lists what decides the last bits."
+        )
+    return True
+
+
+# Mistakes: the loop with one part exchanged.
+
+
+def decays(rule, rate=0.01):
+    """Return the two groups of parameters; rule(name, p) says which decay."""
+
+    def groups(model):
+        named = list(model.named_parameters())
+        return [
+            {"params": [p for name, p in named if rule(name, p)], "weight_decay": rate},
+            {"params": [p for name, p in named if not rule(name, p)], "weight_decay": 0.0},
+        ]
+
+    return groups
+
+
+def clip_all(optimizer, model):
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+
+
+def clip_each(optimizer, model):
+    for p in model.parameters():
+        nn.utils.clip_grad_norm_(p, 1.0)
+
+
+def clip_groups(optimizer, model):
+    for group in optimizer.param_groups:
+        nn.utils.clip_grad_norm_(group["params"], 1.0)
+
+
+def clip_values(optimizer, model):
+    nn.utils.clip_grad_value_(model.parameters(), 1.0)
+
+
+MATRICES = decays(lambda name, p: p.ndim >= 2)
+
+
+def loop(
+    factor=linear_schedule,
+    groups=MATRICES,
+    kind=torch.optim.AdamW,
+    betas=(0.9, 0.98),
+    clip=clip_all,
+    clears="after the step",
+    clears_first=True,
+    sets="before the step",
+    train=True,
+    ends_in_eval=True,
+    fused=True,
+    read=lambda loss: loss.item(),
+):
+    """Return a training loop; each switch is a part that a learner may write otherwise."""
+
+    def pretrain(model, batches, steps, lr, warmup):
+        optimizer = kind(groups(model), lr=lr, betas=betas, fused=fused)
+        if clears_first:
+            optimizer.zero_grad()
+        losses = []
+        if train:
+            model.train()
+        for step in range(steps):
+            if sets == "before the step":
+                for group in optimizer.param_groups:
+                    group["lr"] = lr * factor(step, steps, warmup)
+            loss = model.loss(**batches(step))
+            if clears == "before backward":
+                optimizer.zero_grad()
+            loss.backward()
+            clip(optimizer, model)
+            if clears == "before the step":
+                optimizer.zero_grad()
+            optimizer.step()
+            if clears == "after the step":
+                optimizer.zero_grad()
+            if sets == "after the step":
+                for group in optimizer.param_groups:
+                    group["lr"] = lr * factor(step, steps, warmup)
+            losses.append(read(loss))
+        if ends_in_eval:
+            model.eval()
+        return losses
+
+    return pretrain
+
+
+def with_a_scheduler(model, batches, steps, lr, warmup):
+    """Another way: torch's own scheduler, groups by name, gradients cleared before backward."""
+    decay, rest = [], []
+    for name, p in model.named_parameters():
+        (rest if name.endswith("bias") or "norm" in name else decay).append(p)
+    optimizer = torch.optim.AdamW(
+        [{"params": decay}, {"params": rest, "weight_decay": 0.0}],
+        lr=lr,
+        betas=(0.9, 0.98),
+        weight_decay=0.01,
+        fused=True,
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda s: min((s + 1) / warmup, 1.0) if s < warmup else (steps - s) / max(1, steps - warmup),
+    )
+    losses = []
+    model.train()
+    for step in range(steps):
+        optimizer.zero_grad(set_to_none=False)
+        loss = model.loss(**batches(step))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)
+        optimizer.step()
+        scheduler.step()
+        losses += [float(loss.detach())]
+    model.zero_grad()
+    model.train(False)
+    return losses
 
 
 def from_zero(s, steps, warmup):
     return min(s / max(1, warmup), (steps - s) / max(1, steps - warmup), 1.0)
-
-
-def never_down(s, steps, warmup):
-    return min((s + 1) / max(1, warmup), 1.0)
-
-
-def never_up(s, steps, warmup):
-    return (steps - s) / steps
 
 
 def with_a_jump(s, steps, warmup):
@@ -125,57 +413,194 @@ def zero_at_the_end(s, steps, warmup):
     return min((s + 1) / max(1, warmup), (steps - 1 - s) / max(1, steps - 1 - warmup), 1.0)
 
 
-schedule = Exercise(
+training_loop = Build(
     id="06.2",
-    right=shares(linear_schedule),
-    inputs=run_length,
-    also=lambda generator: (6, 0),
-    reads=lambda numbers: torch.tensor([float(number) for number in numbers]),
+    course=pretrain,
+    stages=(
+        Stage("losses and batches", losses_and_batches),
+        Stage("no gradients left over", left_over),
+        Stage("schedule", schedule),
+        Stage("groups", decayed),
+        Stage("ten steps by hand", by_hand),
+        Stage("clipping", clipped),
+        Stage("mode", mode),
+        Stage(OTHER_SIZES, other_sizes),
+        Stage("bit for bit with fit", bits),
+    ),
     mistakes=(
         Mistake(
+            "tensors in the list",
+            loop(read=lambda loss: loss),
+            "the list holds tensors. Each keeps the whole graph of its step alive, so memory grows with every step: "
+            "append loss.item(), a float.",
+            "https://github.com/rballester/tntorch/pull/19, https://github.com/BatsResearch/labelmodels/issues/4",
+        ),
+        Mistake(
+            "nothing decays",
+            loop(groups=decays(lambda name, p: False)),
+            "no parameter decays. Those with two dimensions or more decay with 0.01.",
+            "torch.optim.Adam's default is weight_decay=0; the other way round in AdamW",
+        ),
+        Mistake(
+            "gradients accumulate",
+            loop(clears="never"),
+            "backward() adds to what .grad holds, and nothing sets it back: each step uses the sum of all gradients so "
+            "far. Call optimizer.zero_grad() once a step.",
+            "https://github.com/meta-pytorch/torchforge/pull/71, https://github.com/pytorch/pytorch/issues/47175",
+        ),
+        Mistake(
+            "cleared before the step",
+            loop(clears="before the step"),
+            "the gradients are cleared between backward() and step(): the optimizer finds none, and no weight moves.",
+            "https://github.com/Tony-Y/pytorch_warmup/issues/12",
+        ),
+        Mistake(
+            "the first gradient has old ones in it",
+            loop(clears_first=False),
+            "the gradients that were there when the training began count in its first step. Clear them before it too.",
+            "https://github.com/karpathy/llm.c/pull/548",
+        ),
+        Mistake(
+            "the last gradients stay",
+            loop(clears="before backward"),
+            "the last step's gradients are still there at the end, and the next backward() would add to them. Clear "
+            "them after the last step too.",
+            "the order of torch's tutorials: zero_grad, backward, step",
+        ),
+        Mistake(
+            "the rate is set after the step",
+            loop(sets="after the step"),
+            "each step uses the learning rate of the step before, and the first one the full rate, without any "
+            "warm-up. Set the rate before optimizer.step().",
+            "https://github.com/NVIDIA-NeMo/Megatron-Bridge/issues/5399 (warm-up that is one step behind)",
+        ),
+        Mistake(
+            "scheduler before optimizer",
+            loop(factor=lambda s, steps, warmup: linear_schedule(s + 1, steps, warmup)),
+            "each step uses the learning rate of the next one, so the first value of the schedule is skipped and the "
+            "last step has the rate 0. Call optimizer.step() first and scheduler.step() after it.",
+            "https://github.com/ildoonet/pytorch-gradual-warmup-lr/issues/8 (torch warns of it since 1.1)",
+        ),
+        Mistake(
             "from zero",
-            shares(from_zero),
-            "the first share is 0: a whole step is computed and changes nothing, and the warm-up ends one step late. "
-            "Steps count from 0, so the first share is 1 / warmup.",
+            loop(factor=from_zero),
+            "the first learning rate is 0: a whole step is computed and changes nothing, and the warm-up ends one step "
+            "late. Steps count from 0, so the first factor is 1 / warmup.",
             "https://github.com/google-research/bert/issues/1293, https://github.com/EleutherAI/gpt-neox/issues/1373",
         ),
         Mistake(
             "never down",
-            shares(never_down),
-            "the share stays at 1 after the warm-up. It must fall to 0, in a straight line: the last, small steps "
-            "average out the noise of the batches.",
+            loop(factor=lambda s, steps, warmup: min((s + 1) / max(1, warmup), 1.0)),
+            "the learning rate stays at lr after the warm-up. It must fall to 0, in a straight line: the last, small "
+            "steps average out the noise of the batches.",
             "transformers' documentation: get_constant_schedule_with_warmup stands beside the linear one",
         ),
         Mistake(
             "never up",
-            shares(never_up),
+            loop(factor=lambda s, steps, warmup: (steps - s) / steps),
             "the warm-up is missing: the first step already has the full rate. Section 5 shows what that can do.",
-            "Xiong et al. 2020, arXiv:2002.04745, ask whether warm-up is needed, and find that post-norm needs it",
+            "Xiong et al. 2020, arXiv:2002.04745, ask whether warm-up is needed",
         ),
         Mistake(
             "a jump",
-            shares(with_a_jump),
-            "there is a jump where the warm-up ends: your line down starts at the first step of all. It must start "
-            "at 1 where the warm-up ends: (steps - s) / (steps - warmup). (Google's BERT has this jump.)",
+            loop(factor=with_a_jump),
+            "the learning rate jumps where the warm-up ends, because your line down starts at the first step of all. "
+            "It must start at lr where the warm-up ends: (steps - s) / (steps - warmup). (Google's BERT jumps there.)",
             "google-research/bert, optimization.py: the decay runs over all steps, the warm-up replaces its beginning",
         ),
         Mistake(
-            "zero at the end",
-            shares(zero_at_the_end),
-            "the last step has the share 0 and does nothing. The line reaches 0 only *after* the last step.",
+            "zero one step early",
+            loop(factor=zero_at_the_end),
+            "the last step has the learning rate 0 and does nothing. The line reaches 0 only *after* the last step.",
             "https://github.com/pytorch/torchtitan/pull/1010 (a table of rates that ends with 0.0)",
+        ),
+        Mistake(
+            "everything decays",
+            loop(groups=decays(lambda name, p: True)),
+            "biases and norms decay too: they belong into a second group with weight_decay=0.0. (0.01 is AdamW's own "
+            "default, so one group for all does this without a word.)",
+            "https://github.com/mmcdermott/MEDS_EIC_AR/issues/30, https://github.com/dingo-actual/om/issues/12",
+        ),
+        Mistake(
+            "the norms decay",
+            loop(groups=decays(lambda name, p: not name.endswith("bias"))),
+            "the biases do not decay, but the weights of the layer norms do. A norm's weight is a vector that starts "
+            "at 1: p.ndim < 2 finds it.",
+            "https://github.com/CyberZHG/keras-bert/issues/60, https://github.com/huggingface/transformers/issues/4360",
+        ),
+        Mistake(
+            "Adam",
+            loop(kind=torch.optim.Adam),
+            "this is Adam, whose weight_decay adds a term to the gradient, and Adam then divides by its size: even a "
+            "tiny decay makes steps of full length. In AdamW the weights shrink by themselves (decoupled decay).",
+            "https://github.com/pytorch/pytorch/issues/48793, https://github.com/pytorch/pytorch/issues/38767",
+        ),
+        Mistake(
+            "Adam's own betas",
+            loop(betas=(0.9, 0.999)),
+            "the betas are AdamW's defaults, (0.9, 0.999), which BERT used. Here they are RoBERTa's: (0.9, 0.98).",
+            "Liu et al. 2019, arXiv:1907.11692, section 3.1, on beta 2",
+        ),
+        Mistake(
+            "not clipped in time",
+            loop(clip=lambda optimizer, model: None),
+            "the optimizer uses gradients of any length. clip_grad_norm_ must come between backward() and step(): "
+            "after the step it shortens what has been used already.",
+            "https://github.com/VGraphRNN/VGRNN/issues/4, https://github.com/awslabs/graphstorm/issues/1366",
+        ),
+        Mistake(
+            "each parameter by itself",
+            loop(clip=clip_each),
+            "each parameter is clipped by itself, which changes the direction of the gradient. The norm is that of all "
+            "parameters together: one call with model.parameters().",
+            "https://github.com/clab/dynet/issues/1374, https://github.com/carpedm20/MemN2N-tensorflow/issues/19",
+        ),
+        Mistake(
+            "each group by itself",
+            loop(clip=clip_groups),
+            "each of the two groups is clipped by itself. The norm is that of all parameters together: one call with "
+            "model.parameters().",
+            "https://github.com/huggingface/transformers/pull/614 (clipping per group is not global clipping)",
+        ),
+        Mistake(
+            "values clipped",
+            loop(clip=clip_values),
+            "each number of the gradient is cut at 1 (clip_grad_value_). Clip the norm: clip_grad_norm_.",
+            "torch.nn.utils has both functions side by side",
+        ),
+        Mistake(
+            "eval mode while training",
+            loop(train=False),
+            "the model trains in the mode in which it came, eval mode here, so dropout is off all the time. Call "
+            "model.train() before the loop.",
+            "https://github.com/tk-rusch/coRNN/issues/1, https://github.com/shubhamagarwal92/mmd/issues/14",
+        ),
+        Mistake(
+            "train mode afterwards",
+            loop(ends_in_eval=False),
+            "the model is still in train mode at the end: what you measure with it next is measured with dropout. Call "
+            "model.eval() after the loop.",
+            "https://github.com/IBM/pytorch-seq2seq/issues/33, https://github.com/d2l-ai/d2l-en/issues/1093",
+        ),
+        Mistake(
+            "not fused",
+            loop(fused=None),
+            "right to five digits and more, and not in every bit: write AdamW(…, fused=True). The fused kernel rounds "
+            "in another order than torch's default.",
+            "torch.optim's documentation: for-loop, foreach and fused implementations of one optimizer",
         ),
     ),
     hints=(
-        "Up: at step s = 0, 1, 2, … the share is (s + 1) / warmup.",
-        "Down: (steps - s) / (steps - warmup) is 1 where the warm-up ends, and 0 after the last step.",
-        "The smaller of the two lines, never more than 1: min(up, down, 1). For warmup = 0 divide by max(1, warmup).",
+        "Before the loop: two lists of parameters, by `p.ndim`; `torch.optim.AdamW([{...}, {...}], lr=lr, "
+        "betas=(0.9, 0.98), fused=True)`; `optimizer.zero_grad()`; `model.train()`.",
+        "In the loop, in this order: the rate of this step, the loss, backward, clip, step, zero_grad, append.",
+        "The rate: `factor = min((step + 1) / max(1, warmup), (steps - step) / max(1, steps - warmup), 1.0)`, and "
+        '`group["lr"] = lr * factor` for each group of `optimizer.param_groups`.',
+        "`nn.utils.clip_grad_norm_(model.parameters(), 1.0)`; `losses.append(loss.item())`; after the loop "
+        "`model.eval()` and `return losses`.",
     ),
-    praise="Up in `warmup` steps, down to nothing after the last one: what `fit` does.",
-    other_ways=(
-        lambda n, w: [(s + 1) / w if s < w else (n - s) / (n - w) for s in range(n)],
-        lambda n, w: torch.cat([torch.arange(1, w + 1) / max(1, w), torch.arange(n - w, 0, -1) / (n - w)]),
-    ),
+    praise="It pretrains the model of this lesson.",
+    other_ways=(with_a_scheduler, loop()),
 )
 
 
@@ -243,102 +668,142 @@ loss_of_all = Exercise(
 
 # --- 06.4 predict: what one knows -------------------------------------------------------------------------------------
 
-better_side = Prediction(
+floors = Prediction(
     id="06.4",
-    right=("both", "left", "left, no length"),
+    right=("both", "left", "left, no length", "frequencies"),
     mistakes=(
         Mistake(
-            "less is better",
-            ("both", "left, no length", "left"),
-            "both is lowest, that is right. But the length is something to know: whoever is told it can always forget "
-            "it again, so the floor cannot be higher with it than without.",
+            "the length does harm",
+            ("both", "left, no length", "left", "frequencies"),
+            "`both` is lowest and `frequencies` highest, that is right. But the length is something to know: a "
+            "predictor that is told it can always ignore it, so its floor cannot be higher with it than without.",
             "models that read from left to right are the common case; this world's floors are measured in section 8",
+        ),
+        Mistake(
+            "highest first",
+            ("frequencies", "left, no length", "left", "both"),
+            "this is the right order, highest first. Write the lowest first.",
+            "the order asked for, read the other way round",
         ),
     ),
     hints=(
-        "Whoever sees more can't have a higher floor: leaving something unread is always allowed.",
-        "What does the length of a sentence tell, if one sees its beginning only?",
-        "Of a sentence of eight words one knows before reading on that nothing stands near anybody.",
+        "A predictor that sees more cannot have a higher floor, because it may ignore what it sees.",
+        "What does the length of a sentence tell you, if you see only its beginning?",
+        "A sentence of eight words has no room for *near the ovens*.",
     ),
-    praise="Knowing more never costs: both sides are best, and the length is worth something too.",
+    praise="Each predictor knows all that the next one knows, and something more.",
 )
 
 
-# --- 06.5 take a head away --------------------------------------------------------------------------------------------
+# --- 06.5 replace what a head found -----------------------------------------------------------------------------------
 
 
-def output_weight(generator):
+def outputs_of_heads(generator):
     H, D = 3, 4
-    return torch.randn(H * D, H * D, generator=generator), H, 1 + int(torch.randint(0, 2, (), generator=generator))
+    order = torch.tensor([2, 0, 3, 1])
+    return (
+        torch.randn(4, 5, H * D, generator=generator),
+        H,
+        1 + int(torch.randint(0, 2, (), generator=generator)),
+        order,
+    )
 
 
-def zeroed(part):
-    """Return a function that sets a part of a copy of the weight to zero; `part` gives the index."""
+def replaced_in(part, mean=lambda x: x.mean(0), other=lambda x, order: x[order]):
+    """Return a function that replaces a part of the features; `part(C, H, h)` gives their index."""
 
-    def cut(weight, H, h):
-        weight = weight.clone()
-        weight[part(len(weight) // H, H, h)] = 0.0
-        return weight
+    def replace(joined, H, h, order):
+        index = part(joined.shape[-1], H, h)
+        results = [joined.clone() for _ in range(3)]
+        found = joined[..., index]
+        for result, value in zip(results, (0.0, mean(found), other(found, order)), strict=True):
+            result[..., index] = value
+        return tuple(results)
 
-    return cut
-
-
-def keep_only(weight, H, h):
-    D = len(weight) // H
-    kept = torch.zeros_like(weight)
-    kept[:, h * D : (h + 1) * D] = weight[:, h * D : (h + 1) * D]
-    return kept
+    return replace
 
 
-ALL = slice(None)
+def slice_of(C, H, h):
+    D = C // H
+    return slice(h * D, (h + 1) * D)
 
-without_head = Exercise(
+
+def all_but(C, H, h):
+    D = C // H
+    return [i for i in range(C) if not h * D <= i < (h + 1) * D]
+
+
+def by_unflatten(joined, H, h, order):
+    heads = joined.unflatten(-1, (H, -1))  # (B, T, H, D)
+    this = (torch.arange(H) == h)[:, None]
+    news = torch.zeros_like(heads), heads.mean(0, keepdim=True).expand_as(heads), heads[order]
+    return tuple(torch.where(this, new, heads).flatten(-2) for new in news)
+
+
+head_replaced = Exercise(
     id="06.5",
-    right=zeroed(lambda D, H, h: (ALL, slice(h * D, (h + 1) * D))),
-    inputs=output_weight,
-    also=lambda generator: (torch.randn(10, 10, generator=generator), 2, 0),
+    right=replaced_in(slice_of),
+    inputs=outputs_of_heads,
+    also=lambda generator: (torch.randn(3, 2, 10, generator=generator), 2, 0, torch.tensor([1, 2, 0])),
     mistakes=(
         Mistake(
-            "rows",
-            zeroed(lambda D, H, h: slice(h * D, (h + 1) * D)),
-            "you zero rows. A weight of nn.Linear is (out, in), and a row is one output feature, which mixes all "
-            "heads. What comes from head h enters through the *columns*: weight[:, h * D : (h + 1) * D].",
-            "https://github.com/microsoft/nni/issues/5187, https://github.com/huggingface/transformers/issues/850",
-        ),
-        Mistake(
-            "every H-th column",
-            zeroed(lambda D, H, h: (ALL, slice(h, None, H))),
-            "you take every H-th column, so a bit of each head. The heads lie one after the other, D columns each "
+            "every H-th feature",
+            replaced_in(lambda C, H, h: slice(h, None, H)),
+            "you take every H-th feature, so a bit of each head. The heads lie one after the other, D features each "
             "(lesson 03): head h has h * D to (h + 1) * D.",
             "https://github.com/pytorch/pytorch/issues/111932 (which features belong to which head?)",
         ),
         Mistake(
             "H in place of D",
-            zeroed(lambda D, H, h: (ALL, slice(h * H, (h + 1) * H))),
+            replaced_in(lambda C, H, h: slice(h * H, (h + 1) * H)),
             "the slices are H wide. A head is D = C / H features wide.",
             "https://github.com/microsoft/fastformers/issues/12 (number of heads and head width mixed up)",
         ),
         Mistake(
             "counted from 1",
-            zeroed(lambda D, H, h: (ALL, slice((h - 1) * D, h * D))),
-            "you removed the head before it: the titles of our figures count heads from 1, the code from 0.",
+            replaced_in(lambda C, H, h: slice((h - 1) * (C // H), h * (C // H))),
+            "you replaced the head before it: the titles of our figures count heads from 1, the code from 0.",
             "plots.attention_heads counts from 1 in its titles",
         ),
         Mistake(
             "all but this one",
-            keep_only,
-            "you kept this head and zeroed the others. (In transformers' head_mask a 1 means *keep*.)",
+            replaced_in(all_but),
+            "you kept this head and replaced the others. (In transformers' head_mask a 1 means *keep*.)",
             "https://github.com/huggingface/transformers/issues/1365 (head_mask: 1 is not masked, 0 is masked)",
+        ),
+        Mistake(
+            "one mean for all positions",
+            replaced_in(slice_of, mean=lambda x: x.mean((0, 1))),
+            "the mean runs over the positions too. Each position has its own mean, over the B sentences: x.mean(0).",
+            "both kinds of mean ablation are in use",
+        ),
+        Mistake(
+            "the mean of each sentence",
+            replaced_in(slice_of, mean=lambda x: x.mean(1, keepdim=True)),
+            "the mean runs over the positions of one sentence. It must run over the B sentences, at each position by "
+            "itself: x.mean(0).",
+            "(B, T, C) read as (T, B, C)",
+        ),
+        Mistake(
+            "the other way of the order",
+            replaced_in(slice_of, other=lambda x, order: x[order.argsort()]),
+            "sentence b must get what sentence order[b] had; yours gives sentence b's to sentence order[b]. Index with "
+            "it: x[order].",
+            "gather and scatter confused",
+        ),
+        Mistake(
+            "everything from the other sentence",
+            lambda joined, H, h, order: (*replaced_in(slice_of)(joined, H, h, order)[:2], joined[order]),
+            "in the third copy all heads come from the other sentence. Only head h does.",
+            "resampling a whole layer in place of one head",
         ),
     ),
     hints=(
-        "After the heads are joined, features h·D to (h + 1)·D - 1 come from head h, with D = C / H.",
-        "`F.linear(x, weight)` multiplies input feature i with column i of the weight.",
-        "`weight = weight.clone()`, then set `weight[:, h * D : (h + 1) * D]` to 0.",
+        "Head h has the features h·D to (h + 1)·D - 1 of the last dimension, with D = C / H.",
+        "Three copies, `joined.clone()`; in each set `[..., h * D : (h + 1) * D]`.",
+        "To 0.0; to `joined[..., s].mean(0)`, which is (T, D) and is broadcast over the sentences; to "
+        "`joined[order][..., s]`.",
     ),
-    praise="The other heads do not notice.",
-    other_ways=(
-        lambda w, H, h: (w.view(len(w), H, -1) * (torch.arange(H) != h)[:, None]).flatten(1),
-        lambda w, H, h: torch.cat([torch.zeros_like(c) if i == h else c for i, c in enumerate(w.chunk(H, 1))], 1),
-    ),
+    praise="Zero, mean and resample ablation: the other heads' outputs stay as they were.",
+    other_ways=(by_unflatten,),
 )
