@@ -9,6 +9,7 @@ from torch import nn
 from nextbert_lite.checks.core import (
     Build,
     Exercise,
+    Fault,
     Mistake,
     Prediction,
     Stage,
@@ -21,11 +22,11 @@ from nextbert_lite.checks.core import (
 from nextbert_lite.core.attention import MultiHeadAttention
 
 __all__ = [
+    "growth",
+    "head_parts",
     "hint",
-    "merge_heads",
     "mine",
     "multi_head_attention",
-    "parameters",
     "self_attend",
     "solution",
     "split_heads",
@@ -81,67 +82,124 @@ split_heads = Exercise(
 )
 
 
-def heads_to_merge(generator):
-    return (torch.randn(2, 4, 4, 4, generator=generator),)
+def heads_and_matrix(generator, B=2, H=4, T=4, D=4):
+    return torch.randn(B, H, T, D, generator=generator), torch.randn(H * D, H * D, generator=generator)
 
 
-merge_heads = Exercise(
+def right_parts(heads, W_out):
+    return heads @ W_out.unflatten(0, heads.shape[1::2])  # (B, H, T, D) @ (H, D, C)
+
+
+def parts_by_loop(heads, W_out):
+    D = heads.shape[-1]
+    return torch.stack([heads[:, h] @ W_out[h * D : (h + 1) * D] for h in range(heads.shape[1])], 1)
+
+
+def parts_by_zeros(heads, W_out):
+    """All heads but one are set to zero, then merged and mixed as always."""
+    alone = torch.eye(heads.shape[1])[:, None, :, None, None] * heads  # (H, B, H, T, D): one head each
+    return (alone.transpose(2, 3).flatten(3) @ W_out).transpose(0, 1)
+
+
+head_parts = Exercise(
     id="03.2",
-    right=lambda heads: heads.transpose(1, 2).flatten(2),
-    inputs=heads_to_merge,
-    also=lambda generator: (torch.randn(3, 2, 5, 3, generator=generator),),
+    right=right_parts,
+    inputs=heads_and_matrix,
+    also=lambda generator: heads_and_matrix(generator, 3, 2, 5, 3),
     mistakes=(
         Mistake(
-            "no exchange",
-            lambda heads: heads.reshape(heads.shape[0], heads.shape[2], -1),
-            "the shape is right and the numbers are in the wrong places: reshape reads (B, H, T, D) in order, so a "
-            "token gets the outputs of several tokens. First exchange H and T back.",
-            "the reverse of exercise 03.1; reshape hides it, view would raise an error",
+            "columns of W_out",
+            lambda heads, W_out: heads @ W_out.T.unflatten(0, heads.shape[1::2]),
+            "you cut the columns of `W_out`. It multiplies from the right, so head h, whose D features stand at "
+            "h·D … (h+1)·D, meets the *rows* with these numbers. (In the weight of an `nn.Linear`, which is stored "
+            "turned, they are columns.)",
+            "nn.Linear stores its weight as (out, in)",
         ),
         Mistake(
-            "mean of the heads",
-            lambda heads: heads.mean(1),
-            "the heads are averaged: what each found is blended again, which is what several heads were to avoid. "
-            "Put them side by side.",
-            "concatenation and mean confused",
+            "rows interleaved",
+            lambda heads, W_out: heads @ W_out.unflatten(0, (-1, heads.shape[1])).transpose(0, 1),
+            "head h gets the rows h, H + h, 2H + h, … Side by side means that head 0's D features come first, so "
+            "head h has D neighbouring rows, from h·D on.",
+            "the interleaved layout of exercise 03.1",
         ),
         Mistake(
-            "features first",
-            lambda heads: heads.permute(0, 2, 3, 1).flatten(2),
-            "the features of the heads are interleaved: 0 of each head, then 1 of each head. Head 0's D features come "
-            "first.",
-            "the permutation of the last two dimensions",
+            "the first rows for each head",
+            lambda heads, W_out: heads @ W_out[: heads.shape[-1]],
+            "each head is multiplied by the first D rows. Those belong to head 0; head h has the rows from h·D on.",
+            "a slice without h",
+        ),
+        Mistake(
+            "the sum",
+            lambda heads, W_out: heads.transpose(1, 2).flatten(2) @ W_out,
+            "that is the output of all heads together. Return what each head adds, (B, H, T, C), before the sum.",
+            "the merge and the projection as section 3 writes them",
+        ),
+        Mistake(
+            "equal parts of the sum",
+            lambda heads, W_out: (
+                (heads.transpose(1, 2).flatten(2) @ W_out)[:, None].expand(-1, heads.shape[1], -1, -1) / heads.shape[1]
+            ),
+            "each head gets the same part of the output. Their sum is right, but a head adds only what its own D "
+            "features give.",
+            "a decomposition that only makes the sum come out",
         ),
     ),
-    hints=("It is the way back: exchange H and T, then join H and D.", "`.transpose(1, 2)` and then `.flatten(2)`."),
-    praise="Side by side: concatenation, as in the paper.",
+    hints=(
+        "Side by side, head h has the features h·D … (h+1)·D. In a product with `W_out` from the right, which rows of "
+        "`W_out` do those features meet?",
+        "Head h adds `heads[:, h] @ W_out[h * D : (h + 1) * D]`, of the shape (B, T, C).",
+        "Stack the H parts along dimension 1; or cut `W_out` into (H, D, C) and let the product broadcast over B.",
+    ),
+    praise="A concatenation and a matrix are a sum: each head writes into the output on its own.",
     other_ways=(
-        lambda h: torch.cat(tuple(h.unbind(1)), -1),
-        lambda h: torch.einsum("bhtd->bthd", h).flatten(2),
+        parts_by_loop,
+        parts_by_zeros,
+        lambda heads, W_out: torch.einsum("bhtd,hdc->bhtc", heads, W_out.reshape(heads.shape[1], -1, len(W_out))),
     ),
 )
 
-parameters = Prediction(
+growth = Prediction(
     id="03.3",
-    right=1.0,
-    tolerance=1e-6,
+    right=(1, 8),
     mistakes=(
         Mistake(
             "a head costs as much as the first",
-            8.0,
-            "8 would be true if each head had the full width. Each has its own slice, D = C / H: more heads, thinner "
-            "heads.",
+            (8, 8),
+            "the weights are right. But 8 times the parameters would be true if each head had the full width; each has "
+            "its own slice, D = C / H. More heads are thinner heads.",
             "the figure of parallel heads in Vaswani et al. 2017, read without D = C / H",
         ),
         Mistake(
+            "free in everything",
+            (1, 1),
+            "the parameters are right. But each head has a (T, T) map of its own, whatever its width.",
+            "the sentence that heads are free",
+        ),
+        Mistake(
             "thinner means fewer",
-            0.125,
-            "each head has an eighth, and there are eight of them.",
+            (0.125, 8),
+            "the weights are right. Of the parameters each head has an eighth, and there are eight heads.",
             "one head counted in place of all",
         ),
+        Mistake(
+            "exchanged",
+            (8, 1),
+            "it is the other way round: count the numbers in `qkv` and `out`, then those in a (B, H, T, T) tensor.",
+            "the two numbers written in the other order",
+        ),
+        Mistake(
+            "added, not multiplied",
+            (0, 8),
+            "the weights are right. 'Not at all' is right for the parameters too, but what does not grow is multiplied "
+            "by 1, not by 0.",
+            "a reader of this lesson who meant growth by nothing",
+        ),
     ),
-    hints=("The packed projection is C → 3C, whatever H is.",),
-    praise="Heads are free: the same matrices, cut differently.",
+    hints=(
+        "The packed projection is C → 3C and the output C → C. Does H occur?",
+        "Each head makes a map of weights (T, T) for each text.",
+    ),
+    praise="Free in parameters, not in memory; and section 6 shows a second price, the rank.",
 )
 
 
@@ -163,8 +221,11 @@ def padding(generator, B=2, T=5):
 
 
 def shapes(answer, generator):
-    y, weights = module(answer, generator)(texts(generator))
-    return tuple(y.shape), weights is None
+    result = module(answer, generator)(texts(generator))
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise Fault("`forward` should return a pair: `return output, weights`, with None for weights not asked for.")
+    y, weights = result
+    return f"an output {tuple(y.shape)}", "no weights" if weights is None else "weights that nobody asked for"
 
 
 def one_head(answer, generator):
@@ -185,14 +246,19 @@ def masks(answer, generator):
 
 def weights_too(answer, generator):
     it, x = module(answer, generator), texts(generator)
-    y, weights = it(x, padding(generator), return_weights=True)
+    y, weights = untouched(it, x, padding(generator), True)
     empty = torch.ones(2, 1, 5, 5, dtype=torch.bool)
     empty[1, 0, 2] = False  # token 2 of text 1 may look at nothing
     return y, weights, *it(x, empty, return_weights=True)
 
 
 def other_sizes(answer, generator):
-    return module(answer, generator, C=10, H=5)(texts(generator, 3, 4, 10))[0]
+    wider = module(answer, generator, C=10, H=5)(texts(generator, 3, 4, 10))[0]
+    return wider, module(answer, generator)(texts(generator, 1, 1))[0]
+
+
+def double(answer, generator):
+    return module(answer, generator).double()(texts(generator).double(), padding(generator), return_weights=True)
 
 
 def gradients(answer, generator):
@@ -203,33 +269,37 @@ def gradients(answer, generator):
 
 def dropped(answer, generator):
     """Dropout: each value is 1 and each token attends to all alike, so the output is the sum of the weights."""
-    it = with_weights(answer(8, 2, 0.5), MultiHeadAttention(8, 2), generator)
+    it = with_weights(answer(8, 2, 0.25), MultiHeadAttention(8, 2), generator)
     with torch.no_grad():
         it.qkv.weight.zero_(), it.qkv.bias.zero_(), it.out.bias.zero_()
         it.qkv.bias[16:] = 1.0
         it.out.weight.copy_(torch.eye(8))
-    x = torch.randn(4, 32, 8, generator=generator)
-    found = [it.eval()(x)[0]]
-    for shown in (False, True):
-        y = it.train()(x, return_weights=shown)[0]
-        found += [bool(y.std() > 0.05), bool((y.mean() - 1).abs() < 0.1)]  # 5 standard errors
-    return tuple(found)
+    x = torch.randn(8, 32, 8, generator=generator)
+    quiet = it.eval()(x)[0]
+    plain, _ = it.train()(x)
+    shown, weights = it(x, return_weights=True)
+    whole = bool((weights.sum(-1) - 1).abs().max() < 1e-4)
+    return quiet, seen(plain), seen(shown), f"the returned weights {'sum' if whole else 'do not sum'} to 1"
+
+
+def seen(y):
+    """What dropout with p = 0.25 did to sums of 32 weights of 1/32: mean 1, standard deviation √(p / (1 − p) / 32)."""
+    spread, mean = y[..., 0].std().item(), y.mean().item()  # of 256: the deviation is known to 5 %, the mean to 0.005
+    if spread < 1e-3:
+        return "nothing is dropped"
+    if abs(mean - 1) > 0.04:
+        return "the kept weights are not scaled by 1 / (1 - dropout)"
+    if spread > 0.42:
+        return "more than single weights is dropped"
+    return "weights are dropped" if 0.075 < spread < 0.13 else "weights are dropped with another probability"
 
 
 class Wrong(MultiHeadAttention):
     """MultiHeadAttention with a forward pass that a learner may write; its switches are the mistakes."""
 
-    scaled_by, order, cut, merged, projected, heads, masked, averaged = (
-        "D",
-        "3HD",
-        "tokens",
-        True,
-        True,
-        None,
-        "row",
-        False,
-    )
-    drops, drops_in_eval, hides = True, False, True
+    scaled_by, order, cut, merged, projected, heads, hides, masked = "D", "3HD", "tokens", True, True, None, True, "row"
+    lone, always, summed, roles = False, False, -1, (0, 1, 2)
+    averaged, drops, drops_in_eval, keeps, shown_dropped = False, "weights", False, False, False
 
     def forward(self, x, mask=None, return_weights=False):
         B, T, C = x.shape
@@ -241,19 +311,25 @@ class Wrong(MultiHeadAttention):
             q, k, v = self.qkv(x).view(B, T, H, 3, D).permute(3, 0, 2, 1, 4)
         if self.cut == "one view":
             q, k, v = (part.reshape(B, H, T, D) for part in self.qkv(x).chunk(3, -1))
+        q, k, v = ((q, k, v)[i] for i in self.roles)
         scores = q @ k.transpose(-2, -1) / {"D": math.sqrt(D), "C": math.sqrt(C), "nothing": 1.0}[self.scaled_by]
         if mask is not None and self.hides:
             mask = ~mask if self.masked == "inverted" else mask
             scores = scores.masked_fill(~mask, -1e9 if self.masked == "large" else -math.inf)
-        weights = scores.softmax(-1)
+        weights = scores.softmax(self.summed)
         if mask is not None and self.hides and self.masked == "row":
             weights = weights.masked_fill(~mask, 0.0)
-        if self.drops and (self.training or self.drops_in_eval):
-            weights = F.dropout(weights, self.dropout)
-        heads = weights @ v
+        on = self.training or self.drops_in_eval
+        p = 1 - self.dropout if self.keeps else self.dropout
+        kept = F.dropout(weights, p) if on and self.drops == "weights" else weights
+        heads = kept @ v
+        if on and self.drops == "blends":
+            heads = F.dropout(heads, p)
         y = heads.transpose(1, 2).reshape(B, T, C) if self.merged else heads.reshape(B, T, C)
+        weights = kept if self.shown_dropped else weights
         shown = weights.mean(1) if self.averaged else weights
-        return self.out(y) if self.projected else y, shown if return_weights else None
+        y = self.out(y) if self.projected else y
+        return y if self.lone else (y, shown if return_weights or self.always else None)
 
 
 def wrong(**switches):
@@ -277,8 +353,8 @@ class ByLoop(nn.Module):
             if mask is not None:
                 allowed = mask.expand(len(x), self.H, *scores.shape[1:])[:, h]
                 scores = scores.masked_fill(~allowed, -math.inf)
-            weights = self.drop(scores.softmax(-1).nan_to_num(0.0))
-            outputs.append(weights @ c)
+            weights = scores.softmax(-1).nan_to_num(0.0)
+            outputs.append(self.drop(weights) @ c)
             shown.append(weights)
         return self.out(torch.cat(outputs, -1)), torch.stack(shown, 1) if return_weights else None
 
@@ -293,10 +369,39 @@ multi_head_attention = Build(
         Stage("masks", masks),
         Stage("the weights", weights_too),
         Stage("other sizes", other_sizes),
+        Stage("float64", double),
         Stage("gradients", gradients),
         Stage("dropout", dropped),
     ),
     mistakes=(
+        Mistake(
+            "the output alone",
+            wrong(lone=True),
+            "`forward` returns the output alone. It should return a pair: `return output, weights`, with None in the "
+            "place of weights that nobody asked for.",
+            "an attention layer that returns one tensor, as in most tutorials",
+        ),
+        Mistake(
+            "weights always",
+            wrong(always=True),
+            "the weights are returned although nobody asked for them. Without `return_weights` the second result is "
+            "None, so that nothing has to keep B · H · T² numbers.",
+            "need_weights=True is the default of nn.MultiheadAttention",
+        ),
+        Mistake(
+            "keys and values exchanged",
+            wrong(roles=(0, 2, 1)),
+            "the second third of the packed output is used as values and the last as keys. The order is queries, keys, "
+            "values.",
+            "a slip in unpacking three tensors of one shape",
+        ),
+        Mistake(
+            "softmax over the queries",
+            wrong(summed=-2),
+            "the softmax runs over the queries, so the columns of the weights sum to 1. Each token shares out its own "
+            "attention: take the softmax over the keys, `dim=-1`.",
+            "a wrong dim in softmax; both dimensions have the size T",
+        ),
         Mistake(
             "√C",
             wrong(scaled_by="C"),
@@ -333,11 +438,19 @@ multi_head_attention = Build(
         Mistake(
             "heads merged without the exchange",
             wrong(merged=False),
-            "the heads are merged without exchanging H and T first (exercise 03.2): tokens get mixed up.",
-            "exercise 03.2",
+            "the heads are put side by side without exchanging H and T first, so a token gets the outputs of several "
+            "tokens: `heads.transpose(1, 2)`, and then join H and D.",
+            "the reverse of exercise 03.1; reshape hides it, view would raise an error",
         ),
         Mistake(
             "one head", wrong(heads=1), "H is not used: this is one head of the full width.", "the split forgotten"
+        ),
+        Mistake(
+            "the notebook's H",
+            wrong(heads=3),
+            "your forward pass makes three heads although this module was built with another H: `H` is a name of the "
+            "notebook there, where it is 3. Keep the argument in `__init__`, `self.H = H`, and use `self.H`.",
+            "a fresh reader of this lesson",
         ),
         Mistake(
             "no mask",
@@ -374,10 +487,31 @@ multi_head_attention = Build(
         ),
         Mistake(
             "no dropout",
-            wrong(drops=False),
+            wrong(drops=None),
             "the attention weights are never dropped. In training, a proportion `dropout` of them becomes 0 before the "
             "values are mixed: `F.dropout(weights, p)`.",
             "the argument accepted and forgotten",
+        ),
+        Mistake(
+            "dropout on the blends",
+            wrong(drops="blends"),
+            "dropout acts on what the heads have read. It should act on the attention weights, before they meet the "
+            "values: a dropped weight hides one token from one head.",
+            "a dropout layer put behind the product",
+        ),
+        Mistake(
+            "the probability to keep",
+            wrong(keeps=True),
+            "`dropout` is the probability that a weight is dropped, as in all of torch; in your module it is the "
+            "probability that a weight is kept.",
+            "keep_prob in TensorFlow 1 and in Google's BERT code",
+        ),
+        Mistake(
+            "the weights after dropout",
+            wrong(shown_dropped=True),
+            "the output is right, but in training the weights that you return are those after dropout: their rows do "
+            "not sum to 1. Return the weights from before dropout.",
+            "one name for the weights before and after dropout",
         ),
         Mistake(
             "dropout always",
@@ -387,13 +521,15 @@ multi_head_attention = Build(
         ),
     ),
     hints=(
+        "Without heads first: `q, k, v = self.qkv(x).chunk(3, -1)`, attention as in lesson 02, then `self.out(…)`. The "
+        "check then passes two stages.",
         "`qkv(x)` is (B, T, 3C). View it as (B, T, 3, H, D) and bring the 3 to the front, H before T.",
         "`q, k, v = self.qkv(x).view(B, T, 3, H, D).permute(2, 0, 3, 1, 4)`; then attention as in lesson 02, with √D.",
         "Then `heads.transpose(1, 2).reshape(B, T, C)` and `self.out(…)`.",
         "`scaled_dot_product_attention(q, k, v, mask, dropout)` of lesson 02 takes the mask and the dropout, and gives "
         "the weights. `dropout` is 0.0 unless `self.training`.",
     ),
-    praise="With the course's fused path for speed, it is the package's.",
+    praise="The package's differs in one thing: where no weights are asked for, it calls torch's fused function.",
     other_ways=(ByLoop, wrong()),
 )
 
@@ -411,10 +547,30 @@ def through(module, x):
     return module(x, x, x, need_weights=False)[0]
 
 
+def switched(answer, case):
+    """The text asks that the module stay as it is."""
+    module, x = case
+    answer(module, x)
+    if module.batch_first:
+        return (
+            "your function sets `module.batch_first`: whoever uses the same module elsewhere finds it changed, and the "
+            "text forbids it. Change the order of x, not the module."
+        )
+    return None
+
+
+def a_new_module(module, x):
+    """Another module with the same weights and the batch first; the given one stays as it is."""
+    own = nn.MultiheadAttention(module.embed_dim, module.num_heads, batch_first=True)
+    own.load_state_dict(module.state_dict())
+    return own(x, x, x, need_weights=False)[0].detach()
+
+
 self_attend = Exercise(
     id="03.5",
     right=lambda module, x: through(module, x.transpose(0, 1)).transpose(0, 1),
     inputs=module_and_batch,
+    limit=switched,
     mistakes=(
         Mistake(
             "the bug as it was",
@@ -437,10 +593,12 @@ self_attend = Exercise(
         ),
     ),
     hints=(
-        "torch's modules from before 2021 expect the time first: (T, B, C).",
-        "Exchange the first two dimensions before the call and back after it, or build it with batch_first=True.",
+        "A token of text 0 reads from text 1. Which dimension of x does the module take for the tokens? "
+        "`print(module.batch_first)`, and look at the shapes in `help(nn.MultiheadAttention.forward)`.",
+        "The module expects (T, B, C): torch's older layers have the time first.",
+        "Exchange the first two dimensions of x before the call, and those of the result after it.",
     ),
     praise="In your own code write batch_first=True, or use a module that has no other order.",
     also=lambda generator: (module_and_batch(generator)[0], torch.randn(3, 5, 8, generator=generator)),
-    other_ways=(lambda m, x: torch.stack([m(t, t, t)[0] for t in x]),),
+    other_ways=(lambda m, x: torch.stack([m(t, t, t)[0] for t in x]), a_new_module),
 )
