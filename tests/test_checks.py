@@ -484,6 +484,17 @@ def test_the_lesson_goes_on_with_the_learners_own_build_once_it_passes(capsys, m
         assert capsys.readouterr().out == words + "\n"
 
 
+def test_an_attribute_is_no_name_of_the_notebook():
+    notebook = {"torch": torch, "factor": 3, "Scaled": Scaled}
+    exec(
+        "class Mine(Scaled):\n    def forward(self, x):\n        return self.factor * self.inner(x) * 3 / len(x[0])",
+        notebook,
+    )
+    with pytest.raises(CheckFailed, match="other sizes") as failure:
+        SCALED(notebook["Mine"])
+    assert "of the notebook" not in str(failure.value)
+
+
 def test_what_is_no_build_has_no_version_of_ones_own():
     with pytest.raises(ValueError, match="is not a build"):
         core.mine("03.1", None)

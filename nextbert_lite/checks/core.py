@@ -421,7 +421,8 @@ def notebook_names(answer: Callable) -> str:
 
     def names_of(code: CodeType) -> list[str]:
         inner = [name for part in code.co_consts if isinstance(part, CodeType) for name in names_of(part)]
-        return [*code.co_names, *inner]
+        read = [step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+        return [*dict.fromkeys(read), *inner]  # and not the attributes: `self.H` is no name of the notebook
 
     code = getattr(answer, "__code__", None)
     known = {} if code is None else answer.__globals__
