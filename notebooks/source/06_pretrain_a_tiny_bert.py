@@ -1092,10 +1092,10 @@ ax.set_xticks(range(8), names)
 ax.set(xlabel="the head that is taken away (layer.head)", ylabel="mean log-odds at verbs")
 most = min(every, key=lambda pair: without["mean"][pair].mean())
 if most == (layer, head):
-    ax.set_title(f"Head {layer + 1}.{head + 1}, which looks at the subject, carries more evidence than any other")
+    ax.set_title(f"Head {layer + 1}.{head + 1}, which looks at the subject, matters most")
 else:
     ax.set_title(
-        f"Head {most[0] + 1}.{most[1] + 1} carries more evidence than {layer + 1}.{head + 1}, which looks at the subject"
+        f"Head {most[0] + 1}.{most[1] + 1} matters more than {layer + 1}.{head + 1}, which looks at the subject"
     )
 ax.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.25))
 plots.show(
