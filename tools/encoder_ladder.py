@@ -154,10 +154,8 @@ def main():
             )
         rows.append(row)
         print(row, flush=True)
-    columns = dict.fromkeys(rows[-1])
-    write(
-        "12_ladder", [columns | row for row in rows], f"python tools/encoder_ladder.py --minutes {arguments.minutes:g}"
-    )
+        command = f"python tools/encoder_ladder.py --minutes {arguments.minutes:g}"
+        write("12_ladder", [dict.fromkeys(row) | one for one in rows], command)  # after each run: they take long
 
 
 if __name__ == "__main__":
