@@ -1,5 +1,6 @@
 """The checks: right answers pass however they are written, and each usual mistake is named, by its own message."""
 
+import dataclasses
 import importlib
 import pkgutil
 import re
@@ -482,6 +483,14 @@ def test_the_lesson_goes_on_with_the_learners_own_build_once_it_passes(capsys, m
     ):
         assert core.mine("99.2", answer) is gives
         assert capsys.readouterr().out == words + "\n"
+
+
+def test_a_mistake_that_shows_at_an_earlier_stage_is_not_named_at_a_later_one():
+    early = Mistake("early", variant(forward=lambda self, x: 0 * x), "all zeros from the start.", "made for this test")
+    build = dataclasses.replace(SCALED, mistakes=(early, *SCALED.mistakes))
+    later = variant(forward=lambda self, x: self.factor * self.inner(x) if self.factor == 2 else 0 * x)
+    with pytest.raises(CheckFailed, match=r"another factor: 0\.00 % of the values agree"):
+        build(later)
 
 
 def test_an_attribute_is_no_name_of_the_notebook():
