@@ -144,8 +144,10 @@ class Watched(nn.Module):
         super().__init__()
         self.tokens, self.linear = nn.Embedding(3, 2), nn.Linear(2, 3)
         self.norm, self.dropout = nn.LayerNorm(3), nn.Dropout(0.5)
+        self.kernel = nn.Parameter(torch.zeros(2, 1, 2))
         self.double()
         self.restart, self.weights, self.modes, self.asked, self.gradients = restart, [], [], [], []
+        self.done = []  # how many losses were computed before each batch
         self.slopes = {}
         for name, p in self.named_parameters():
             p.data = torch.randn(p.shape, generator=generator, dtype=torch.float64)
@@ -157,6 +159,7 @@ class Watched(nn.Module):
 
         def batch(step):
             self.asked.append(step)
+            self.done.append(len(self.modes))
             return {"scale": torch.tensor(1.0 if scales is None else scales[step % len(scales)], dtype=torch.float64)}
 
         return batch
@@ -190,6 +193,11 @@ def losses_and_batches(answer, generator):
         raise Fault(f"expected a list with the loss of each step; yours is {describe(losses)}.")
     if losses and isinstance(losses[0], torch.Tensor):
         return "tensors"
+    if model.asked == list(range(STEPS)) and model.done != model.asked:
+        raise Fault(
+            "a batch is fetched before the step in front of it is done. All batches of a long run would not fit into "
+            "memory, and this lesson measures the model when a batch is asked for: call batches(step) within its step."
+        )
     return len(losses), sorted({type(loss).__name__ for loss in losses}), model.asked, torch.tensor(losses[:1])
 
 
@@ -198,14 +206,20 @@ def left_over(answer, generator):
     model = Watched(generator, slope=0.05)
     for p in model.parameters():
         p.grad = torch.full_like(p, 0.2)  # an earlier run left them behind
-    before = model.all()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
     run_on(answer, model)
+    still = [name for name, p in model.named_parameters() if bool((p == before[name]).all())]
     if not model.gradients:
         raise Fault(
             "no gradient reached the model: call backward() on model.loss(...) of the model itself, not of a copy."
         )
     remains = any(p.grad is not None and bool(p.grad.any()) for p in model.parameters())
-    return torch.stack(model.gradients), bool((model.all() != before).all()), remains
+    if still == ["kernel"]:
+        raise Fault(
+            "a parameter with three dimensions never moves: it is in neither group. All with two dimensions or more "
+            "belong to the first one."
+        )
+    return torch.stack(model.gradients), not still, remains
 
 
 def schedule(answer, generator, lr=LR, steps=STEPS, warmup=WARMUP):
@@ -239,9 +253,12 @@ def clipped(answer, generator):
 
 
 def mode(answer, generator):
-    model = Watched(generator, slope=0.05).eval()  # as a model comes from a checkpoint
-    run_on(answer, model)
-    return sorted({*model.modes}), model.training, model.dropout.training
+    found = []
+    for training in (False, True):  # as a model comes from a checkpoint; as a new one comes
+        model = Watched(generator, slope=0.05).train(training)
+        run_on(answer, model)
+        found.append((sorted({*model.modes}), model.training, model.dropout.training))
+    return found
 
 
 def other_sizes(answer, generator):
@@ -333,6 +350,10 @@ def loop(
     sets="before the step",
     train=True,
     ends_in_eval=True,
+    ends_as_before=False,
+    all_batches_first=False,
+    anew=False,
+    steps_at_all=True,
     fused=True,
     read=lambda loss: loss.item(),
 ):
@@ -342,29 +363,35 @@ def loop(
         optimizer = kind(groups(model), lr=lr, betas=betas, fused=fused)
         if clears_first:
             optimizer.zero_grad()
-        losses = []
+        losses, was = [], model.training
         if train:
             model.train()
+        every = [batches(step) for step in range(steps)] if all_batches_first else None
         for step in range(steps):
-            if sets == "before the step":
-                for group in optimizer.param_groups:
+            if anew:
+                optimizer = kind(groups(model), lr=lr, betas=betas, fused=fused)
+            if sets in ("before the step", "in the first group"):
+                for group in optimizer.param_groups[: 1 if sets == "in the first group" else None]:
                     group["lr"] = lr * factor(step, steps, warmup)
-            loss = model.loss(**batches(step))
+            loss = model.loss(**(every[step] if all_batches_first else batches(step)))
             if clears == "before backward":
                 optimizer.zero_grad()
             loss.backward()
             clip(optimizer, model)
             if clears == "before the step":
                 optimizer.zero_grad()
-            optimizer.step()
+            if steps_at_all:
+                optimizer.step()
             if clears == "after the step":
                 optimizer.zero_grad()
             if sets == "after the step":
                 for group in optimizer.param_groups:
                     group["lr"] = lr * factor(step, steps, warmup)
             losses.append(read(loss))
+        if clears == "at the end":
+            optimizer.zero_grad()
         if ends_in_eval:
-            model.eval()
+            model.train(was) if ends_as_before else model.eval()
         return losses
 
     return pretrain
@@ -413,6 +440,15 @@ def zero_at_the_end(s, steps, warmup):
     return min((s + 1) / max(1, warmup), (steps - 1 - s) / max(1, steps - 1 - warmup), 1.0)
 
 
+ACCUMULATES = (
+    "backward() adds to what .grad holds, and nothing sets it back: each step uses the sum of all gradients so far. "
+    "Call optimizer.zero_grad() once a step."
+)
+NO_STEP = (
+    "no weight moves: optimizer.step() is missing, or the gradients are cleared between backward() and step(), so that "
+    "the optimizer finds none."
+)
+
 training_loop = Build(
     id="06.2",
     course=pretrain,
@@ -442,17 +478,47 @@ training_loop = Build(
             "torch.optim.Adam's default is weight_decay=0; the other way round in AdamW",
         ),
         Mistake(
+            "all batches first",
+            loop(all_batches_first=True),
+            "all batches are fetched before the first step. Call batches(step) within its step: all batches of a long "
+            "run would not fit into memory, and this lesson measures the model when a batch is asked for.",
+            "a list comprehension over a loader that was meant to be lazy",
+        ),
+        Mistake(
             "gradients accumulate",
             loop(clears="never"),
-            "backward() adds to what .grad holds, and nothing sets it back: each step uses the sum of all gradients so "
-            "far. Call optimizer.zero_grad() once a step.",
-            "https://github.com/meta-pytorch/torchforge/pull/71, https://github.com/pytorch/pytorch/issues/47175",
+            ACCUMULATES,
+            "https://github.com/meta-pytorch/torchforge/pull/71",
+        ),
+        Mistake(
+            "no zero_grad",
+            loop(clears="never", clears_first=False),
+            ACCUMULATES + " Do so before the first step too, and after the last one.",
+            "https://github.com/pytorch/pytorch/issues/47175",
+        ),
+        Mistake(
+            "zero_grad around the loop",
+            loop(clears="at the end"),
+            ACCUMULATES + " Before and after the loop is not enough.",
+            "cleared once before and once after the loop",
+        ),
+        Mistake(
+            "zero_grad after the loop",
+            loop(clears="at the end", clears_first=False),
+            ACCUMULATES + " After the loop is not enough.",
+            "cleared once at the end",
         ),
         Mistake(
             "cleared before the step",
             loop(clears="before the step"),
-            "the gradients are cleared between backward() and step(): the optimizer finds none, and no weight moves.",
-            "https://github.com/Tony-Y/pytorch_warmup/issues/12",
+            NO_STEP,
+            "https://github.com/Tony-Y/pytorch_warmup/issues/12; the line forgotten looks the same",
+        ),
+        Mistake(
+            "no step, and the last gradients stay",
+            loop(steps_at_all=False, clears="before backward"),
+            NO_STEP + " And the last gradients stay.",
+            "the line forgotten, in the order of torch's tutorials",
         ),
         Mistake(
             "the first gradient has old ones in it",
@@ -513,6 +579,32 @@ training_loop = Build(
             loop(factor=zero_at_the_end),
             "the last step has the learning rate 0 and does nothing. The line reaches 0 only *after* the last step.",
             "https://github.com/pytorch/torchtitan/pull/1010 (a table of rates that ends with 0.0)",
+        ),
+        Mistake(
+            "constant",
+            loop(factor=lambda s, steps, warmup: 1.0),
+            "the biases have the learning rate lr at every step. Set the rate before each step, lr times the factor of "
+            "this step, and in each of optimizer.param_groups, not in param_groups[0] alone.",
+            'a schedule never given to the optimizer; optimizer.param_groups[0]["lr"] = rate, written for one group',
+        ),
+        Mistake(
+            "a new optimizer at each step",
+            loop(anew=True),
+            "the optimizer is made anew at each step, and forgets its running averages each time. Make it once, before "
+            "the loop.",
+            "an optimizer made within the loop, or within a function that the loop calls",
+        ),
+        Mistake(
+            "groups swapped",
+            loop(groups=decays(lambda name, p: p.ndim < 2)),
+            "the two groups are swapped: biases and norms decay, and the matrices do not.",
+            "the condition the wrong way round",
+        ),
+        Mistake(
+            "two dimensions exactly",
+            loop(groups=decays(lambda name, p: p.ndim == 2)),
+            "a parameter with three dimensions does not decay. Those with two dimensions *or more* do: p.ndim >= 2.",
+            "true of BERT, false of a model with a convolution",
         ),
         Mistake(
             "everything decays",
@@ -583,10 +675,17 @@ training_loop = Build(
             "https://github.com/IBM/pytorch-seq2seq/issues/33, https://github.com/d2l-ai/d2l-en/issues/1093",
         ),
         Mistake(
+            "the mode as it was",
+            loop(ends_as_before=True),
+            "the model is given back in the mode in which it came. Whatever that was, it must be in eval mode now.",
+            "the habit of restoring, good in a function that only measures",
+        ),
+        Mistake(
             "not fused",
             loop(fused=None),
-            "right to five digits and more, and not in every bit: write AdamW(…, fused=True). The fused kernel rounds "
-            "in another order than torch's default.",
+            "right to five digits and more, and not in every bit. Is it AdamW(…, fused=True)? The fused kernel rounds "
+            "in another order than torch's default. If it is: the rate must be a Python float, no float32 tensor, and "
+            "the clipping one call of clip_grad_norm_(model.parameters(), 1.0), not by hand.",
             "torch.optim's documentation: for-loop, foreach and fused implementations of one optimizer",
         ),
     ),
@@ -619,9 +718,16 @@ def all_tokens(losses, counts):
     return (losses * counts).sum() / counts.sum()
 
 
+def one_number(outcome):
+    """Return a tensor with one number, of whatever shape and float type, as the right answer's kind."""
+    one = isinstance(outcome, torch.Tensor) and outcome.numel() == 1 and outcome.is_floating_point()
+    return outcome.float().reshape(()) if one else outcome
+
+
 loss_of_all = Exercise(
     id="06.3",
     right=all_tokens,
+    reads=one_number,
     inputs=batches_of_losses,
     also=lambda generator: (torch.rand(3, generator=generator), torch.tensor([4, 0, 9])),
     mistakes=(
@@ -662,6 +768,8 @@ loss_of_all = Exercise(
     other_ways=(
         lambda x, n: x @ n.float() / n.sum(),
         lambda x, n: sum(a * b for a, b in zip(x.tolist(), n.tolist(), strict=True)) / int(n.sum()),
+        lambda x, n: (x.double() * n).sum() / n.sum(),
+        lambda x, n: (x * n).sum(0, keepdim=True) / n.sum(),
     ),
 )
 
@@ -790,6 +898,20 @@ head_replaced = Exercise(
             "sentence b must get what sentence order[b] had; yours gives sentence b's to sentence order[b]. Index with "
             "it: x[order].",
             "gather and scatter confused",
+        ),
+        Mistake(
+            "no copy",
+            replaced_in(slice_of, mean=lambda x: 0 * x.mean(0), other=lambda x, order: 0 * x),
+            "all three have zeros in head h: `zero = joined` makes no copy, so setting it to 0 changes `joined`. "
+            "Make three copies first, joined.clone().",
+            "an assignment taken for a copy",
+        ),
+        Mistake(
+            "order ignored",
+            replaced_in(slice_of, other=lambda x, order: x),
+            "the third copy still has head h's features of the same sentence: the `order` is not used. x[order] gives "
+            "each sentence the features of another.",
+            "an argument that is never read",
         ),
         Mistake(
             "everything from the other sentence",

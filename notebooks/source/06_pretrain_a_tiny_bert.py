@@ -72,8 +72,9 @@ assert abs(best_loss - math.log(3)) < 0.05
 
 # %% [markdown]
 # Even someone who knows the language perfectly loses about ln 3 here, every time. Elsewhere there is nothing to lose: after
-# *"the cook near"* comes *"the"*. The average over all selected tokens, whether masked, kept or replaced, is the **floor**:
-# the expected loss of the best possible model. The floor is not a loss that we hope for. It is a property of the language.
+# *"the cook near"* comes *"the"*. The average over all selected tokens, whether masked, kept or replaced, is the **floor**: the
+# expected loss of the best possible model (also called irreducible loss, or conditional entropy). The floor is not a loss that
+# we hope for. It is a property of the language.
 
 # %% [markdown]
 # ## 1. A perfect model by hand
@@ -237,7 +238,8 @@ assert error < 0.02 and 0.4 < lowest < 0.65
 # > 10,000 steps, and linear decay of the learning rate. (Devlin et al. 2019, appendix A.2)
 #
 # The **schedule** multiplies the learning rate at step s (from 0) by a factor. In W warm-up steps the factor rises to 1, then
-# it falls in a straight line that would reach 0 one step after the last of the S steps:
+# it falls in a straight line that would reach 0 one step after the last of the S steps. (The 1 in the formula is never the
+# smallest of the three; it says that the factor is at most 1.)
 #
 # $$f(s) = \min\!\left(\frac{s + 1}{\max(1, W)},\; \frac{S - s}{\max(1, S - W)},\; 1\right)$$
 
@@ -251,12 +253,14 @@ print("rate:  ", *(f"{lr * factor:.3f}" for factor in factors))
 assert factors[warmup - 1] == factors[warmup] == 1 and factors[0] == 1 / warmup and factors[-1] > 0
 
 # %% [markdown]
-# **Weight decay** shrinks the weights a little at each step. In BERT only matrices decay. Biases and the weights of layer
-# norms do not; these are the parameters with one dimension. In Adam, decay can be done in two ways, and the difference is
-# large. Take one weight w = 2 with gradient 0.3. Adam's first step has the length of the learning rate, whatever the
-# gradient's size. AdamW (Loshchilov and Hutter 2019) takes this step and *also* shrinks w by the factor 1 − lr · 0.01. In
-# plain Adam, the decay is added to the gradient, and disappears when Adam divides by the gradient's size. By hand, and by
-# torch:
+# **Weight decay** shrinks the weights a little at each step. In BERT only matrices decay. Biases and the weights of layer norms
+# do not; these are the parameters with one dimension. (The paper says L2; [Google's
+# code](https://github.com/google-research/bert/blob/master/optimization.py) decays as AdamW does, and spares biases and norms.)
+# In Adam, decay can be done in two ways, and the difference is large. Take one weight w = 2 with gradient 0.3. Adam's first
+# step has the length of the learning rate, whatever the gradient's size. AdamW (Loshchilov and Hutter 2019) takes this step and
+# *also* shrinks w by the factor 1 − lr · 0.01. In plain Adam, the decay is added to the gradient. In the first step it
+# disappears when Adam divides by the gradient's size. Later it does not, but weights with large gradients then decay less than
+# others. The first step by hand, and by torch:
 
 # %% tags=["nbval-check-output"]
 by_hand = 2.0 * (1 - lr * 0.01) - lr * 0.3 / math.sqrt(0.3**2)
@@ -271,9 +275,20 @@ for kind in (torch.optim.AdamW, torch.optim.Adam):
 assert abs(stepped["AdamW"] - by_hand) < 1e-6 < 1e-4 < abs(stepped["Adam"] - by_hand)
 
 # %% [markdown]
+# An optimizer can hold several **groups** of parameters, each with its own settings. The groups are in
+# `optimizer.param_groups`, and `group["lr"] = …` sets the rate of one group, so set it in each:
+
+# %% tags=["nbval-check-output"]
+linear = nn.Linear(2, 2)
+parts = [{"params": [linear.weight], "weight_decay": 0.01}, {"params": [linear.bias], "weight_decay": 0.0}]
+two_groups = torch.optim.AdamW(parts, lr=lr)
+for group in two_groups.param_groups:
+    group["lr"] = lr * factors[0]
+    print([tuple(p.shape) for p in group["params"]], "decay", group["weight_decay"], "rate", group["lr"])
+
+# %% [markdown]
 # **Clipping** shortens a gradient that is longer than 1 to the length 1. The length is that of *all* parameters together, so
-# the direction stays the same. Adam's step does not get longer with the gradient, so clipping does not limit the step itself.
-# It limits what one unusual batch does to Adam's running averages, and so to the next steps.
+# the direction stays the same.
 
 # %% tags=["nbval-check-output"]
 a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
@@ -284,13 +299,50 @@ print("a:", [round(g, 3) for g in a.grad.tolist()], " b:", [round(g, 3) for g in
 assert length == 13 and abs(b.grad[1] - 12 / 13) < 1e-6
 
 # %% [markdown]
+# Does Adam need that? It divides by the gradient's size anyway. If *all* gradients were ten times longer, Adam's steps would be
+# the same. But *one* gradient that is much longer than those before makes the step longer, and stays in Adam's running averages
+# for some steps more. Clipping limits both. Guess the lengths: a hundred weights get random gradients, and the one of step 30 is
+# ten times as long.
+
+# %% tags=["nbval-check-output"]
+random = torch.Generator().manual_seed(0)
+noise = F.normalize(torch.randn(35, 100, generator=random), dim=1)  # (steps, weights), each of length 1
+
+
+def lengths(gradients):
+    """The length of each of Adam's steps, in learning rates."""
+    w, found = nn.Parameter(torch.zeros(100)), []
+    adam = torch.optim.Adam([w], lr=1.0, betas=(0.9, 0.98))
+    for gradient in gradients:
+        before, w.grad = w.detach().clone(), gradient.clone()
+        adam.step()
+        found.append((w.detach() - before).norm().item())
+    return found
+
+
+outlier = noise * torch.where(torch.arange(35) == 30, 10.0, 1.0)[:, None]
+clipped = outlier / outlier.norm(dim=1, keepdim=True).clamp(min=1)
+of = {
+    "all of length 1": noise,
+    "all of length 10": 10 * noise,
+    "one of length 10": outlier,
+    "that one clipped": clipped,
+}
+step_lengths = {name: lengths(gradients) for name, gradients in of.items()}
+for name, found in step_lengths.items():
+    print(f"{name:<17}", *(f"{length:5.1f}" for length in found[28:34]), "  (steps 28 to 33)")
+once, ten, one, cut = (torch.tensor(found) for found in step_lengths.values())
+assert torch.allclose(once, ten, atol=1e-3) and torch.allclose(once, cut, atol=1e-3)
+assert one[30] > 1.5 * once[30] and one[31] > 1.5 * once[31]
+
+# %% [markdown]
 # ### Exercise 06.2 · build the training loop ●●● · 35 minutes
 #
 # Write `pretrain(model, batches, steps, lr, warmup)`. It trains the model in place and returns the list of its losses, one
 # float for each step.
 #
 # * `batches(step)` gives the batch of a step, a dict of tensors. Call it once a step, for step = 0, 1, …, `steps` − 1, in this
-#   order. The loss is `model.loss(**batches(step))`.
+#   order, and only when the step before is done. The loss is `model.loss(**batches(step))`.
 # * The optimizer is AdamW with RoBERTa's betas, (0.9, 0.98). Parameters with two dimensions or more decay with 0.01, those with
 #   one dimension do not decay at all.
 # * The learning rate of step s is lr · f(s), with the formula above, which also says what happens when `warmup` is 0 or not
@@ -302,9 +354,10 @@ assert length == 13 and abs(b.grad[1] - 12 / 13) < 1e-6
 #
 # **Bit for bit.** With the same initial weights, the same batches and the same state of torch's random generator (it draws the
 # dropout masks), your weights must equal those of the package's `fit` in every bit, on one CPU. Three things decide the last
-# bits, because they decide in which order numbers are rounded: write `AdamW(…, fused=True)`; clip with *one* call of
-# `nn.utils.clip_grad_norm_(model.parameters(), 1.0)`; compute the learning rate with Python's floats. The order of the two
-# groups and the place of `zero_grad` do not matter, as long as the gradients are right.
+# bits, because they decide in which order numbers are rounded: write `AdamW(…, fused=True)`, which does all of AdamW in one
+# kernel and rounds in another order; clip with *one* call of `nn.utils.clip_grad_norm_(model.parameters(), 1.0)`; compute the
+# learning rate with Python's floats. The order of the two groups and the place of `zero_grad` do not matter, as long as the
+# gradients are right.
 #
 # The check goes in stages: start with the loop and the losses, run it, go on.
 
@@ -347,11 +400,10 @@ check.training_loop(pretrain)
 pretrain = check.mine("06.2", pretrain)
 
 # %% [markdown]
-# Is it the package's? `fit` is this loop with what you want around it: a progress bar, evaluations, files from which to
-# resume, bfloat16 (shorter, faster numbers) on a GPU, and a clean stop when you press the stop button. Twenty steps of each,
-# from the same weights and with dropout. (The weights are drawn with the standard deviation 1/√(fan in), not with BERT's 0.02:
-# in the first thousand steps the loss of this model then falls faster. Lesson 04 introduces both, and section 5 needs the
-# difference.)
+# Is it the package's? `fit` is this loop with what you want around it: a progress bar, evaluations, files to resume from,
+# bfloat16 (shorter, faster numbers) on a GPU, and a clean stop when you press the stop button. Twenty steps of each, from the
+# same weights and with dropout. (The weights are drawn with the standard deviation 1/√(fan in), not with BERT's 0.02. Lesson 04
+# introduces both, and section 5 needs the difference.)
 
 
 # %%
@@ -381,7 +433,8 @@ assert same and ours == theirs
 # ## 5. Why warm up?
 #
 # Lesson 04 left a question open: is it safe to start with the full learning rate? We train six narrow layers, post-norm, for
-# 300 steps, *without* warm-up, from weights drawn in two ways: with 1/√(fan in) and with BERT's 0.02. Guess what happens to each.
+# 300 steps, *without* warm-up, from weights drawn in two ways: with 1/√(fan in) and with BERT's 0.02. Guess what happens to
+# each.
 
 # %%
 WARMUP, DEEP_STEPS = 100, 300
@@ -430,7 +483,7 @@ for (init, lr, norm, warmup), losses in by_condition.items():
 print(f"word frequencies only: {frequencies:.2f}")
 
 # %% [markdown]
-# The same as a picture. Which condition has not left the dotted line?
+# The same as a picture. Which condition is still near the dotted line?
 
 # %% tags=["hide-input"]
 fig, axes = plots.figure(1, 2, size=(8.0, 2.8), sharey=True, sharex=True)
@@ -443,10 +496,10 @@ for ax, init in zip(axes, ["fan_in", "0.02"], strict=True):
     ax.set_title("init 1/√(fan in)" if init == "fan_in" else "init 0.02, as in BERT", weight="normal", fontsize=10)
     ax.set(xlabel=f"loss after {DEEP_STEPS} steps (nats)", ylim=(-3.5, 0.5))
 axes[0].set_yticks(range(0, -4, -1), names)
-fig.suptitle("Post-norm needs its warm-up from large initial weights, and not from BERT's", x=0.01, ha="left")
+fig.suptitle("Here post-norm needs warm-up only from the large initial weights", x=0.01, ha="left")
 plots.show(
     fig,
-    alt="Left, large initial weights: post-norm without warm-up stays at the word frequencies. Right, 0.02: all learn.",
+    alt="Left, large initial weights: post-norm without warm-up stays near the word frequencies. Right, 0.02: all learn.",
 )
 bad = by_condition["fan_in", 5e-3, "post", 0]
 rest = [loss for key, losses in by_condition.items() if key != ("fan_in", 5e-3, "post", 0) for loss in losses]
@@ -462,14 +515,15 @@ for row in results_norms if not every_row else []:  # a live row must agree with
 # Only one condition fails: post-norm, large initial weights, the high rate, no warm-up. With BERT's 0.02 the same six layers
 # learn without warm-up, even at twice the rate. A likely reason, which we do not test: Adam's first steps are about as long as
 # the learning rate says, however small the gradient is, and all weights move at once. Where the branches of the network are
-# large from the start, as with 1/√(fan in), post-norm does not recover from that here. Pre-norm has a path from the first
-# layer to the last that no norm interrupts (Xiong et al. 2020), and it learns in every condition. (From 0.02 it is pre-norm
-# that gains from warm-up: without it, it learns more slowly.)
+# large from the start, as with 1/√(fan in), small changes of the weights change the output much: “heavy dependency on its
+# residual branch … amplifies small parameter perturbations” (Liu et al. 2020), and post-norm depends more on its branches than
+# pre-norm. Here it does not recover from that in 300 steps. Pre-norm has a path from the first layer to the last that no norm
+# interrupts (Xiong et al. 2020), and it learns in every condition. (From 0.02 it is pre-norm that gains from warm-up: without
+# it, it learns more slowly.)
 #
-# So here warm-up protects post-norm from large first updates, and whether it needs this protection depends on the
-# initialisation. Two warnings. The rate 5e-3 was *chosen to show this*: at 2e-3 you see no such contrast. And BERT used 0.02
-# *and* 10,000 steps of warm-up, at 12 layers: this small model cannot say whether BERT needed it. For our two layers we take
-# post-norm, 1/√(fan in) and warm-up.
+# So here post-norm needs the warm-up from one initialisation and not from the other. Two warnings. The rate 5e-3 was *chosen to
+# show this*: at 2e-3 you see no such contrast. And BERT used 0.02 *and* 10,000 steps of warm-up, at 12 layers: this small model
+# cannot say whether BERT needed it. For our two layers we take post-norm, 1/√(fan in) and warm-up.
 
 # %% [markdown]
 # ## 6. Pretraining
@@ -497,7 +551,7 @@ print(f"excess loss of the perfect model for {recipe['rate']:.0%}, scored at {ra
 assert 0 < other_task < 0.005
 
 # %% [markdown]
-# Next to nothing, so the target is the same. Now the tests of what the model has learned.
+# Next to nothing, so the two targets are nearly the same. Now the tests of what the model has learned.
 
 
 # %%
@@ -549,10 +603,10 @@ tests = {name: as_ids(asked) for name, asked in questions.items()}
 assert [len(asked) for asked in questions.values()] == [300, 500, 300]
 
 # %% [markdown]
-# A skill should also show in the loss. The loss at a verb has two parts, by the chain rule: which verb it is, and which of its
-# two forms (*praises*, *praise*). The second part is −ln P(right form | one of the two forms). We add up these parts over all
-# verbs (and *is*, *are*), and over all pronouns (*she*, *they*); what is left of the loss is neither. For this we need the
-# other form of each word, and where the selected verbs and pronouns are:
+# A skill should also show in the loss. The loss at a verb has two parts, because P(form) = P(verb) · P(form | verb): which verb
+# it is, and which of its two forms (*praises*, *praise*). The second part is −ln P(right form | one of the two forms). We add
+# up these parts over all verbs (and *is*, *are*), and over all pronouns (*she*, *they*); what is left of the loss is neither.
+# For this we need the other form of each word, and where the selected verbs and pronouns are:
 
 # %% tags=["nbval-check-output"]
 pairs = [world.grammar["words"]["be"], world.grammar["words"]["pronoun"]]
@@ -657,10 +711,10 @@ print(f"the shipped toy-small, {longer['training']['steps']:,} steps of the same
 assert -3 * result.standard_error < excess < 0.15 and more < 0.03
 
 # %% [markdown]
-# That is how good a masked language model can get in the time of this lesson, and the shipped model shows that a longer run
-# gets nearer to the floor. (Why is the floor not that of section 3? These are other sentences, and the floor of a sample is
-# subject to luck. Model and floor rise and fall together; only their difference compares.) Where is the excess? A selected
-# token was masked, kept or replaced. Guess which kind has most of it.
+# That is how good ours gets in the time of this lesson, and the shipped model shows that a longer run gets nearer to the floor.
+# (Why is the floor not that of section 3? These are other sentences, and the floor of a sample is subject to luck. Model and
+# floor rise and fall together; only the difference can be compared.) Where is the excess? A selected token was masked, kept or
+# replaced. Guess which kind has most of it.
 
 # %%
 print("      proportion   model   floor   part of the excess")
@@ -705,9 +759,10 @@ assert reported[1] < 0.95 * reported[200] and reported[1] < lowest
 
 # %% [markdown]
 # Three losses for one model, and with batches of one sentence the model seems to beat the floor of section 3 by far. What went
-# wrong? Write the last line of the measurement anew, as a function. It gets what `model.loss` returned for each batch, and
-# how many tokens of each batch were selected, and returns the held-out loss (a float or a tensor with one number) that does
-# not depend on how the sentences are cut into batches. At least one token is selected somewhere.
+# wrong? Rewrite the last line of the measurement as a function. It gets what `model.loss` returned for each batch, and how many
+# tokens of each batch were selected, and returns the held-out loss (a float or a tensor with one number) that does not depend
+# on how the sentences are cut into batches. At least one token is selected somewhere. A batch without a selected token has the
+# loss 0.
 
 
 # %% tags=["exercise-06.3"]
@@ -720,6 +775,23 @@ def loss_of_all(losses, counts):
 
 # %% tags=["nbval-check-output"]
 check.loss_of_all(loss_of_all)
+
+# %% [markdown]
+# With batches of one the worst part is this: where no token was selected, `model.loss` returns 0, and the zeros pull the mean
+# down. How many such sentences are there, and what is the mean without them?
+
+# %%
+nothing = (labels == -100).all(1)
+with torch.no_grad():
+    loss_of_nothing = model.loss(noisy[nothing][:1], labels[nothing][:1], mask[nothing][:1]).item()
+print(
+    f"{int(nothing.sum())} of {len(labels)} sentences have no selected token; the loss of the first: {loss_of_nothing}"
+)
+without_them = reported[1] * len(labels) / int((~nothing).sum())
+print(
+    f"batches of one: {reported[1]:.3f}; without these sentences {without_them:.3f}; batches of 200: {reported[200]:.3f}"
+)
+assert loss_of_nothing == 0 and abs(without_them - reported[200]) < 0.5 * abs(reported[1] - reported[200])
 
 # %% [markdown]
 # ## 7. What it learned on the way
@@ -779,7 +851,7 @@ for name, style, color in lines:
 axes[0].plot(steps_at[1:], curve[1:], color="black", linewidth=1, label="all")
 axes[0].set(ylabel="excess loss (nats)", yscale="log", ylim=(5e-4, None))
 axes[0].legend(fontsize=8, ncols=2)
-axes[0].set_title("Each skill has its own plateau and its own drop of the loss")
+axes[0].set_title("Agreement has its own plateau, and its own drop of the loss")
 for name, style, color in zip(questions, ["-.", "-", "--"], [plots.GREY, plots.BLUE, plots.ORANGE], strict=True):
     axes[1].plot(steps_at, [m[name] for m in measured], style, color=color, label=name)
     if learned[name] is not None:
@@ -791,22 +863,24 @@ axes[1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=4, fontsiz
 plots.show(
     fig,
     alt="Above the excess loss and its parts on a logarithmic axis, below three accuracies: topic rises first, "
-    "agreement and pronoun later; where an accuracy rises, that skill's part of the loss drops.",
+    "agreement and pronoun later; where the accuracy of agreement rises, its part of the loss drops.",
 )
 at_end = {name: accuracy(model, asked) for name, asked in tests.items()}
 print("at the end:", {name: round(value, 3) for name, value in at_end.items()})
 assert at_end["agreement"] >= 0.95 and at_end["topic"] > 0.98
 
 # %% [markdown]
-# In the toy world, and at this size, the topic comes first and the grammar after it. Which of agreement and pronoun is learned
-# earlier differs from seed to seed, and in this many steps the pronoun may not get to the end. And you do see it in the loss:
-# each skill has its own plateau and its own drop, which is hard to see in the total, because the total is the sum of all parts.
-# In masked language models of English, Chen et al. (2023) found the same for heads that follow syntax: models acquire them in a
-# brief window of training, "concurrent with a steep drop in loss".
+# In the toy world, and at this size, the topic comes first and the grammar after it. (6,000 steps may be too few for the
+# pronoun.) For agreement you do see it in the loss: its part stays high for a long time, and then drops in the very steps in
+# which the accuracy rises. In the total this is hard to see, because agreement's own part is only a fraction of the fall
+# (printed above). For the pronoun a single interval says little: if its fastest fall lies outside the rise of its accuracy, it
+# is a fluctuation of a small number. In masked language models of English, Chen et al. (2023) found something related: heads
+# that follow syntax appear in a brief window of training, "concurrent with a steep drop in loss", and the grammatical abilities
+# come after it.
 #
 # A likely reason for the order, which we do not test: the topic helps at nearly every masked token, the number of a verb or a
 # pronoun only at some, and guessing between two equally likely forms costs just ln 2 there. If you stop where the curve
-# flattens, you have a model that knows topics but no grammar.
+# flattens, you have a model that knows topics, but neither agreement past an attractor nor the pronoun.
 #
 # Do not carry this order over to real models. Over nine tasks and two million steps, Müller-Eberstein et al. (2023) find that
 # "syntactic knowledge is acquired rapidly after 0.5% of full training", while semantics and reasoning gain later. In real text,
@@ -877,14 +951,18 @@ ax.legend(loc="lower right", fontsize=8)
 plots.show(fig, alt="Floors: both sides lowest, left and right equally high, left without the length highest.")
 
 # %% [markdown]
-# With the same knowledge of the length, left and right are worth the same within the error: in this language neither side is
-# the better one to read. The length alone is worth something, because it tells which templates are possible. And with both
-# contexts, the floor is little more than half of what it is with one. No training can change that for a model that sees one side:
-# below its floor it cannot go, on average, and our model, which sees both sides, is far below it.
+# With the same knowledge of the length, left and right are worth the same within the error. This is no peculiarity of the toy
+# world. By the chain rule, the probability of a sentence is the product of P(word | the words to its left), and just as well
+# the product of P(word | the words to its right). So over all words of clean text the two losses have the same sum, in every
+# language. (Here some of the neighbours are false or masked, so the equality is only approximate.)
+#
+# The length alone is worth something, because it tells which templates are possible. And with both contexts, the floor is
+# little more than half of what it is with one. No training can change that for a model that sees one side: below its floor it
+# cannot go, on average, and our model, which sees both sides, is far below it.
 #
 # This is a claim about one small language and about predicting masked words. BERT's authors argue with something else: with
-# tasks after fine-tuning, and with a model whose every layer sees both sides, where ELMo joined two one-sided models. And the
-# other half of the debate is missing here. A left-to-right model learns from *every* token of a sentence, a masked model only from
+# tasks after fine-tuning, and with a model whose every layer sees both sides, where ELMo joined two one-sided models. The other
+# half of the debate is missing here. A left-to-right model learns from *every* token of a sentence, a masked model only from
 # the selected ones. Which of them learns faster from the same text, this lesson does not measure.
 
 # %% [markdown]
@@ -976,16 +1054,17 @@ show(view, alt="The eight heads before and after training; at first the one that
 sure = {name: maps.amax(-1).mean(-1) for name, maps in both_models.items()}  # (layers, heads)
 for name, maps in both_models.items():
     most = [tokens[i] for i in maps[:, :, tokens.index("[MASK]")].argmax(-1).flatten().tolist()]
-    print(f"{name}: largest weight {sure[name].mean():.2f} in the mean over heads; from the masked verb to", *most)
+    print(f"{name}: largest weight {sure[name].mean():.2f}, on average over the heads; from the masked verb to", *most)
 assert sure["after training"].mean() > sure["before training"].mean() + 0.05
 
 # %% [markdown]
-# A row must sum to 1, so a head that has found nothing has to look somewhere. In many BERTs that is [CLS] or [SEP] (Clark et
-# al. 2019).
+# A row must sum to 1, so a head that has found nothing has to look somewhere. In BERT-base many heads look at [SEP], early ones
+# at [CLS]; Clark et al. (2019) suppose that this is what a head does when it has nothing to do. (Such a token is now called an
+# **attention sink**.)
 #
-# Back to the head that looks at the subject. A map is no proof: a head may look at something, and the model may make no use
-# of it. So we take away what the head found. The heads' outputs lie side by side, D features each, before the output layer mixes
-# them (lesson 03). There are three ways to replace one head's features:
+# Back to the head that looks at the subject. A map is no proof: a head may look at something, and the model may make no use of
+# it. So we take away what the head found, which is called **ablation**. The heads' outputs lie side by side, D features each,
+# before the output layer mixes them (lesson 03). There are three ways to replace one head's features:
 #
 # * **zero**: with 0. Simple, but the model may never have met zeros there, and may fail for that reason alone;
 # * **mean**: with their mean over many sentences, so that only what is special about this sentence is lost;
@@ -1079,7 +1158,25 @@ alone = {how: (single[layer, head] > 0).float().mean().item() for how, single in
 assert min(lost.values()) > 0.1 and torch.equal(log_odds_without([], "zero"), whole)
 
 # %% [markdown]
-# All eight side by side:
+# Read the row *resample* with care. The other sentence, the *donor*, may have a subject of the same number or of the other one.
+# What should the head of such a donor do to the verb?
+
+# %%
+singular = {id_of[pair["singular"]] for pair in pairs}
+number = [torch.tensor([verb in singular for verb in group[2].tolist()]) for group in groups]  # of each right form
+same = torch.cat([part == part.roll(1) for part in number])
+donors = {}
+for name, which in {"the same number": same, "the other number": ~same}.items():
+    found = without["resample"][layer, head][which]
+    donors[name] = found.mean().item()
+    print(
+        f"donor of {name:<16} {len(found)} questions: log-odds {found.mean():5.2f}, accuracy {(found > 0).float().mean():.2f}"
+    )
+assert donors["the same number"] > donors["the other number"] + 0.5 and 0.4 < same.float().mean() < 0.6
+
+# %% [markdown]
+# About half of the donors have a subject of the same number, and still give right evidence; the others give wrong evidence. The
+# mean in the row *resample* mixes the two. All eight heads side by side:
 
 # %% tags=["hide-input"]
 fig, ax = plots.figure(size=(7.0, 2.9))
@@ -1104,10 +1201,9 @@ plots.show(
 )
 
 # %% [markdown]
-# So the head carries evidence to the verb, and not only because zeros are strange to the model. (The head with the sharpest map
-# is not always the one that matters most. With some seeds, 4 for one, another head of the same layer costs more.) That zeros
-# *are* strange shows at the other heads. How much evidence does the model lose, at most, when one of them is replaced by zeros, and how much
-# is left of that loss with the mean?
+# So the head carries evidence to the verb: its loss costs much, whichever way it is replaced. (The head with the sharpest map
+# need not be the one that matters most. The figure's title says which one it is here.) At the other heads zeros and the mean
+# can differ much. Take the head for which they differ most: how much evidence does the model lose in each way?
 
 # %%
 rest = [pair for pair in every if pair != (layer, head)]
@@ -1117,7 +1213,10 @@ print(f"head {zeroed[0] + 1}.{zeroed[1] + 1}: " + ", ".join(f"{how} costs {value
 assert cost["zero"] > cost["mean"]
 
 # %% [markdown]
-# Where zeros cost much and the mean little, zeros alone would mislead you: you would take that head for a part of the rule.
+# Where zeros cost much and the mean little, the head says nothing about *this sentence* that the verb needs. It may still be
+# needed for what all sentences of a pattern share, such as where the subject stands, because our mean and our resampling stay
+# within one pattern and keep that. So each replacement answers its own question. Zero: does the model need any output here?
+# Mean and resample: does it need what differs between sentences of one pattern?
 #
 # Back to the head that looks at the subject. Is it the only way? Count right answers, and if the model still passes, take away
 # one more head (by its mean): each time the one that hurts most.
@@ -1135,10 +1234,11 @@ print(f"any one of the other heads away: at least {others_right:.2f}")
 assert left[-1] <= 0.75 or len(removed) == 8
 
 # %% [markdown]
-# If one head was not enough, did another one *take over*? From GPT-2 such **backup heads** are known (Wang et al. 2022): heads in
-# *later* layers that move something only when the main head is gone. Here nothing can take over in this way. A head of the same
-# layer reads the same input as before, and a head of an earlier layer comes before the removal. Their weights must be the same,
-# with and without the head:
+# If one head was not enough, did another one *take over*? From GPT-2 such **backup heads** are known (Wang et al. 2022): heads
+# that usually move little, and take over when the main heads are knocked out, most of them in the same or later layers than
+# these. A head can *react* to a removal only from a later layer: a head of the same layer reads the same input as before, and a
+# head of an earlier layer comes before the removal. Their weights must be the same, with and without the head. And is there a
+# later layer?
 
 # %%
 handle = model.encoder.layers[layer].attention.out.register_forward_pre_hook(hook([head], "zero"))
@@ -1146,16 +1246,21 @@ with torch.no_grad():
     _, after = model.encoder(course_ids, return_inside=True)
 handle.remove()
 unmoved = [torch.equal(inside.weights[i], after.weights[i]) for i in range(layer + 1)]
-print(f"the same weights in all heads up to layer {layer + 1}: {all(unmoved)}; layers after it: {1 - layer}")
+print(
+    f"the same weights in all heads up to layer {layer + 1}: {all(unmoved)}; layers after it: {len(inside.weights) - 1 - layer}"
+)
 assert all(unmoved)
 
 # %% [markdown]
-# So where a second head has to go too, it had been at work all the time: two parallel ways, and no backup. How many ways there
-# are depends on the seed. Here are three longer runs of the same recipe, with three seeds, as the card of the shipped toy-small
-# records them. (There the head was replaced by zeros.)
+# Where no layer comes after the head, no other head can react to its removal. So where a second head has to go too, it had been
+# reading the same all the time: two parallel routes. (The norm and the feed-forward layer behind the heads do react, and may
+# give its output more weight.)
+#
+# Is it the same with other seeds? Here are three longer runs of the same recipe, with three seeds, as the model card of the
+# shipped toy-small records them. (There the head was replaced by zeros.)
 
 # %% tags=["nbval-check-output"]
-card = read_card("toy-small")["held_out"]
+card, stored_runs = read_card("toy-small")["held_out"], []
 print("seed  excess  head  weight on subject  accuracy: all heads  without it  without the worst other")
 for name, run in {"0": card, **card["other_seeds"]}.items():
     found, agreement = run["skills"]["subject_head"], run["skills"]["agreement"]["all"]
@@ -1164,6 +1269,9 @@ for name, run in {"0": card, **card["other_seeds"]}.items():
         f"{name:>4}  {run['gap_to_floor']:.4f}   {found['layer']}.{found['head']}  {weight:17.2f}  {agreement:19.2f}"
         f"  {found['agreement_without']['all']:10.2f}  {found['agreement_without_another']:23.2f}"
     )
+    stored_runs.append((weight, found["agreement_without"]["all"]))
+assert min(weight for weight, _ in stored_runs) > 0.6
+assert sorted(left < 0.75 for _, left in stored_runs) == [False, True, True]
 
 # %% [markdown]
 # And this run:
@@ -1177,10 +1285,9 @@ print(
 assert min(alone.values()) < at_end["agreement"] - 0.03
 
 # %% [markdown]
-# Each time one head puts most of the verb's attention on the subject. What the model loses without it differs from run to run:
-# often nearly all of the evidence, but in one of the stored runs it still answers most questions correctly, probably because a
-# second head does the same work. So a sharp map tells you what a head reads; only an intervention tells you whether the model
-# needs it.
+# Each time one head puts most of the verb's attention on the subject. What the model loses without it differs between the
+# stored runs: in two of them more than half of its accuracy above chance, in the third little, perhaps because a second head
+# does the same work. So a sharp map tells you where a head looks; only an intervention tells you whether the model needs it.
 
 # %% [markdown]
 # ### A construction that it never saw
@@ -1195,7 +1302,7 @@ never = {}
 for name in sorted({q.sentence.construction for q in unseen}):
     never[name] = accuracy(model, as_ids([q for q in unseen if q.sentence.construction == name]))
     print(f"{name:<19} accuracy {never[name]:.2f}")
-assert max(never.values()) < at_end["agreement"] - 0.02
+assert max(never.values()) < 0.9 < at_end["agreement"]
 
 # %% [markdown]
 # Far from the accuracy in the constructions that it was trained on. The model has learned six constructions, and no rule that
@@ -1205,7 +1312,8 @@ assert max(never.values()) < at_end["agreement"] - 0.02
 # %% [markdown]
 # ## 10. Beside the perfect model
 #
-# The excess is small on average. Is each single answer right too? Here are whole distributions, the model's beside the right ones.
+# The excess is small on average. Is each single answer right too? Here are whole distributions, the model's beside the right
+# ones.
 
 
 # %%
@@ -1229,7 +1337,8 @@ for text, distance in zip(sentences, apart, strict=True):
 
 # %% [markdown]
 # The number is the **total variation distance**, half the sum of all differences: 0 for equal distributions, 1 for two without
-# a word in common. In the second sentence it is small only if the model has learned the pronoun. The likeliest words:
+# a word in common. One sentence is no test: in the second it may be small although the model gets other pronouns wrong (section
+# 7). The likeliest words:
 
 # %% tags=["hide-input"]
 fig, axes = plots.figure(1, 3, size=(8.0, 3.0))
@@ -1244,7 +1353,9 @@ for ax, text in zip(axes, sentences, strict=True):
     ax.set_ylim(0, 1.05)
 axes[0].set(ylabel="probability")
 axes[0].legend(fontsize=9)
-fig.suptitle("At verbs and nouns the model's answers are nearly the right ones", x=0.01, ha="left")
+near = sum(distance < 0.15 for distance in apart)
+which = {2: "In two of three", 3: "In these three"}[near]
+fig.suptitle(f"{which} sentences the model's answers are nearly the right ones", x=0.01, ha="left")
 plots.show(
     fig, alt="Three masked tokens: for each of the five likeliest words the model's bar beside the perfect one's."
 )
@@ -1282,6 +1393,23 @@ print(f"{sum(int((o > 0.05).sum()) for o in off)} of {sum(map(len, off))} words:
 for one, o in zip(guesses, off, strict=True):
     for t in (o > 0.05).nonzero()[0].tolist():
         print(" ".join(f"[{word}]" if i == t else word for i, word in enumerate(one.tokens)))
+
+# %% [markdown]
+# Are these all pronouns? And in which sentences do the others stand?
+
+# %%
+spots_off = [(one.tokens, t) for one, o in zip(guesses, off, strict=True) for t in (o > 0.05).nonzero()[0].tolist()]
+others_off = [tokens for tokens, t in spots_off if tokens[t] not in ("she", "they")]
+with_because = sum("because" in tokens for tokens in others_off)
+in_all = [word for one in guesses if "because" in one.tokens for word in one.tokens if word not in ("she", "they")]
+print(
+    f"pronouns: {len(spots_off) - len(others_off)}; other words: {len(others_off)}, {with_because} of them with “because”"
+)
+print(f"(of all words but pronouns, {len(in_all)} of {sum(map(len, off))} stand in a sentence with “because”)")
+
+# %% [markdown]
+# In a sentence with *because* the number of a noun depends on the pronoun, and a verb's number on its noun. So a model that has
+# not finished learning the pronoun's rule can be off at nouns and verbs there too.
 
 # %% [markdown]
 # ## 11. When a run is interrupted
@@ -1330,23 +1458,27 @@ assert first_part.interrupted and first_part.steps == 18 and second_part.steps =
 # %% [markdown]
 # ## What to remember
 #
-# * The best possible loss is not zero. Here it can be calculated: Bayes' rule, summed over all frames. **Loss = floor + excess.**
+# * The best possible loss is not zero. Here it can be calculated: Bayes' rule, summed over all frames. **Loss = floor +
+#   excess.**
 # * Compare a model with the floor on the same tokens, and average over *tokens*, not over batches.
-# * A training loop is a few lines in the right order: rate, loss, gradient, clipping, step, clearing. AdamW decays matrices only.
-# * Warm-up protects post-norm from large first updates. Whether it needs that depends on the initialisation: here with
-#   1/√(fan in), not with BERT's 0.02.
-# * With equal knowledge of the length, left and right are worth the same in this language, and both together much more.
-# * In the toy world, topics come before agreement, and each skill has its own drop of the loss. In real models syntax comes early.
-# * A head's map tells what it reads. What the model needs it for shows when you replace its output: by zero, mean or resampling.
+# * A training loop is a few lines in the right order: rate, loss, gradient, clipping, step, clearing. AdamW decays
+#   whatever you give it; as in BERT, we give it two groups, and only matrices decay.
+# * Whether post-norm needs warm-up depends on the initialisation and the rate: here with 1/√(fan in) at 5e-3, not with 0.02 and
+#   not at 2e-3.
+# * Told the length, left and right are worth the same (the chain rule says so, for any language), and both together much more.
+# * In the toy world the topic comes before agreement, and agreement has its own plateau and its own drop of the loss. In real
+#   models syntax comes early.
+# * A head's map tells where it looks. What the model needs it for shows when you replace its output: by zero, mean or
+#   resampling, each of which answers its own question.
 #
 # **What this scale cannot show.** Two layers come close to the floor because the language is tiny; the floor of real text is
 # not known. And that one or two heads carry a rule need not hold for large models, in which most heads can be taken away one by
 # one without much harm (Michel et al. 2019).
 #
-# **An open problem.** Can you foresee *when* a skill will appear? In one way yes: models acquire grammar in a similar order, so
-# that from a model's overall performance "it is possible to predict what linguistic generalizations it has already acquired"
-# (Choshen et al. 2022). But the step at which a plateau ends, as for agreement here, differs from seed to seed, and we
-# know of no measurement that tells it beforehand.
+# **An open problem.** Can you foresee *when* a skill will appear? In one way yes: next-word models acquire grammar in a similar
+# order, so that from a model's overall performance "it is possible to predict what linguistic generalizations it has already
+# acquired" (Choshen et al. 2022). But the step at which a plateau ends, as for agreement here? An inner measurement can rise
+# first (in Chen et al. the syntactic heads come before the abilities), but we know of none that tells the step long before.
 #
 # **Where this comes from**
 #
@@ -1360,6 +1492,8 @@ assert first_part.interrupted and first_part.steps == 18 and second_part.steps =
 #   [arXiv:1711.05101](https://arxiv.org/abs/1711.05101).
 # * Ruibin Xiong et al., *On Layer Normalization in the Transformer Architecture*, 2020,
 #   [arXiv:2002.04745](https://arxiv.org/abs/2002.04745).
+# * Liyuan Liu, Xiaodong Liu, Jianfeng Gao, Weizhu Chen and Jiawei Han, *Understanding the Difficulty of Training Transformers*,
+#   2020, [arXiv:2004.08249](https://arxiv.org/abs/2004.08249).
 # * Tal Linzen, Emmanuel Dupoux and Yoav Goldberg, *Assessing the Ability of LSTMs to Learn Syntax-Sensitive Dependencies*,
 #   2016, [arXiv:1611.01368](https://arxiv.org/abs/1611.01368).
 # * Angelica Chen, Ravid Shwartz-Ziv, Kyunghyun Cho, Matthew L. Leavitt and Naomi Saphra, *Sudden Drops in the Loss: Syntax
