@@ -93,6 +93,26 @@ layer_norm = Exercise(
             "gain and bias are missing: the model must be able to undo what the norm does.",
             "elementwise_affine=False by hand",
         ),
+        Mistake(
+            "the gain times the bias too",
+            lambda x, gain, bias, eps: gain * (normed(x, 1, 0, eps) + bias),
+            "the gain multiplies the bias too. First the gain, then add the bias: g · z + b.",
+            "a bracket too many; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "RMSNorm",
+            lambda x, gain, bias, eps: gain * x / (x.square().mean(-1, keepdim=True) + eps).sqrt() + bias,
+            "the mean is not subtracted: this is RMSNorm (Zhang and Sennrich 2019) with a bias. Layer norm has "
+            "x - mean above the line, and the variance, not the mean square, below it.",
+            "the norm of many later models; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "no keepdim",
+            lambda x, gain, bias, eps: x - x.mean(-1),
+            "mean and variance of (B, T, C) over the last dimension are (B, T), which does not fit (B, T, C). With "
+            "keepdim=True they are (B, T, 1), and are broadcast.",
+            "keepdim forgotten; a fresh reader of this lesson",
+        ),
     ),
     hints=(
         "Mean and variance of the last dimension, with keepdim=True.",
@@ -143,6 +163,24 @@ gelu = Exercise(
             lambda x: x.relu(),
             "this is ReLU, which is nn.TransformerEncoderLayer's default. BERT uses GELU.",
             "nn.TransformerEncoderLayer's documented defaults: ReLU and 2048",
+        ),
+        Mistake(
+            "the half forgotten",
+            lambda x: x * (1 + torch.erf(x / math.sqrt(2))),
+            "twice too large: 1 + erf(…) goes from 0 to 2, and Φ, a probability, is half of it.",
+            "the division by 2 left out; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "half of erf alone",
+            lambda x: x * (1 + torch.erf(x / math.sqrt(2)) / 2),
+            "you halve erf alone. Φ(x) = (1 + erf(x / √2)) / 2: the whole bracket is halved.",
+            "the bracket in the wrong place; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "√2 outside erf",
+            lambda x: x * 0.5 * (1 + torch.erf(x) / math.sqrt(2)),
+            "you divide erf by √2. It is x that is divided, inside: erf(x / √2).",
+            "the bracket in the wrong place; a fresh reader of this lesson",
         ),
     ),
     hints=(
@@ -232,63 +270,132 @@ def layer_gradients(answer, generator):
     return x.grad, *(it.get_parameter(name).grad for name in names)
 
 
+def shown(values):
+    """Return the different numbers in a tensor as words."""
+    numbers = sorted({round(v, 2) for v in values.flatten().tolist()})
+    return ", ".join(f"{v:g}" for v in numbers[:6]) + (", …" if len(numbers) > 6 else "")
+
+
 def layer_dropout(answer, generator):
-    """Attention gives 1, the feed-forward network 10, whatever goes in: what comes out of 0 shows what was dropped."""
-    it = with_weights(answer(small(norm="pre", dropout=0.5)), EncoderLayer(small()), generator)
-    with torch.no_grad():
-        for part, value in ((it.attention.out, 1.0), (it.ffn_out, 10.0)):
-            part.weight.zero_(), part.bias.fill_(value)
-    zeros = torch.zeros(4, 16, 12)
-    found = [it.eval()(zeros)[0].unique(), it.train()(zeros)[0].unique()]
+    """Fault unless dropout acts on what each half adds and nowhere else, in training, for both orders.
+
+    Whatever goes in, the attention gives 1 and the feed-forward network 10, and a norm adds 1000: what comes out of 100
+    shows what was dropped.
+    """
+    faults = []
+    for norm, base in (("pre", 100), ("post", 2100)):
+        config = small(norm=norm, dropout=0.2, activation="relu")
+        it = with_weights(answer(config), EncoderLayer(small()), generator)
+        called = []
+
+        def plus_1000(x, called=called):
+            called.append(1)
+            return x + 1000
+
+        with torch.no_grad():
+            it.attention.out.weight.zero_(), it.attention.out.bias.fill_(1.0)
+            it.ffn_in.weight.zero_(), it.ffn_in.bias.fill_(1.0)
+            it.ffn_out.weight.fill_(0.5), it.ffn_out.bias.zero_()  # 20 inner features, each 1
+            for part in (it.norm1, it.norm2):
+                part.weight.fill_(1.0), part.bias.zero_()
+                part.forward = plus_1000
+        hundreds = torch.full((4, 16, 12), 100.0)
+        found = it.eval()(hundreds)[0]
+        if not called:  # the norms were written by hand from gain and bias, so they cannot be replaced here
+            continue
+        if shown(found) != f"{base + 11}":
+            faults.append(f"{norm}-norm drops in eval mode too: {shown(found)} in place of {base + 11}")
+        found = it.train()(hundreds)[0]
+        expected = torch.tensor([base + one + ten for one in (0, 1.25) for ten in (0, 12.5)])
+        if shown(found) != shown(expected):
+            faults.append(f"{norm}-norm in training: {shown(found)} in place of {shown(expected)}")
+    if faults:
+        raise Fault(
+            "dropout 0.2, x = 100; the attention was made to give 1, the feed-forward network 10, and each norm to add "
+            f"1000. {'; '.join(faults)}. What each half adds is dropped or divided by 0.8, and nothing else is."
+        )
+    it = with_weights(answer(small(norm="pre", dropout=0.5)), EncoderLayer(small()), generator).train()
     with torch.no_grad():  # now each attention gives the sum of its weights, and the feed-forward network nothing
-        it.attention.qkv.weight.zero_(), it.attention.qkv.bias.fill_(1.0), it.ffn_out.bias.zero_()
+        it.attention.qkv.weight.zero_(), it.attention.qkv.bias.fill_(1.0)
+        it.ffn_out.weight.zero_(), it.ffn_out.bias.zero_()
         it.attention.out.weight.copy_(torch.eye(12)), it.attention.out.bias.zero_()
-    seen = it(zeros)[0]
-    return *found, bool(seen[seen > 0].std() > 0.05)
+    seen = it(torch.zeros(4, 16, 12))[0]
+    if seen[seen > 0].std() <= 0.05:
+        raise Fault("the attention drops none of its weights in training.")
+    return True
 
 
 class WrongLayer(EncoderLayer):
     """EncoderLayer with what a learner may write; its switches are the mistakes."""
 
-    order, second, middle, shows, masks, dropped = "config", "norm2", "gelu", True, True, "branch"
+    order, first, second, middle, shows, masks, dropped = "config", "norm1", "norm2", "gelu", "asked", "used", "branch"
+    p = None
 
-    def drop(self, x):
-        return self.dropout(x) if self.dropped == "branch" else x
+    def __init__(self, config):
+        super().__init__(config)
+        if self.p is not None:
+            self.dropout.p = self.p
+
+    def drop(self, x, half):
+        if self.dropped == "always":
+            return F.dropout(x, self.dropout.p)
+        return self.dropout(x) if self.dropped in ("branch", "inside too", half, self.order_now) else x
+
+    def drop_sum(self, x, kind="sum"):
+        return self.dropout(x) if self.dropped == kind else x
 
     def feed_forward(self, x):
         x = self.ffn_in(x)
-        return self.ffn_out(x if self.middle == "none" else x.relu() if self.middle == "relu" else self.activation(x))
+        x = x if self.middle == "none" else x.relu() if self.middle == "relu" else self.activation(x)
+        return self.ffn_out(self.drop_sum(x, "inside too"))
 
     def forward(self, x, mask=None, return_weights=False):
         def attend(x):
-            return self.attention(x, mask if self.masks else None, return_weights)
+            used = None if mask is None or self.masks == "none" else ~mask if self.masks == "inverted" else mask
+            return self.attention(x, used, return_weights or self.shows == "always")
 
-        norm2 = getattr(self, self.second)
+        norm1, norm2, old = getattr(self, self.first), getattr(self, self.second), x
         order = ("pre" if self.pre else "post") if self.order == "config" else self.order
-        if order == "pre":
-            attended, weights = attend(self.norm1(x))
-            x = x + self.drop(attended)
-            x = x + self.drop(self.feed_forward(norm2(x)))
-            x = self.dropout(x) if self.dropped == "sum" else x
+        self.order_now = order + " alone"
+        if order == "pre" or (self.pre and order in ("stream normed", "norm at the end", "old x")):
+            y = norm1(x)
+            attended, weights = attend(y)
+            x = self.drop_sum((y if order == "stream normed" else x) + self.drop(attended, "first"))
+            y = norm2(old if order == "old x" else x)
+            x = self.drop_sum((y if order == "stream normed" else x) + self.drop(self.feed_forward(y), "second"))
+            x = norm2(x) if order == "norm at the end" else x
         elif order == "no residual":
             attended, weights = attend(x)
-            x = norm2(self.feed_forward(self.norm1(attended)))
+            x = norm2(self.feed_forward(norm1(attended)))
         elif order == "norm of the branch":
             attended, weights = attend(x)
-            x = x + self.norm1(attended)
+            x = x + norm1(attended)
             x = x + norm2(self.feed_forward(x))
         elif order == "from the start":
             attended, weights = attend(x)
-            x = norm2(x + self.feed_forward(self.norm1(x + attended)))
+            x = norm2(x + self.feed_forward(norm1(x + attended)))
         else:
             attended, weights = attend(x)
-            x = self.norm1(x + self.drop(attended))
-            x = norm2(x + self.drop(self.feed_forward(x)))
-        return x, weights if self.shows else None
+            x = norm1(self.drop_sum(x + self.drop(attended, "first")))
+            x = self.drop_sum(x, "after the norm")
+            x = norm2(self.drop_sum(x + self.drop(self.feed_forward(old if order == "old x" else x), "second")))
+            x = self.drop_sum(x, "after the norm") if self.dropped != "after norm2" else self.dropout(x)
+        return x, None if self.shows == "never" else weights
 
 
 def wrong_layer(**switches):
     return type("EncoderLayer", (WrongLayer,), switches)
+
+
+def wrong_dropout(kind):
+    """Return a layer that is right in pre-norm, and in post-norm drops after both norms or the second."""
+
+    class EncoderLayer(WrongLayer):
+        def drop(self, x, half):
+            return self.dropout(x) if self.pre or (kind == "after norm2" and half == "first") else x
+
+    EncoderLayer.dropped = kind
+    return EncoderLayer
 
 
 def made(change, base=EncoderLayer):
@@ -433,13 +540,13 @@ encoder_layer = Build(
         ),
         Mistake(
             "no mask",
-            wrong_layer(masks=False),
+            wrong_layer(masks="none"),
             "the mask has no effect: pass it on to the attention.",
             "an argument accepted and forgotten",
         ),
         Mistake(
             "no weights",
-            wrong_layer(shows=False),
+            wrong_layer(shows="never"),
             "with return_weights=True the second result must be the attention's weights, (B, H, T, T).",
             "an argument accepted and forgotten",
         ),
@@ -456,16 +563,119 @@ encoder_layer = Build(
             "nn.LayerNorm(C) without eps; https://github.com/huggingface/transformers has 1e-12 as BERT's default",
         ),
         Mistake(
+            "weights always",
+            wrong_layer(shows="always"),
+            "without return_weights the second result must be None: pass return_weights on to the attention.",
+            "`self.attention(x, mask, True)`; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the mask inverted",
+            wrong_layer(masks="inverted"),
+            "the mask is the wrong way round: True means *may be attended to*. Pass it on as it is.",
+            "torch's key_padding_mask, where True means padding; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "norms exchanged",
+            wrong_layer(first="norm2", second="norm1"),
+            "norm1 and norm2 are exchanged: norm1 belongs to the attention's half, norm2 to the other's.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the old x",
+            wrong_layer(order="old x"),
+            "the feed-forward network reads the layer's input; it must read what came out of the first half.",
+            "x not renewed between the two halves; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the stream normed",
+            wrong_layer(order="stream normed"),
+            "pre-norm: you add to the *normalised* x, norm(x) + f(norm(x)). The residual takes x as it came in: "
+            "x + f(norm(x)).",
+            "`x = self.norm1(x)` before the sum; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "a norm at the end",
+            wrong_layer(order="norm at the end"),
+            "pre-norm: one norm too many, at the end of the layer. Nothing touches the sum; the encoder has one "
+            "norm after its last layer.",
+            "pre-norm and post-norm mixed; a fresh reader of this lesson",
+        ),
+        Mistake(
             "no dropout",
             wrong_layer(dropped="nothing"),
             "in training a proportion `config.dropout` of what each half *adds* becomes 0: x + dropout(f(x)).",
             "self.dropout made and not called",
         ),
         Mistake(
+            "dropout in pre-norm alone",
+            wrong_layer(dropped="pre alone"),
+            "pre-norm drops what it should, and post-norm nothing: norm(x + dropout(f(x))).",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "dropout in post-norm alone",
+            wrong_layer(dropped="post alone"),
+            "post-norm may be right, but in pre-norm nothing is dropped: x + dropout(f(norm(x))).",
+            "the second branch forgotten",
+        ),
+        Mistake(
+            "dropout of the attention's half alone",
+            wrong_layer(dropped="first"),
+            "only what the attention adds is dropped. What the feed-forward network adds must be dropped too.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "dropout of the feed-forward half alone",
+            wrong_layer(dropped="second"),
+            "only what the feed-forward network adds is dropped. What the attention adds must be dropped too (its own "
+            "dropout, inside, is another one: it drops attention weights).",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
             "dropout of the sum",
             wrong_layer(dropped="sum"),
             "dropout acts on the sum, so it also takes away what came in. Drop what is added: x + dropout(f(x)).",
             "Vaswani et al. 2017, section 5.4: to the output of each sub-layer, before it is added",
+        ),
+        Mistake(
+            "dropout after the norm",
+            wrong_dropout("after the norm"),
+            "post-norm: dropout acts after the norm, on all that the layer passes on. Drop what is added, before it is "
+            "added: norm(x + dropout(f(x))).",
+            "`self.dropout(self.norm1(x + a))`; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "dropout after the second norm",
+            wrong_dropout("after norm2"),
+            "post-norm: the first half is right; in the second, dropout acts after the norm. Drop what the "
+            "feed-forward network adds: norm2(x + dropout(ffn(x))).",
+            "`self.dropout(self.norm2(x + ffn(x)))`; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "dropout inside the feed-forward network too",
+            wrong_layer(dropped="inside too"),
+            "there is one dropout too many, inside the feed-forward network. nn.TransformerEncoderLayer has it there; "
+            "BERT has not.",
+            "torch's layer: linear2(dropout(activation(linear1(x)))); a fresh reader of this lesson",
+        ),
+        Mistake(
+            "dropout in eval mode too",
+            wrong_layer(dropped="always"),
+            "dropout acts in eval mode too: `F.dropout(x, p)` does unless it is told `self.training`. `nn.Dropout` "
+            "knows by itself.",
+            "F.dropout's default is training=True; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "0.1 always",
+            wrong_layer(p=0.1),
+            "dropout has the probability 0.1 whatever the configuration says. Take `config.dropout`.",
+            "BERT's number written into the code; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "torch's p",
+            wrong_layer(p=0.5),
+            "dropout has torch's default probability, 0.5: `nn.Dropout(config.dropout)`.",
+            "nn.Dropout() without an argument; a fresh reader of this lesson",
         ),
         Mistake(
             "attention without dropout",
@@ -491,7 +701,14 @@ encoder_layer = Build(
 
 def encoder_of(answer, generator, **changes):
     """Return the learner's encoder with the course's parts and seeded weights, in eval mode."""
-    return with_weights(answer(small(**changes)), Encoder(small(**changes)), generator).eval()
+    return filled(answer(small(**changes)), Encoder(small(**changes)), generator).eval()
+
+
+def filled(it, like, generator):
+    """Return the module with random weights; Fault if its layers are in a plain list, where a model finds none."""
+    if isinstance(getattr(it, "layers", None), list | tuple):
+        raise Fault("`layers` is a plain list, in which a model does not find any parameters: use nn.ModuleList.")
+    return with_weights(it, like, generator)
 
 
 def some_ids(generator, B=2, T=6, V=20, least=2):
@@ -508,31 +725,37 @@ def padded_ids(generator, pad_id=0):
 def encoder_shapes(answer, generator):
     plain = encoder_of(answer, generator)(some_ids(generator))
     without = encoder_of(answer, generator, positions="none")(some_ids(generator))
+    for found in (plain, without):
+        if not isinstance(found, torch.Tensor):
+            raise Fault(f"without return_inside, forward returns the hidden states alone; yours is {describe(found)}.")
     return tuple(plain.shape), tuple(without.shape)
 
 
 def at_the_start(answer, generator):
     """Fault unless each weight was drawn as the text says."""
     for std in (0.02, "fan_in", 0.3):
-        config = small(vocab_size=200, width=48, ffn_width=64, token_types=40, max_len=40, init_std=std)
-        it = answer(config)
-        given = {name: t.detach() for name, t in named(it).items()}
+        config = small(vocab_size=200, width=96, ffn_width=64, token_types=40, max_len=40, init_std=std)
+        given = {name: t.detach() for name, t in named(answer(config)).items()}
+        drawn = [name for name in named(Encoder(config)) if "norm" not in name and not name.endswith("bias")]
         for name, t in given.items():
-            if "norm" in name:
-                if not torch.equal(t, torch.full_like(t, float(name.endswith("weight")))):
-                    raise Fault(f"{name} must stay as nn.LayerNorm makes it: gain 1, bias 0.")
-            elif name.endswith("bias"):
-                if t.any():
-                    raise Fault(f"{name} is not zero at the start.")
-            else:
-                expected = t.shape[-1] ** -0.5 if std == "fan_in" else std
-                if abs(t.std() / expected - 1) > 5 / math.sqrt(2 * t.numel()):
-                    raise Fault(
-                        f"with init_std={std!r} the standard deviation of {name} is {t.std():.1g}; expected "
-                        f"{expected:.2g}."
-                    )
-                if t.abs().max() < 2.2 * expected:
-                    raise Fault(f"{name} is not drawn from a normal distribution: `nn.init.normal_`.")
+            if "norm" in name and not torch.equal(t, torch.full_like(t, float(name.endswith("weight")))):
+                raise Fault(f"{name} must stay as nn.LayerNorm makes it: gain 1, bias 0.")
+        wrong = []
+        for name in drawn:
+            t, expected = given[name], given[name].shape[-1] ** -0.5 if std == "fan_in" else std
+            if abs(t.std() / expected - 1) > 5 / math.sqrt(2 * t.numel()):
+                wrong.append(f"that of {name} is {t.std():.1g}; expected {expected:.2g}")
+        if wrong:
+            which = f"{len(wrong)} of {len(drawn)} weights have another standard deviation"
+            raise Fault(f"with init_std={std!r} {which}: {wrong[0]}.")
+        for name in drawn:
+            if given[name].abs().max() < 2.2 * given[name].std():
+                raise Fault(f"{name} is not drawn from a normal distribution: `nn.init.normal_`.")
+        if not given["tokens.weight"][config.pad_id].any():
+            raise Fault("the row of `tokens` for padding is zero. It is drawn like the others.")
+        for name, t in given.items():
+            if name.endswith("bias") and "norm" not in name and t.any():
+                raise Fault(f"{name} is not zero at the start.")
         first, second = (given[f"layers.{i}.ffn_in.weight"] for i in (0, 1))
         if first.data_ptr() == second.data_ptr():
             raise Fault("layers 0 and 1 are the same module: there is one set of weights for all layers.")
@@ -545,7 +768,8 @@ def embeddings_and_stack(answer, generator):
     ids = some_ids(generator)
     it = encoder_of(answer, generator)
     found = it.embed(ids), untouched(it, ids)
-    return *found, encoder_of(answer, generator, positions="none")(ids)
+    another_eps = encoder_of(answer, generator, eps=0.5).embed(ids)
+    return *found, encoder_of(answer, generator, positions="none")(ids), another_eps
 
 
 def masks_and_types(answer, generator):
@@ -556,8 +780,12 @@ def masks_and_types(answer, generator):
     found = untouched(it, ids, real), untouched(it, ids), untouched(it, ids, among)
     found = [x[real] for x in found]  # what padding itself gives does not matter
     hidden_words = real.clone()
-    hidden_words[0, 2] = False  # a mask of one's own: not what the padding says
-    return *found, it(ids, hidden_words)[real], untouched(it, ids, real, types)[real]
+    hidden_words[0, 0], hidden_words[0, 2] = False, False  # a mask of one's own: not what the padding says
+    hidden_words[1, 4] = True  # it may even show padding
+    another = encoder_of(answer, generator, pad_id=3)
+    threes = torch.where(real, ids.clamp(min=4), 3)
+    found += [untouched(it, ids, hidden_words)[real], untouched(it, ids, real, types)[real]]
+    return *found, it.embed(ids, types), another(threes)[real]
 
 
 def positions(answer, generator):
@@ -566,13 +794,12 @@ def positions(answer, generator):
         it = encoder_of(answer, generator, pad_id=pad_id, position_offset=offset)
         ids = padded_ids(generator, pad_id)
         found += [it.position_ids(ids), it(ids)[ids != pad_id]]
-    plain = encoder_of(answer, generator).position_ids(padded_ids(generator))
-    return *found, plain + torch.zeros(3, 6, dtype=torch.long)  # (T,) would do there
+    return *found, encoder_of(answer, generator).position_ids(padded_ids(generator))
 
 
 def pre_norm_encoder(answer, generator):
     it, ids = encoder_of(answer, generator, norm="pre"), some_ids(generator)
-    return it.embed(ids), untouched(it, ids)
+    return it.embed(ids), untouched(it, ids), encoder_of(answer, generator, norm="pre", eps=0.5)(ids)
 
 
 def inside_of(answer, generator):
@@ -582,6 +809,9 @@ def inside_of(answer, generator):
         x, inside = it(ids, return_inside=True)
         if not isinstance(inside, Inside):
             raise Fault(f"the second result is of type {type(inside).__name__}; expected `Inside(hidden, weights)`.")
+        for name, value in inside._asdict().items():
+            if not isinstance(value, list | tuple):
+                raise Fault(f"`{name}` of Inside is {describe(value)}; expected a list with a tensor for each layer.")
         if any(w is None for w in inside.weights):
             raise Fault("the weights are None: pass return_weights on to each layer.")
         found += [len(inside.hidden), len(inside.weights), x, *inside.hidden, *inside.weights]
@@ -604,17 +834,37 @@ def encoder_gradients(answer, generator):
         "layers.1.ffn_in.bias",
     )
     found = [it.get_parameter(name).grad for name in names]
-    it = with_weights(answer(small(dropout=0.5)), Encoder(small()), generator)
     ids = some_ids(generator, 8, 9)
-    dropped = (it.train().embed(ids) == 0).double().mean()
-    return *found, bool(abs(dropped - 0.5) < 0.1), bool((it.eval().embed(ids) == 0).any())
+    it = filled(answer(small(dropout=0.5, layers=0)), Encoder(small(layers=0)), generator).train()
+    embedded, left = ((x == 0).double().mean().item() for x in (it.embed(ids), it(ids)))  # without layers: the same
+    changes = not torch.allclose(it.embed(ids), it.eval().embed(ids))
+    if (it.embed(ids) == 0).any():
+        raise Fault("embed drops in eval mode too: dropout acts in training only.")
+    kinds = [in_words(proportion) for proportion in (embedded, left)]
+    if kinds != ["about half", "about half"]:
+        raise Fault(
+            f"dropout 0.5, in training: of what embed returns, {kinds[0]} is zero, and of what goes into "
+            f"the first layer "
+            f"{kinds[1]}; expected about half of both.{' What embed returns is random, though.' if changes else ''}"
+        )
+    return tuple(found)
+
+
+def in_words(proportion):
+    near = {"nothing": 0.0, "about half": 0.5, "about three quarters": 0.75}
+    return next((words for words, p in near.items() if abs(proportion - p) < 0.08), f"a proportion of {proportion:.1f}")
 
 
 class WrongEncoder(Encoder):
     """Encoder with what a learner may write; its switches are the mistakes."""
 
     count, first_norm, last_norm, look, default, zero_types, kept = "real", "post", "pre", "keys", "real", True, "all"
-    drops = True
+    drops, types_used, scaled, eps, pair = "last", "yes", False, None, False
+
+    def __init__(self, config):
+        super().__init__(config)
+        if self.eps is not None:
+            self.norm = nn.LayerNorm(config.width, self.eps)
 
     def position_ids(self, ids):
         real = ids != self.config.pad_id
@@ -622,11 +872,17 @@ class WrongEncoder(Encoder):
         every = torch.arange(ids.shape[1]).expand(ids.shape)
         if self.count == "from 1":
             return every + max(1, offset)
-        if not offset and self.count != "real always":
+        if not offset and self.count == "one row":
+            return every[0]
+        if not offset and self.count == "real from 0":
+            return (real.cumsum(1) - 1) * real
+        if self.count == "from 0" or (not offset and self.count != "real always"):
             return every
         return {
             "real always": real.cumsum(1) * real + offset - 1,
             "real": real.cumsum(1) * real + offset - 1,
+            "one row": real.cumsum(1) * real + offset - 1,
+            "real from 0": real.cumsum(1) * real + offset - 1,
             "padding too": every + offset,
             "one too far": torch.where(real, real.cumsum(1) + offset, offset - 1),
             "padding at the last": real.cumsum(1) + offset - 1,
@@ -634,36 +890,51 @@ class WrongEncoder(Encoder):
         }[self.count]
 
     def embed(self, ids, token_types=None):
-        x = self.tokens(ids)
+        x = self.tokens(ids) * (self.config.width**0.5 if self.scaled else 1)
         if self.config.positions == "learned":
             x = x + self.positions(self.position_ids(ids))
-        if self.config.token_types and (token_types is not None or self.zero_types):
+        types = self.config.token_types and self.types_used != "never"
+        if types and (token_types is not None or self.zero_types):
             x = x + self.types(torch.zeros_like(ids) if token_types is None else token_types)
+        x = self.dropout(x) if self.drops == "before the norm" else x
         if self.first_norm in (self.config.norm, "both"):
             x = self.norm(x)
-        return self.dropout(x) if self.drops else x
+        return self.dropout(x) if self.drops in ("last", "twice") else x
 
     def forward(self, ids, mask=None, token_types=None, return_inside=False):
         if (mask is None and self.default == "real") or self.default == "always":
             mask = ids != self.config.pad_id
+        elif mask is None and self.default == "not 0":
+            mask = ids != 0
+        elif self.default == "both":
+            mask = mask & (ids != self.config.pad_id if mask.ndim == 2 else (ids != self.config.pad_id)[:, None])
         if mask is not None:
             if self.look == "queries":
                 mask = mask[:, None, :, None] if mask.ndim == 2 else mask[:, None]
             elif self.look == "two":
                 mask = mask[:, None, None]
+            elif self.look == "transposed" and mask.ndim == 3:
+                mask = mask.transpose(1, 2)[:, None]
+            elif self.look == "first row" and mask.ndim == 3:
+                mask = mask[:, None, :1]
             else:
                 mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
-        x = self.embed(ids, token_types)
-        inside = Inside([] if self.kept == "no embeddings" else [x], [])
+        x = self.embed(ids, token_types if self.types_used == "yes" else None)
+        x = self.dropout(x) if self.drops in ("in forward", "twice") else x
+        inside = Inside({"no embeddings": [], "twice": [x, x]}.get(self.kept, [x]), [])
         for layer in self.layers:
+            old = x
             x, weights = layer(x, mask if self.look != "none" else None, return_weights=return_inside)
-            inside.hidden.append(x)
+            mask = None if self.look == "first layer" else mask
+            inside.hidden.append(old if self.kept == "before the layer" else x)
             inside.weights.append(weights)
         if self.last_norm in (self.config.norm, "both"):
             x = self.norm(x)
             if self.kept == "normed":
                 inside.hidden[-1] = x
-        return (x, inside) if return_inside else x
+        if self.kept == "tensors" and return_inside:
+            inside = Inside(torch.stack(inside.hidden), torch.stack(inside.weights))
+        return (x, inside) if return_inside or self.pair else x
 
 
 def wrong_encoder(**switches):
@@ -710,6 +981,34 @@ def fan_out(self, config):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=module.weight.shape[0] ** -0.5)
+
+
+def root_forgotten(self, config):
+    if config.init_std == "fan_in":
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=1 / module.weight.shape[1])
+
+
+def embeddings_at_002(self, config):
+    if config.init_std == "fan_in":
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+
+
+def layers_after_apply(self, config):
+    self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+
+
+def padding_at_zero(self, config):
+    self.tokens.weight.data[config.pad_id] = 0
+
+
+def layers_in_a_list(self, config):
+    layers = list(self.layers)
+    del self.layers
+    self.layers = layers
 
 
 def a_short_table(self, config):
@@ -781,6 +1080,172 @@ encoder = Build(
         Stage("gradients and dropout", encoder_gradients),
     ),
     mistakes=(
+        Mistake(
+            "layers in a plain list",
+            made(layers_in_a_list, Encoder),
+            "`layers` is a plain Python list, in which a model does not find the layers: no parameters for the "
+            "optimizer, no move to the GPU. Use nn.ModuleList (exercise 04.4).",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "always a pair",
+            wrong_encoder(pair=True),
+            "forward returns a pair although return_inside is False. Then it returns the hidden states alone.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the root forgotten",
+            made(root_forgotten, Encoder),
+            "with init_std of fan_in your standard deviation is 1/(fan in). It is 1/√(fan in): the root is missing.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "embeddings at 0.02",
+            made(embeddings_at_002, Encoder),
+            "with init_std of fan_in the linear layers are right, but the embeddings are drawn with 0.02. They "
+            "too get 1/√(fan in), which is 1/√C.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "apply before the layers",
+            made(layers_after_apply, Encoder),
+            "the layers have torch's own initialisation: `self.apply` reaches only the parts that exist when it "
+            "is called. Make it the last line of __init__.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the padding vector zeroed",
+            made(padding_at_zero, Encoder),
+            "the vector of padding is set to zero. Here it is drawn like the others: nobody looks at padding anyway.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "tokens times √C",
+            wrong_encoder(scaled=True),
+            "the token vectors are multiplied by √C, as in Vaswani et al. (2017). BERT adds them as they are.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "eps of its own",
+            wrong_encoder(eps=1e-5),
+            "`self.norm` has an eps of its own, torch's 1e-5 perhaps. It needs eps=config.eps, as the layers' "
+            "norms do.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the mask and the padding",
+            wrong_encoder(default="both"),
+            "a mask that is given is combined with `ids != pad_id`. Use it as it is: `ids != pad_id` stands for "
+            "None only.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "pad_id fixed at 0",
+            wrong_encoder(default="not 0"),
+            "without a mask you hide the tokens with the id 0. Which id is padding is `config.pad_id`: RoBERTa's is 1.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the mask transposed",
+            wrong_encoder(look="transposed"),
+            "a mask (B, T, T) is transposed in your code: entry [b, i, j] says whether token i may look at token "
+            "j. `mask[:, None]` keeps it so.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the first row of the mask",
+            wrong_encoder(look="first row"),
+            "of a mask (B, T, T) you use the first row for all tokens. Each token has its own row: `mask[:, None]`.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the mask in the first layer",
+            wrong_encoder(look="first layer"),
+            "the mask reaches the first layer only. Each layer needs it.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "types not handed on",
+            wrong_encoder(types_used="in embed"),
+            "embed uses token_types, but forward does not hand them on: `self.embed(ids, token_types)`.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "types never added",
+            wrong_encoder(types_used="never"),
+            "`self.types` is made and never used: the vector of a token's type is part of the sum.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "step 1 alone",
+            wrong_encoder(count="from 0"),
+            "step 1 is right. Step 2 is not written yet: with a position_offset, real tokens are counted from the "
+            "offset.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "positions of one row",
+            wrong_encoder(count="one row"),
+            "with an offset of 0 your position_ids has the shape (T,). The text asks for (B, T), one row for each "
+            "text: `.expand(B, T)`.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "real tokens from 0",
+            wrong_encoder(count="real from 0"),
+            "with an offset of 0 padding counts too: 0, 1, 2, … for every text. Only with an offset are real "
+            "tokens counted.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "steps 1 and 2 alone",
+            wrong_encoder(first_norm="both", last_norm="never"),
+            "steps 1 and 2 are right. Step 3 is not written yet: in pre-norm, `self.norm` leaves the embeddings "
+            "alone and comes after the last layer.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "stacked",
+            wrong_encoder(kept="tensors"),
+            "`hidden` and `weights` of Inside are one tensor each. The text asks for lists, with one tensor for "
+            "each layer: do not stack them.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the embeddings twice",
+            wrong_encoder(kept="twice"),
+            "`hidden` begins with the embeddings twice. It has layers + 1 entries: the embeddings once, then each "
+            "layer's output.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "appended before the layer",
+            wrong_encoder(kept="before the layer"),
+            "`hidden` has what goes *into* each layer appended, so the embeddings are there twice and the last "
+            "layer's output is missing. Append after the layer.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "dropout before the norm",
+            wrong_encoder(drops="before the norm"),
+            "the embeddings are dropped before the norm. embed ends with `self.dropout`: after the norm, if there "
+            "is one.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "dropout in forward",
+            wrong_encoder(drops="in forward"),
+            "dropout is in forward and not in embed. embed returns what goes into the first layer, so it ends "
+            "with `self.dropout`.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "dropout twice",
+            wrong_encoder(drops="twice"),
+            "the embeddings are dropped twice, in embed and in forward. Once is enough: embed ends with "
+            "`self.dropout`.",
+            "a fresh reader of this lesson",
+        ),
         Mistake(
             "the same layer",
             made(the_same_layer, Encoder),
@@ -952,7 +1417,7 @@ encoder = Build(
         ),
         Mistake(
             "no dropout",
-            wrong_encoder(drops=False),
+            wrong_encoder(drops="never"),
             "the embeddings are not dropped: in training `self.dropout` acts on their sum, after the norm if there is "
             "one.",
             "Vaswani et al. 2017, section 5.4: also to the sums of the embeddings",
@@ -993,8 +1458,8 @@ reach = Prediction(
         Mistake(
             "a hop a layer, without one's own",
             2,
-            "with no layer at all a position knows one hop, its own pointer. And layer 2 reads from positions "
-            "that have read already.",
+            "that is a hop for each layer. But with no layer a position knows f(i) already, which is one hop, and "
+            "layer 2 reads from positions that have read already.",
             "the common picture of 'one hop a layer'",
         ),
         Mistake(
@@ -1008,6 +1473,22 @@ reach = Prediction(
             16,
             "the model is asked for 1 to 8 hops; and no layer at all already knows 1.",
             "the count started at the wrong layer",
+        ),
+        Mistake(
+            "one more",
+            6,
+            "one too many. After layer 1 a position knows from 1 hop back to 2 ahead. It can find the "
+            "one that is 2 + 1 hops "
+            "away, and that one knows how many more?",
+            "the position that was met counted twice; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the whole stretch",
+            10,
+            "ten positions is all that a position knows after two layers: those ahead, those behind, and "
+            "itself. How many "
+            "of them are ahead?",
+            "the stretch in both directions; a fresh reader of this lesson",
         ),
         Mistake(
             "powers of three",
@@ -1028,11 +1509,12 @@ reach = Prediction(
 
 
 def size_of(stack):
-    """Return how many layers there are, whether a model would find their weights, how many weights, how many alike."""
+    """Return how many layers there are, in which kind of list, how many weights, and how many are alike."""
     layers = list(stack)
     weights = [next(layer.parameters()) for layer in layers]
     alike = sum(torch.equal(weights[0], other) for other in weights[1:])
-    return len(layers), isinstance(stack, nn.Module), sum(p.numel() for p in nn.ModuleList(layers).parameters()), alike
+    kind = "nn.ModuleList" if isinstance(stack, nn.ModuleList) else type(stack).__name__
+    return len(layers), kind, sum(p.numel() for p in nn.ModuleList(layers).parameters()), alike
 
 
 def make_linear():
@@ -1045,7 +1527,7 @@ def copied(make_layer, n):
     for _ in range(n):
         stack.append(make_layer())
         stack[-1].load_state_dict(layer.state_dict())
-    return stack
+    return nn.ModuleList(stack)
 
 
 stack = Exercise(
@@ -1065,8 +1547,8 @@ stack = Exercise(
         Mistake(
             "copies of one",
             copied,
-            "n layers with weights of their own, but all start with the same numbers, because they are copies. Call "
-            "make_layer() for each.",
+            "n layers with weights of their own, but all begin with the same numbers: they are copies of one, or the "
+            "seed is set anew before each. Call make_layer() for each.",
             "https://github.com/pytorch/pytorch/issues/86274",
         ),
         Mistake(
@@ -1075,6 +1557,14 @@ stack = Exercise(
             "n layers of their own, but in a plain Python list, in which a model does not find them: no parameters for "
             "the optimizer, no move to the GPU. Put them into nn.ModuleList.",
             "a fresh reader of this lesson; torch's documentation of nn.ModuleList",
+        ),
+        Mistake(
+            "nn.Sequential",
+            lambda make_layer, n: nn.Sequential(*(make_layer() for _ in range(n))),
+            "the layers are right, but in an nn.Sequential, which hands on a single result. An encoder "
+            "layer returns two "
+            "and gets a mask: put them into an nn.ModuleList.",
+            "a fresh reader of this lesson",
         ),
         Mistake(
             "one too few",
@@ -1090,6 +1580,6 @@ stack = Exercise(
     praise="n layers, n sets of weights.",
     other_ways=(
         lambda make, n: torch.nn.ModuleList([make() for _ in range(n)]),
-        lambda make, n: torch.nn.Sequential(*(make() for _ in range(n))),
+        lambda make, n: torch.nn.ModuleList().extend(make() for _ in range(n)),
     ),
 )
