@@ -646,7 +646,7 @@ ax.set(
     ylim=(0, 1.05),
 )
 ax.legend(loc="center right", bbox_to_anchor=(1.0, 0.42), title="naming")
-ax.set_title("A fixed row of weights names the heavier neighbour, and not always both")
+ax.set_title("A fixed row names the heavier neighbour, not always both")
 plots.show(
     fig,
     alt="Two curves against the weight on the letter before: each answer is right in a sixteenth of the pairs while its letter is the lighter one, and jumps to all pairs where it becomes the heavier one.",
