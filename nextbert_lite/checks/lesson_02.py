@@ -37,6 +37,8 @@ __all__ = [
 def scores_with_a_large_row(generator):
     scores = 3 * torch.randn(5, 6, generator=generator)
     scores[2] += 200.0
+    scores[3] = 0.0
+    scores[3, 4] = 200.0  # far above its row's mean, median, minimum and first score
     return (scores,)
 
 
@@ -86,6 +88,20 @@ softmax_rows = Exercise(
             "the whole matrix sums to 1, not each row. Every query has one unit of attention to spend: sum over the "
             "last dimension, with keepdim=True.",
             "https://github.com/gjylt/DoubleAttentionNet/issues/3 (softmax over several dimensions at once)",
+        ),
+        Mistake(
+            "another shift",
+            lambda scores: (e := (scores - scores.mean(-1, keepdim=True)).exp()) / e.sum(-1, keepdim=True),
+            "one row holds 0 and 200, and what you subtract from it leaves a score whose exponential is infinite: NaN. "
+            "Subtract each row's largest score, so that no exponent is above 0.",
+            "a shift by the mean, the median, the minimum or the first score, tried by a reader of this lesson",
+        ),
+        Mistake(
+            "one sum, each row's maximum",
+            lambda scores: (e := (scores - scores.amax(-1, keepdim=True)).exp()) / e.sum(),
+            "each row's maximum is subtracted, but you divide by the sum of the whole matrix. Divide each row by its "
+            "own sum: e.sum(-1, keepdim=True).",
+            "a fresh reader of this lesson",
         ),
         Mistake(
             "softmax over columns",
@@ -190,6 +206,14 @@ def padded_in_place(q, k, v, mask):
     return torch.softmax(scores, 2).bmm(v)
 
 
+def times_mask(q, k, v, mask):
+    return ((q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) * mask[:, None, :]) @ v
+
+
+def scores_times_mask(q, k, v, mask):
+    return (q @ k.mT / math.sqrt(q.shape[-1]) * mask[:, None, :]).softmax(-1) @ v
+
+
 padded_attention = Exercise(
     id="02.3",
     right=attend_with(lambda mask: mask[:, None, :]),
@@ -237,6 +261,19 @@ padded_attention = Exercise(
             "the right dimension, but the wrong way round: the words look at the padding only, and a text without "
             "padding reads nothing. True means 'may be attended to'.",
             "https://github.com/facebookresearch/detr/issues/96; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "weights times mask",
+            times_mask,
+            "padding reads nothing, but it got a part of each row before it was hidden, so what is left does not sum "
+            "to 1. Hide the scores, with -inf, before the softmax.",
+            "https://github.com/huggingface/pytorch-image-models/pull/2236",
+        ),
+        Mistake(
+            "scores times mask",
+            scores_times_mask,
+            "a padded token's score is 0, and exp(0) = 1: it still gets attention. Its score must be -inf.",
+            "https://github.com/awslabs/gluonts/pull/1401",
         ),
         Mistake(
             "no scaling",
@@ -397,7 +434,9 @@ def empty_row(answer, generator):
     mask = padding(2, 5)[:, None, :].repeat(1, 5, 1)
     mask[1, 2] = False  # query 2 of text 1 may attend to nothing
     nothing = torch.zeros(2, 1, 5, dtype=torch.bool)  # and here no query may attend to anything
-    return answer(q, k, v, mask), answer(q, k, v, nothing)
+    low = -1e5 * torch.eye(1, 8), 1e6 * torch.eye(1, 8).expand(5, -1)  # every score is below -1e10, one is not hidden
+    one = torch.arange(5)[None] == 1
+    return tuple(untouched(answer, *given) for given in ((q, k, v, mask), (q, k, v, nothing), (*low, v[0], one)))
 
 
 def dropped(answer, generator):
@@ -409,10 +448,12 @@ def dropped(answer, generator):
     proportion = zero.double().mean().item()  # of 8 · 32 · 32 weights: the tolerance is six standard errors
     rest = (output[..., :32] - weights / 0.75)[~zero]
     said = "about a quarter" if abs(proportion - 0.25) < 0.03 else f"{proportion:.1f}"
+    even = torch.allclose(output[..., :32].sum(-1), torch.ones(8, 32), atol=1e-3)
     return (
         weights,
         f"of the mixed weights {said} are 0",
         f"the others are divided by 1 - dropout: {bool(rest.numel() and rest.abs().max() < 1e-4)}",
+        f"the mixed weights of a row sum to 1: {even}",
         f"each value is mixed with the same weights: {torch.equal(output[..., :32], output[..., 32:])}",
         answer(q, k, v.expand(8, -1, -1), None, 0.0),
     )
@@ -424,7 +465,11 @@ def gradients(answer, generator):
     mask[1, 2] = False
     output, weights = answer(q, k, v, mask)
     (output.square().sum() + weights.square().sum()).backward()
-    return q.grad, k.grad, v.grad
+    found = tuple(torch.zeros_like(t) if t.grad is None else t.grad for t in (q, k, v))
+    inputs = [t.requires_grad_() for t in drawn(generator, *3 * [(2, 5, 8)])]
+    answer(*inputs, None, 0.25)[0].square().sum().backward()
+    reached = [t.grad is not None and bool(t.grad.any()) for t in inputs]
+    return *found, f"with dropout, gradients reach q, k and v: {reached}"
 
 
 def other_sizes(answer, generator):
@@ -463,6 +508,24 @@ def returns_dropped(weights, q, k, v, dropout):
 
 def not_rescaled(weights, q, k, v, dropout):
     return (weights * (torch.rand_like(weights) >= dropout)) @ v, weights
+
+
+def renormalised(weights, q, k, v, dropout):
+    mixed = F.dropout(weights, dropout)
+    return (mixed / mixed.sum(-1, keepdim=True).clamp_min(1e-9)) @ v, weights
+
+
+def never_checked(q, k, v, mask=None, dropout=0.0):
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    weights = scores.softmax(-1) if mask is None else right_hide(scores, mask, right_softmax)
+    return right_mix(weights, q, k, v, dropout)
+
+
+def dropped_scores(q, k, v, mask=None, dropout=0.0):
+    scores = F.dropout(q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1]), dropout)
+    mask = check_mask(mask, scores.shape)
+    weights = scores.softmax(-1) if mask is None else right_hide(scores, mask, right_softmax)
+    return weights @ v, weights
 
 
 def without_check(q, k, v, mask=None, dropout=0.0):
@@ -607,6 +670,20 @@ attention = Build(
             "https://github.com/pytorch/pytorch/issues/32590 and the like: a mask that is accepted and not used",
         ),
         Mistake(
+            "the mask checked and forgotten",
+            wrong(hide=lambda s, m, soft: soft(s)),
+            "you check the mask, but the scores do not use it: where it is False, the score must become -inf before "
+            "the softmax.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "queries and keys of the mask exchanged",
+            wrong(hide=lambda s, m, soft: right_hide(s, m.mT, soft)),
+            "the last two dimensions of your mask are exchanged. Rows are queries and columns are keys, in the mask as "
+            "in the scores: use it as it is given.",
+            "https://github.com/hyunwoongko/transformer/pull/40",
+        ),
+        Mistake(
             "the mask means the opposite",
             wrong(hide=lambda s, m, soft: right_hide(s, ~m, soft)),
             "you hide what may be attended to. Here True means 'may be attended to', so fill where the mask is False: "
@@ -634,10 +711,17 @@ attention = Build(
             "https://github.com/lucidrains/vit-pytorch/issues/71 (a mask of a dimension too few)",
         ),
         Mistake(
+            "never checked",
+            never_checked,
+            "call `mask = check_mask(mask, scores.shape)` first. Without it a mask (B, T) is taken without a word, and "
+            "with B = T it is wrong (exercise 02.3).",
+            "https://github.com/lucidrains/vit-pytorch/issues/71 (a mask of a dimension too few)",
+        ),
+        Mistake(
             "NaN in an empty row",
             wrong(hide=lambda s, m, soft: soft(s.masked_fill(~m, -math.inf))),
             "a row that may attend to nothing is NaN, because its softmax divides 0 by 0, and one NaN makes the whole "
-            "batch's loss NaN. Set the hidden weights to 0 after the softmax.",
+            "batch's loss NaN. Set the hidden weights to 0 after the softmax with masked_fill (NaN times 0 is NaN).",
             "https://github.com/pytorch/pytorch/issues/103749",
         ),
         Mistake(
@@ -646,6 +730,13 @@ attention = Build(
             "a row that may attend to nothing attends to every hidden key equally, because its scores are all -1e9. "
             "Use -inf, and set the hidden weights to 0 after the softmax.",
             "-10000.0 in google-research/bert's modeling.py; https://github.com/huggingface/transformers/issues/12109",
+        ),
+        Mistake(
+            "a finite number, then zeros",
+            wrong(hide=lambda s, m, soft: soft(s.masked_fill(~m, -1e4)).masked_fill(~m, 0.0)),
+            "where the real scores are lower than the number that you fill in, hidden keys get the weight, and the row "
+            "loses it when they become 0. Fill in -inf, which no score is below.",
+            "-10000.0 in google-research/bert's modeling.py",
         ),
         Mistake(
             "never dropped",
@@ -674,10 +765,36 @@ attention = Build(
             "dropout as in Srivastava et al. 2014, which rescales at test time instead",
         ),
         Mistake(
+            "rows renormalised",
+            wrong(mix=renormalised),
+            "you divide the rows by their sums after dropout. F.dropout has divided by 1 - dropout already; leave the "
+            "rows as they are, they sum to 1 on average.",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "the scores dropped",
+            dropped_scores,
+            "you drop scores, and a dropped score is 0, not hidden: exp(0) = 1. Drop weights, after the softmax.",
+            "a reader of this lesson",
+        ),
+        Mistake(
             "the probability to keep",
             wrong(mix=lambda w, q, k, v, p: (F.dropout(w, 1 - p if p else 0.0) @ v, w)),
             "`dropout` is the probability that a weight is set to 0; you take it for the probability that it stays.",
             "TensorFlow 1's tf.nn.dropout took keep_prob, and google-research/bert calls it with 1.0 - dropout_prob",
+        ),
+        Mistake(
+            "the weights detached",
+            wrong(mix=lambda w, q, k, v, p: (F.dropout(w, p) @ v, w.detach())),
+            "the weights that you return are detached: no gradient flows through them. Return them as they are.",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "detached under dropout",
+            wrong(mix=lambda w, q, k, v, p: (F.dropout(w.detach(), p) @ v if p else w @ v, w)),
+            "with dropout no gradient reaches queries and keys, so a model in training could not learn where to look. "
+            "Give F.dropout the weights themselves.",
+            "a reader of this lesson",
         ),
         Mistake(
             "-inf added",
@@ -686,8 +803,9 @@ attention = Build(
                     s + torch.zeros(m.shape, dtype=s.dtype).masked_fill(~m, -math.inf)
                 ).nan_to_num(0.0)
             ),
-            "the result is right, but the gradients are NaN: nan_to_num hides the NaN of an empty row on the forward "
-            "pass only. Put -inf in with masked_fill, which lets no gradient through where it fills.",
+            "the result is right, but the gradients are NaN: where -inf is added, the NaN of an empty row goes back to "
+            "q and k, and what is set to 0 after the softmax does not stop it. Put -inf in with masked_fill, which "
+            "passes no gradient back where it filled.",
             "an additive mask of -inf with nan_to_num behind the softmax; torch 2.13",
         ),
     ),
