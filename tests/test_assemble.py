@@ -229,12 +229,13 @@ TRAINS = """
 import torch, my_bert, nextbert_lite as course
 
 world = course.ToyWorld()
-config = course.EncoderConfig(world.tokenizer.vocab_size, dropout=0.1)
+tokenizer = world.tokenizer()
+config = course.EncoderConfig(tokenizer.vocab_size, dropout=0.1)
 
 def batches(mask_tokens):
     def batch(step):
         ids, mask = world.sample_ids(16, seed=step)
-        corrupted, labels = mask_tokens(ids, world.tokenizer, 0.5, course.seeded(0, step))
+        corrupted, labels = mask_tokens(ids, tokenizer, 0.5, course.seeded(0, step))
         return {"ids": corrupted, "labels": labels, "mask": mask}
     return batch
 

@@ -258,7 +258,10 @@ def test_the_page_shows_each_exercise_blank_and_folds_its_solution_and_what_the_
     notebook = lessons.read_notebook(lesson.path)
     page = book.page_of(notebook, lesson, FILES)
     code = [cell for cell in page["cells"] if cell["cell_type"] == "code"]
-    solutions = [i for i, cell in enumerate(code) if "hide-input" in cell["metadata"].get("tags", [])]
+    folded = [i for i, cell in enumerate(code) if "hide-input" in cell["metadata"].get("tags", [])]
+    solutions = [i for i in folded if "### BEGIN SOLUTION" in book.text_of(code[i])]
+    for i in (i for i in folded if i not in solutions):
+        assert code[i]["metadata"]["mystnb"]["code_prompt_show"] == "Show the drawing code"
     assert len(solutions) == len(lesson.exercises)
     for i in solutions:
         blank, solution, check = code[i - 1 : i + 2]
@@ -266,7 +269,7 @@ def test_the_page_shows_each_exercise_blank_and_folds_its_solution_and_what_the_
         assert "### BEGIN SOLUTION" in book.text_of(solution) and solution["metadata"]["tags"] == ["hide-input"]
         assert "check." in book.text_of(check) and check["metadata"]["tags"] == ["hide-output"]
     hidden = [i for i, cell in enumerate(code) if {"hide-input", "hide-output"} & {*cell["metadata"].get("tags", [])}]
-    assert hidden == sorted([*solutions, *(i + 1 for i in solutions)])
+    assert hidden == sorted([*folded, *(i + 1 for i in solutions)])
     assert len({cell["id"] for cell in page["cells"]}) == len(page["cells"])
 
 

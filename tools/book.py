@@ -197,6 +197,11 @@ def page_of(notebook: dict, lesson: Lesson, files: dict[str, str]) -> dict:
             metadata["tags"] = ["hide-output"]
             metadata["mystnb"] = {"code_prompt_show": f"Show {says}", "code_prompt_hide": f"Hide {says}"}
             check_follows = False
+        elif "hide-input" in metadata.get("tags", []):
+            metadata["mystnb"] = {
+                "code_prompt_show": "Show the drawing code",
+                "code_prompt_hide": "Hide the drawing code",
+            }
         cell["outputs"] = [more for output in cell.get("outputs", []) for more in with_figure(output)]
         if cell["cell_type"] == "markdown":
             del cell["outputs"]

@@ -1101,7 +1101,7 @@ assert min(best("divided")) > 0.98 and sum(best("divided")) > sum(best("undivide
 assert all(min(found) < 0.95 for (name, _), found in scaling.items() if name == "undivided")
 
 # %% [markdown]
-# Divided, all six runs learn the task at the best rate. Undivided, some do and some do not, at each of the three rates. So
+# Divided, all six runs learn the task at the best rate. Undivided, some runs fail, at each of the three rates. So
 # the division does help to train, in this model and with this start. It is not what makes learning possible, because some
 # undivided runs learn too. Nor does this show *why* it helps: at D = 32 only a few queries of section 4 would be without a
 # gradient.
