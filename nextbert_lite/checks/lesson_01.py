@@ -725,7 +725,8 @@ cut_there = Prediction(
 
 def sequences(generator):
     lengths = [2, 5, 3]
-    return ([[0, *torch.randint(2, 50, (n,), generator=generator).tolist()] for n in lengths], 1)  # 0 is a token here
+    rows = [[0, *torch.randint(2, 50, (n,), generator=generator).tolist(), 1] for n in lengths]
+    return rows, 1  # 0 is a token here, and so is the padding's 1 at the end of each text
 
 
 def padded_left(sequences, pad_id):
@@ -761,6 +762,12 @@ pad_batch = Exercise(
             "the ids are right, the mask is the wrong way round. In this course True means 'may be attended to': "
             "a real token.",
             "https://github.com/facebookresearch/detr/issues/96",
+        ),
+        Mistake(
+            "mask from the ids",
+            lambda s, pad_id: (pad(s, pad_id)[0], pad(s, pad_id)[0] != pad_id),
+            "the ids are right, but the mask hides real tokens that have the padding's id. Take it from the lengths.",
+            "a fresh reader of this lesson; `ids != pad_id` is usual where no token has this id",
         ),
         Mistake(
             "on the left",

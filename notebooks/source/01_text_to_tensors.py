@@ -314,7 +314,7 @@ assert gains == sorted(gains, reverse=True) and gains[-1] > 0
 # %% [markdown]
 # ### Exercise 01.2 · predict the result ●○○ · 5 minutes
 #
-# The merges, in the order in which they were learned, are: `t h`, `h e`, `th e`, `e r`, `th er`, `r e`. How is `there` cut?
+# Here is a list of merges, made up for this exercise: `t h`, `h e`, `th e`, `e r`, `th er`, `r e`. How is `there` cut?
 # Write the list of its symbols, such as `["t", "here"]`.
 
 # %% tags=["exercise-01.2"]
@@ -463,8 +463,8 @@ print("by rank: the same symbols for 500 new words")
 # %% [markdown]
 # ## 5. WordPiece: BERT's own tokenizer
 #
-# BERT's vocabulary looks different: `token`, `##ization`. **`##` means that the piece continues a word.** (In BPE the mark
-# sits at the beginning of words, as the space.) WordPiece differs from BPE twice. The first difference is *which pair is
+# BERT's vocabulary looks different: `token`, `##ization`. **`##` means that the piece continues a word.** (In
+# byte-level BPE the space at the beginning of a word is the mark.) WordPiece differs from BPE twice. The first difference is *which pair is
 # merged*. Schuster and Nakajima (2012) add the unit that raises the likelihood of the training text most. Google never
 # published the program; the usual reading (chapter 6 of Hugging Face's course) is a **likelihood ratio**:
 #
