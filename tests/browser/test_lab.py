@@ -85,13 +85,13 @@ def notebook(lab, visit):
 
 
 def run_all(page):
-    """Run all cells and wait until the last has its number and none is waiting."""
+    """Run all cells and wait until the last one has its number: they run in order, and an error would stop them."""
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.wait_for_function(
         """() => {
-            const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")].map((p) => p.textContent);
-            return prompts.length && prompts.every((text) => /^\\[\\d+\\]:$/.test(text));
+            const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")];  // those of folded code too
+            return prompts.length && /^\\[\\d+\\]:$/.test(prompts.at(-1).textContent);
         }"""
     )
 
