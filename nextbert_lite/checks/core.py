@@ -207,10 +207,8 @@ class Build:
         if nothing_written(answer):
             return "blank", ""
         for number, stage in enumerate(self.stages, 1):
-            yours, right = (
-                [self.run(stage, answer, s) for s in SEEDS],
-                [self.known(stage, self.course, s) for s in SEEDS],
-            )
+            yours = [self.run(stage, answer, seed) for seed in SEEDS]
+            right = [self.known(stage, self.course, seed) for seed in SEEDS]
             found = [(difference(*pair), *pair) for pair in zip(yours, right, strict=True)]
             fault = next((one for one in found if one[0]), None)
             if fault is None:
@@ -243,10 +241,13 @@ class Build:
         return _known[stage, answer, seed]
 
     def run(self, stage: Stage, answer: Any, seed: int) -> Any:
-        """Return what a stage gives for an answer, or the exception that it raised."""
+        """Return what a stage gives for an answer, or the exception that it raised.
+
+        The stage's generator draws other numbers than torch's own: what an answer draws must not agree with its inputs.
+        """
         with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
             torch.manual_seed(seed)
-            return run(lambda: stage.run(answer, torch.Generator().manual_seed(seed)), ())
+            return run(lambda: stage.run(answer, torch.Generator().manual_seed(1000 + seed)), ())
 
 
 _known: dict[tuple, Any] = {}
@@ -273,9 +274,9 @@ def untouched(function: Callable, *arguments: Any) -> Any:
     """Return function(*arguments); Fault if it changed one of them in place."""
     before = copy.deepcopy(arguments)
     result = function(*arguments)
-    for number, (old, new) in enumerate(zip(before, arguments, strict=True), 1):
-        if not unchanged(old, new):
-            raise Fault(f"argument number {number} is changed in place: whoever called it finds theirs changed.")
+    changed = first_changed(before, arguments)
+    if changed is not None:
+        raise Fault(f"argument number {changed + 1} is changed in place: whoever called it finds theirs changed.")
     return result
 
 
@@ -417,10 +418,14 @@ def changed_input(function: Callable, case: tuple) -> tuple[int, Any] | None:
     """Return the number and the value of the first argument that the function changes in place, if any."""
     before = copy.deepcopy(case)
     function(*case)
-    for i, (old, new) in enumerate(zip(before, case, strict=True)):
-        if not unchanged(old, new):
-            return i, new
-    return None
+    changed = first_changed(before, case)
+    return None if changed is None else (changed, case[changed])
+
+
+def first_changed(before: tuple, after: tuple) -> int | None:
+    """Return the number of the first argument that no longer holds what its copy holds, from 0; None if all do."""
+    pairs = enumerate(zip(before, after, strict=True))
+    return next((number for number, (old, new) in pairs if not unchanged(old, new)), None)
 
 
 def unchanged(old: Any, new: Any) -> bool:

@@ -69,16 +69,6 @@ def texts(generator, B, T, tokenizer):
     return ids
 
 
-def stage(name, run):
-    """A stage with a generator apart from torch's own, which `Build.run` gives the same seed."""
-
-    def with_its_generator(answer, generator):
-        seed = 1000 + int(torch.randint(10**9, (), generator=generator))
-        return run(answer, torch.Generator().manual_seed(seed))
-
-    return Stage(name, with_its_generator)
-
-
 def listed(values):
     values = sorted(set(values))
     return ", ".join(map(str, values[:8])) + (", …" if len(values) > 8 else "")
@@ -693,14 +683,14 @@ mask_tokens = Build(
     id="05.1",
     course=courses_mask_tokens,
     stages=(
-        stage("two tensors", two_tensors),
-        stage("the labels", the_labels),
-        stage("which tokens are selected", the_selection),
-        stage("80/10/10", the_corruption),
-        stage("the random words", the_random_words),
-        stage("short texts", short_texts),
-        stage("the generator", the_generator),
-        stage("other sizes", other_vocabularies),
+        Stage("two tensors", two_tensors),
+        Stage("the labels", the_labels),
+        Stage("which tokens are selected", the_selection),
+        Stage("80/10/10", the_corruption),
+        Stage("the random words", the_random_words),
+        Stage("short texts", short_texts),
+        Stage("the generator", the_generator),
+        Stage("other sizes", other_vocabularies),
     ),
     mistakes=MASKING_MISTAKES[::-1],
     hints=(

@@ -109,8 +109,7 @@ def parts(folder: Path, limit: float) -> Iterator[Part]:
                     yield part
                     continue
                 except Incomplete as error:
-                    part.status = str(error)
-                    part.imports, part.made, part.uses = {}, {}, set()
+                    part = Part(build, file, name, str(error))
             collect(part, cells, progress.learners(cells, wanted)[build], names)
             yield part
 
@@ -160,7 +159,7 @@ def definitions(sources: Iterable[str]) -> dict[str, str]:
     found = {}
     for source in sources:
         text = without_markers(source)
-        for node in nodes_of(text):
+        for node in progress.statements(text):
             segment = segment_of(text, node)
             if isinstance(node, MADE):
                 found[node.name] = segment
@@ -173,7 +172,7 @@ def imports(sources: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Return name -> where from ("" for `import …`) and what, of each import in cells; of a name the last."""
     found = {}
     for source in sources:
-        for node in nodes_of(without_markers(source)):
+        for node in progress.statements(source):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 origin = "." * node.level + (node.module or "") if isinstance(node, ast.ImportFrom) else ""
                 for alias in node.names:
@@ -188,14 +187,6 @@ def import_lines(wanted: Iterable[tuple[str, str]]) -> list[str]:
     origins = sorted({origin for origin, _ in wanted if origin})
     lines = [f"import {what}" for what in plain]
     return lines + [f"from {o} import {', '.join(sorted({w for origin, w in wanted if origin == o}))}" for o in origins]
-
-
-def nodes_of(source: str) -> list[ast.stmt]:
-    """Return a cell's statements; none of one that is no Python."""
-    try:
-        return progress.parsed(source).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
 
 
 def segment_of(source: str, node: ast.stmt) -> str:

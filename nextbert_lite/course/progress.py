@@ -85,7 +85,7 @@ def progress(folder: Path, limit: float = LIMIT, builds: bool = False) -> Iterat
     Raises FileNotFoundError when the folder has no lesson.
     """
     shipped = {path.name: code_cells(path) for path in workspace.find_lessons()}
-    shipped = {name: cells for name, cells in shipped.items() if continues(cells) or not builds}
+    shipped = {name: cells for name, cells in shipped.items() if not builds or continues(cells)}
     files = {name: copy_of(name, exercises(cells), folder, shipped) for name, cells in shipped.items()}
     if not any(files.values()):
         raise FileNotFoundError(f"'{folder}' holds no lessons; name your folder, or fill one: nextbert-lite start DIR")
@@ -216,11 +216,7 @@ def define(sources: list[str], kinds: tuple, names: dict) -> str:
     """Run the statements of these kinds, each by itself, and return what the first that failed raised."""
     trouble = ""
     for source in sources:
-        try:
-            nodes = [node for node in parsed(source).body if isinstance(node, kinds) and constant(node)]
-        except (SyntaxError, ValueError, RecursionError, MemoryError):  # half-edited; nested too deeply
-            continue
-        for node in nodes:
+        for node in (node for node in statements(source) if isinstance(node, kinds) and constant(node)):
             try:
                 exec(compile(ast.Module([node], []), "<lesson>", "exec", dont_inherit=True), names)
             except Exception as error:  # noqa: BLE001 - it needs what another cell makes, or is not installed
@@ -237,6 +233,14 @@ def constant(node: ast.stmt) -> bool:
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return False
     return True
+
+
+def statements(source: str) -> list[ast.stmt]:
+    """Return a cell's statements; none of one that is half-edited or nested too deeply."""
+    try:
+        return parsed(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
 
 
 def parsed(source: str) -> ast.Module:
