@@ -154,14 +154,7 @@ def parser() -> argparse.ArgumentParser:
         help="show which exercises of your lessons pass",
         description="Run the exercises of the lessons in a folder and show which pass. Your files are only read.",
     )
-    command.add_argument(
-        "folder",
-        metavar="DIR",
-        type=folder,
-        nargs="?",
-        default=Path("workspace"),
-        help="your folder (default: workspace)",
-    )
+    learners_folder(command)
     command.add_argument("--json", action="store_true", help="print JSON, with whole messages, for a teacher's script")
     command.set_defaults(run=progress)
 
@@ -171,14 +164,7 @@ def parser() -> argparse.ArgumentParser:
         description="Collect the builds of the lessons in a folder that pass their checks into a package, DIR/my_bert. "
         "Where one does not, the course's stands in, marked. A file there that you edited is never overwritten.",
     )
-    command.add_argument(
-        "folder",
-        metavar="DIR",
-        type=folder,
-        nargs="?",
-        default=Path("workspace"),
-        help="your folder (default: workspace)",
-    )
+    learners_folder(command)
     command.set_defaults(run=assemble)
 
     command = commands.add_parser(
@@ -272,6 +258,14 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=search)
     return top
+
+
+def learners_folder(command: argparse.ArgumentParser) -> None:
+    """Add the argument of a command that reads a learner's folder."""
+    usual = Path("workspace")
+    command.add_argument(
+        "folder", metavar="DIR", type=folder, nargs="?", default=usual, help="your folder (default: workspace)"
+    )
 
 
 def named(text: str) -> str:
