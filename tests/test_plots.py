@@ -154,6 +154,26 @@ def test_the_title_may_stand_above_all_panels(shown):
     assert shown
 
 
+@pytest.mark.parametrize("where", ["the axes", "the figure"])
+def test_a_title_that_is_cut_off_is_refused(where, shown):
+    fig, ax = plots.figure(size=(3, 2))
+    long = "A finding that takes many more words than a small figure has room for"
+    (ax.set_title if where == "the axes" else fig.suptitle)(long)
+    with pytest.raises(ValueError, match="is cut off: shorten it"):
+        plots.show(fig, alt="A figure whose title has no room, in a test.")
+    fig, ax = plots.figure(size=(3, 2))
+    (ax.set_title if where == "the axes" else fig.suptitle)("A finding that takes\nits two lines")
+    plots.show(fig, alt="A figure whose title has room, in a test.")
+
+
+def test_a_title_that_runs_into_the_next_is_refused(shown):
+    fig, (left, right) = plots.figure(1, 2, size=(5, 2))
+    left.set_title("This title is longer than its own panel")
+    right.set_title("So it runs into this one")
+    with pytest.raises(ValueError, match="runs into the title 'This title is longer"):
+        plots.show(fig, alt="Two panels whose titles meet, in a test.")
+
+
 def test_alternative_text_cannot_be_forgotten():
     with pytest.raises(TypeError, match="alt"):
         plots.show(line())

@@ -70,12 +70,14 @@ def png(fig: Figure) -> bytes:
 def show(fig: Figure, *, alt: str) -> None:
     """Show a figure in a notebook, with a sentence that says the same to someone who cannot see it.
 
-    The figure needs a title that states its finding; ValueError when it or the sentence is missing.
+    The figure needs a title that states its finding; ValueError when it is missing, cut off or over another one, or
+    when the sentence is missing.
     """
     from IPython.display import display
 
     check_figure(fig, alt)
     image = base64.b64encode(png(fig)).decode()
+    check_titles(fig)
     display({"image/png": image, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
     plt.close(fig)
 
@@ -92,6 +94,22 @@ def check_figure(fig: Figure, alt: str) -> None:
         raise ValueError("the figure needs a title that states what it shows, in three words or more.")
     if not isinstance(alt, str) or len(alt.split()) < 6:
         raise ValueError(f"alt is {alt!r}; write a sentence that tells the finding to someone who cannot see it.")
+
+
+def check_titles(fig: Figure) -> None:
+    """Raise ValueError when a title of a drawn figure reaches beyond its edge or into another title."""
+    renderer, seen = fig.canvas.get_renderer(), []
+    above = [fig._suptitle] if fig.get_suptitle() else []
+    for text in [*above, *(text for ax in fig.axes for text in (ax.title, ax._left_title, ax._right_title))]:
+        if not text.get_text() or not text.get_visible():
+            continue
+        box, shown = text.get_window_extent(renderer), f"the title {text.get_text()!r:.80}"
+        if box.x0 < -1 or box.y0 < -1 or box.x1 > fig.bbox.x1 + 1 or box.y1 > fig.bbox.y1 + 1:
+            raise ValueError(rf"{shown} is cut off: shorten it, put a \n into it, or make the figure larger.")
+        other = next((name for name, place in seen if place.overlaps(box)), None)
+        if other is not None:
+            raise ValueError(rf"{shown} runs into {other}: shorten one, or put a \n into it.")
+        seen.append((shown, box))
 
 
 def attention_map(
