@@ -430,6 +430,43 @@ def test_a_build_that_reads_the_notebooks_numbers_is_told_which():
         SCALED(notebook["Mine"])
 
 
+def sum_and_ranges(answer, generator):
+    x = torch.randn(3, 4, generator=generator)
+    return answer(x), (answer(x[:, :3]), answer(x[:, :2]))
+
+
+def sums(x):
+    return x.sum(-1)
+
+
+TWICE_WRONG = Build(
+    id="99.3",
+    course=sums,
+    stages=(Stage("sums", sum_and_ranges),),
+    mistakes=(
+        Mistake("means", lambda x: x.mean(-1), "you divide by the width.", "made for this test"),
+        Mistake("sizes", lambda x: x.abs().sum(-1), "you add up the sizes.", "made for this test"),
+        Mistake("never below", lambda x: x.sum(-1).clamp(min=0), "you cut off what is negative.", "made for this test"),
+    ),
+    hints=("Sum.",),
+    praise="Summed.",
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda x: x.mean(-1) if x.shape[1] == 4 else x[:, 0], "99.3: stage 1 of 1, sums: you divide"),
+        (lambda x: x.prod(-1), "99.3: stage 1 of 1, sums: 0.00 % of the values agree"),
+    ],
+    ids=["lesson99.3-a second mistake behind the first", "lesson99.3-another mistake"],
+)
+def test_a_mistake_is_named_by_the_first_wrong_result_of_its_stage(answer, words):
+    with pytest.raises(CheckFailed) as caught:
+        TWICE_WRONG(answer)
+    assert str(caught.value).startswith(words)
+
+
 BLANKS = """
 class OnlySuper(torch.nn.Module):
     def __init__(self, width, factor=2.0):

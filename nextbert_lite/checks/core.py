@@ -216,10 +216,11 @@ class Build:
             if number == 1 and all(isinstance(one, NotImplementedError) for one in yours):
                 return "blank", ""
             where = f"stage {number} of {len(self.stages)}, {stage.name}: "
-            for mistake in self.mistakes:
-                alike = (same(y, self.known(stage, mistake.wrong, seed)) for y, seed in zip(yours, SEEDS, strict=True))
-                if all(alike) and self.passes(mistake.wrong, number - 1):  # one that shows earlier is another mistake
-                    return "fails", where + mistake.message
+            for alike in (same_results, same_fault):
+                for mistake in self.mistakes:
+                    wrong = [self.known(stage, mistake.wrong, seed) for seed in SEEDS]
+                    if all(map(alike, yours, wrong, right)) and self.passes(mistake.wrong, number - 1):
+                        return "fails", where + mistake.message  # one that shows earlier is another mistake
             agree = agreement(*fault[1:])
             part = "" if agree is None else f"{100 * agree:.2f} % of the values agree. "
             of_notebook = reads_of(answer) if stage.name == OTHER_SIZES else ""
@@ -310,6 +311,19 @@ def agreement(yours: Any, right: Any) -> float | None:
         return None
     equal = [torch.isclose(y.double(), r.double(), rtol=1e-4, atol=1e-5, equal_nan=True).flatten() for y, r in pairs]
     return float(torch.cat(equal).double().mean()) if sum(map(len, equal)) else None
+
+
+def same_results(yours: Any, wrong: Any, right: Any) -> bool:
+    """Whether a stage gave all that it gives for a mistake."""
+    return same(yours, wrong)
+
+
+def same_fault(yours: Any, wrong: Any, right: Any) -> bool:
+    """Whether the first wrong result of a stage is that of a mistake: further ones may come from a second mistake."""
+    if all(isinstance(outcome, tuple | list) for outcome in (yours, wrong, right)) and len(yours) == len(right):
+        both = zip(yours, wrong, right, strict=False)
+        return next((same_fault(y, w, r) for y, w, r in both if difference(y, r) is not None), False)
+    return same(yours, wrong) and difference(wrong, right) is not None
 
 
 def flat(value: Any) -> list:
