@@ -12,7 +12,7 @@ from nextbert_lite.core.masking import IGNORE, mask_tokens
 from nextbert_lite.corpora import bayes
 from nextbert_lite.corpora.bayes import (
     KINDS,
-    Gap,
+    Beside,
     PerfectModel,
     compare,
     floor,
@@ -352,23 +352,23 @@ def logits_of(model):
 def test_no_other_distribution_is_below_the_floor(world, perfect):
     """Cheaper predictors, each a valid model, stay above: the paired gap is positive beyond sampling error."""
     for other in (PerfectModel(world, sees="left"), PerfectModel(world, sees="right"), PerfectModel(world, rate=0.6)):
-        gap = compare(logits_of(other), world, n=800, perfect=perfect)
-        assert gap.gap > 3 * gap.standard_error > 0
+        found = compare(logits_of(other), world, n=800, perfect=perfect)
+        assert found.excess > 3 * found.standard_error > 0
     own = compare(logits_of(perfect), world, n=200)
-    assert abs(own.gap) < 1e-9 and own.loss == pytest.approx(own.floor)
+    assert abs(own.excess) < 1e-9 and own.loss == pytest.approx(own.floor)
 
 
 def test_the_floor_is_split_by_what_was_done_to_the_token(world, perfect):
-    gap = compare(logits_of(perfect), world, n=1000, perfect=perfect)
-    assert isinstance(gap, Gap) and set(gap.kinds) == set(KINDS)
-    shares = [gap.kinds[kind][0] for kind in KINDS]
+    found = compare(logits_of(perfect), world, n=1000, perfect=perfect)
+    assert isinstance(found, Beside) and set(found.kinds) == set(KINDS)
+    shares = [found.kinds[kind][0] for kind in KINDS]
     assert sum(shares) == pytest.approx(1)
     n = 1000 * 11.0 * 0.15  # about so many selected tokens
     V = len(world.words)
     for share, p in zip(shares, (0.8, 0.1 + 0.1 / V, 0.1 - 0.1 / V), strict=True):
         assert abs(share - p) < 4 * math.sqrt(p * (1 - p) / n)
-    assert gap.kinds["kept"][2] < 0.1 < gap.kinds["masked"][2]
-    assert gap.floor == pytest.approx(sum(share * least for share, _, least in gap.kinds.values()))
+    assert found.kinds["kept"][2] < 0.1 < found.kinds["masked"][2]
+    assert found.floor == pytest.approx(sum(share * least for share, _, least in found.kinds.values()))
 
 
 def test_a_gap_gets_its_right_distribution(perfect):

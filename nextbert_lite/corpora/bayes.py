@@ -279,16 +279,16 @@ def _others(logs: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Gap:
+class Beside:
     """A model beside the perfect one, on the same corrupted tokens; all in nats per selected token.
 
-    gap = loss - floor, paired; standard_error is the gap's, floor_error the floor's, over sentences.
+    excess = loss - floor, paired; standard_error is the excess's, floor_error the floor's, over sentences.
     kinds: "masked", "kept", "replaced" -> (share of the selected tokens, loss, floor).
     """
 
     loss: float
     floor: float
-    gap: float
+    excess: float
     standard_error: float
     floor_error: float
     kinds: dict[str, tuple[float, float, float]]
@@ -302,8 +302,8 @@ def compare(
     rate: float = 0.15,
     seed: int = 1_000_003,
     perfect: PerfectModel | None = None,
-) -> Gap:
-    """Return the model's loss, the floor, and the paired gap on n fresh sentences.
+) -> Beside:
+    """Return the model's loss, the floor, and the paired excess on n fresh sentences.
 
     model: called with ids (B, L) and mask (B, L), gives logits (B, L, 5 + V). perfect: whose loss is the floor, the one
     that sees both sides unless given. Below the floor by more than sampling error would be a fault somewhere.
@@ -326,9 +326,9 @@ def compare(
         name: ((kinds == k).double().mean().item(), ours[kinds == k].mean().item(), theirs[kinds == k].mean().item())
         for k, name in enumerate(KINDS)
     }
-    gap, error = ratio(ours - theirs, rows, n)
+    excess, error = ratio(ours - theirs, rows, n)
     floor, floor_error = ratio(theirs, rows, n)
-    return Gap(floor + gap, floor, gap, error, floor_error, by_kind)
+    return Beside(floor + excess, floor, excess, error, floor_error, by_kind)
 
 
 def floor(

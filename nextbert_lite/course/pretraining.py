@@ -258,7 +258,7 @@ def pretrain(
 
 
 def held_out(model: MaskedLanguageModel, source: Corpus) -> dict:
-    """Return the figures of a card: MLM loss in nats per selected token; for the toy world also the gap to the floor.
+    """Return the figures of a card: MLM loss in nats per selected token; for the toy world also the excess.
 
     sample_loss is the loss of the first batches alone, quick to compute again.
     """
@@ -272,7 +272,7 @@ def held_out(model: MaskedLanguageModel, source: Corpus) -> dict:
     }
     if source.name == "toy":
         world = ToyWorld()
-        gap = compare(model, world, rate=HELD_OUT_RATE, seed=HELD_OUT_SEED)
-        result |= {"gap_to_floor": round(gap.gap, 4), "gap_standard_error": round(gap.standard_error, 4)}
+        beside = compare(model, world, rate=HELD_OUT_RATE, seed=HELD_OUT_SEED)
+        result |= {"gap_to_floor": round(beside.excess, 4), "gap_standard_error": round(beside.standard_error, 4)}
         result["skills"] = skills(model, source.tokenizer, world)
     return result

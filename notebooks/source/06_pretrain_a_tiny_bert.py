@@ -702,7 +702,7 @@ assert -0.01 < curve[-1] < 0.15 and curve[-1] < curve[len(curve) // 2]
 from nextbert_lite import read_card
 
 result = compare(model, world, n=5000, perfect=perfect)
-excess = result.gap  # the package's name for it
+excess = result.excess
 print(f"model {result.loss:.3f}, floor {result.floor:.3f}, excess {excess:.4f} ± {result.standard_error:.4f} nats")
 print(f"perplexity {math.exp(result.loss):.2f}; of the floor {math.exp(result.floor):.2f}")
 longer = read_card("toy-small")

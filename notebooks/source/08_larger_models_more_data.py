@@ -211,9 +211,9 @@ def train(layers=1, width=64, budget=1.0, sentences=0, lr=3e-3):
     torch.manual_seed(seed)
     model = new_model(layers, width)
     fit(model, batches, steps, lr=lr, warmup=min(100, steps // 4), seed=seed)
-    gap = compare(model, world, n=2000)  # 2,000 sentences that no model has seen, 15 % selected
+    found = compare(model, world, n=2000)  # 2,000 sentences that no model has seen, 15 % selected
     row = {"seed": seed, "layers": layers, "width": width, "budget": budget, "sentences": sentences, "lr": lr}
-    return model, row | {"steps": steps, "excess": gap.gap, "error": gap.standard_error}
+    return model, row | {"steps": steps, "excess": found.excess, "error": found.standard_error}
 
 
 # %% [markdown]
@@ -355,10 +355,10 @@ device = next(memoriser.parameters()).device
 with torch.no_grad():
     own = float(memoriser.loss(hidden.to(device), labels.to(device), mask.to(device)))
 own_floor = PerfectModel(world).losses(hidden, labels).mean().item()
-gap = compare(memoriser, world, n=1000)
+found = compare(memoriser, world, n=1000)
 print(f"on its 100 sentences: loss {own:.2f}, the perfect model {own_floor:.2f}")
-print(f"on new sentences:     loss {gap.loss:.2f}, the perfect model {gap.floor:.2f}")
-assert own < own_floor - 0.15 and gap.gap > 1
+print(f"on new sentences:     loss {found.loss:.2f}, the perfect model {found.floor:.2f}")
+assert own < own_floor - 0.15 and found.excess > 1
 
 # %% [markdown]
 # On its own sentences the model is **below the floor**. Is the floor wrong, then? No. The floor is the least *expected* loss
@@ -466,7 +466,7 @@ def extrapolated(x, losses, floor, at):
     return torch.exp(log_y.mean() + slope * (math.log(at) - log_x.mean()))
 
 
-floor = gap.floor
+floor = found.floor
 losses = floor + measured.exp()
 print(
     f"10,000 sentences: predicted loss {extrapolated(known, losses, floor, 10_000):.2f}, but the floor is {floor:.2f}"
