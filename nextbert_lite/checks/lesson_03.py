@@ -69,6 +69,32 @@ split_heads = Exercise(
             "read anyone else's weights: by convention head 0 has the first D features.",
             "fused QKV layouts differ in published checkpoints; see lesson 14",
         ),
+        Mistake(
+            "exchanged before the cut",
+            lambda x, H: x.transpose(1, 2).reshape(x.shape[0], H, x.shape[1], -1),
+            "you exchange tokens and features first and cut after that, so a row of a head holds one feature of "
+            "several tokens. Cut first, view(B, T, H, D), then exchange T and H.",
+            "the two steps in the other order; seen in answers to this exercise",
+        ),
+        Mistake(
+            "H and D exchanged",
+            lambda x, H: x.view(*x.shape[:2], H, -1).transpose(2, 3),
+            "this is (B, T, D, H): you exchanged the last two dimensions. T and H change places: .transpose(1, 2).",
+            "the wrong pair of dimensions; seen in answers to this exercise",
+        ),
+        Mistake(
+            "H to the front",
+            lambda x, H: x.view(*x.shape[:2], H, -1).permute(2, 0, 1, 3),
+            "this is (H, B, T, D), the heads before the texts. The result is (B, H, T, D): .transpose(1, 2) does it.",
+            "a stack over heads; seen in answers to this exercise",
+        ),
+        Mistake(
+            "slices of H",
+            lambda x, H: torch.stack(x.split(H, dim=-1), dim=1),
+            "your slices have H features, so there are D of them. `split` takes the size of a slice, D = C / H; "
+            "`chunk` takes their number.",
+            "torch.split and torch.chunk confused; seen in answers to this exercise",
+        ),
     ),
     hints=(
         "The C features of each token are cut into H slices of D: view(B, T, H, D).",
@@ -143,6 +169,33 @@ head_parts = Exercise(
             "features give.",
             "a decomposition that only makes the sum come out",
         ),
+        Mistake(
+            "the whole for each head",
+            lambda heads, W_out: (heads.transpose(1, 2).flatten(2) @ W_out)[:, None].expand(-1, heads.shape[1], -1, -1),
+            "each head gets the whole output, so the sum over the heads is H times too large. Head h adds what its own "
+            "D features give.",
+            "the output repeated; seen in answers to this exercise",
+        ),
+        Mistake(
+            "divided by H",
+            lambda heads, W_out: right_parts(heads, W_out) / heads.shape[1],
+            "you divide by H. The layer's output is the sum of the parts and not their mean.",
+            "a mean for a sum; seen in answers to this exercise",
+        ),
+        Mistake(
+            "slices that overlap",
+            lambda heads, W_out: torch.stack(
+                [heads[:, h] @ W_out[h : h + heads.shape[-1]] for h in range(heads.shape[1])], 1
+            ),
+            "your slices begin at row h and overlap. Head h has the D rows from h·D on.",
+            "h in place of h·D; seen in answers to this exercise",
+        ),
+        Mistake(
+            "stacked in front",
+            lambda heads, W_out: right_parts(heads, W_out).transpose(0, 1),
+            "the parts are right, but stacked in front: this is (H, B, T, C). The result is (B, H, T, C): `dim=1`.",
+            "torch.stack's default is dim=0; seen in answers to this exercise",
+        ),
     ),
     hints=(
         "Side by side, head h has the features h·D … (h+1)·D. In a product with `W_out` from the right, which rows of "
@@ -186,6 +239,12 @@ growth = Prediction(
             (8, 1),
             "it is the other way round: count the numbers in `qkv` and `out`, then those in a (B, H, T, T) tensor.",
             "the two numbers written in the other order",
+        ),
+        Mistake(
+            "squared",
+            (1, 64),
+            "the parameters are right. Eight heads make eight maps (T, T): 8 times the weights and not 8².",
+            "the square of T² given to H; seen in answers to this exercise",
         ),
         Mistake(
             "added, not multiplied",
@@ -299,7 +358,7 @@ class Wrong(MultiHeadAttention):
 
     scaled_by, order, cut, merged, projected, heads, hides, masked = "D", "3HD", "tokens", True, True, None, True, "row"
     lone, always, summed, roles = False, False, -1, (0, 1, 2)
-    averaged, drops, drops_in_eval, keeps, shown_dropped = False, "weights", False, False, False
+    averaged, drops, drops_in_eval, keeps, shown_dropped, shown = False, "weights", False, False, False, "weights"
 
     def forward(self, x, mask=None, return_weights=False):
         B, T, C = x.shape
@@ -311,22 +370,28 @@ class Wrong(MultiHeadAttention):
             q, k, v = self.qkv(x).view(B, T, H, 3, D).permute(3, 0, 2, 1, 4)
         if self.cut == "one view":
             q, k, v = (part.reshape(B, H, T, D) for part in self.qkv(x).chunk(3, -1))
+        if self.cut == "interleaved":
+            q, k, v = (part.reshape(B, T, D, H).permute(0, 3, 1, 2) for part in self.qkv(x).chunk(3, -1))
         q, k, v = ((q, k, v)[i] for i in self.roles)
         scores = q @ k.transpose(-2, -1) / {"D": math.sqrt(D), "C": math.sqrt(C), "nothing": 1.0}[self.scaled_by]
         if mask is not None and self.hides:
-            mask = ~mask if self.masked == "inverted" else mask
-            scores = scores.masked_fill(~mask, -1e9 if self.masked == "large" else -math.inf)
+            mask = ~mask if "inverted" in self.masked else mask
+            mask = mask.transpose(-2, -1) if self.masked == "row of queries" else mask
+            if self.masked != "row alone":
+                scores = scores.masked_fill(~mask, -1e9 if self.masked == "large" else -math.inf)
         weights = scores.softmax(self.summed)
-        if mask is not None and self.hides and self.masked == "row":
+        if mask is not None and self.hides and "row" in self.masked:
             weights = weights.masked_fill(~mask, 0.0)
         on = self.training or self.drops_in_eval
         p = 1 - self.dropout if self.keeps else self.dropout
-        kept = F.dropout(weights, p) if on and self.drops == "weights" else weights
+        kept = F.dropout(weights, p) if on and self.drops in ("weights", "unscaled") else weights
+        kept = kept * (1 - p) if on and self.drops == "unscaled" else kept
         heads = kept @ v
         if on and self.drops == "blends":
             heads = F.dropout(heads, p)
         y = heads.transpose(1, 2).reshape(B, T, C) if self.merged else heads.reshape(B, T, C)
-        weights = kept if self.shown_dropped else weights
+        y = heads.permute(0, 2, 3, 1).reshape(B, T, C) if self.merged == "D first" else y
+        weights = kept if self.shown_dropped else scores if self.shown == "scores" else weights
         shown = weights.mean(1) if self.averaged else weights
         y = self.out(y) if self.projected else y
         return y if self.lone else (y, shown if return_weights or self.always else None)
@@ -394,6 +459,27 @@ multi_head_attention = Build(
             "the second third of the packed output is used as values and the last as keys. The order is queries, keys, "
             "values.",
             "a slip in unpacking three tensors of one shape",
+        ),
+        Mistake(
+            "queries and keys exchanged",
+            wrong(roles=(1, 0, 2)),
+            "the first third of the packed output is used as keys and the second as queries, so each token is weighed "
+            "the wrong way round. The order is queries, keys, values.",
+            "a slip in unpacking three tensors of one shape; seen in answers to this exercise",
+        ),
+        Mistake(
+            "features interleaved",
+            wrong(cut="interleaved"),
+            "head 0 gets the features 0, H, 2H, … of queries, keys and values. By convention it has the first D: "
+            "view(B, T, H, D), and then exchange T and H (exercise 03.1).",
+            "the interleaved layout of exercise 03.1; seen in answers to this exercise",
+        ),
+        Mistake(
+            "merged with D first",
+            wrong(merged="D first"),
+            "the heads are joined with D before H, so their features alternate. Side by side, all features of head 0 "
+            "come first: `heads.transpose(1, 2)`, and then join H and D.",
+            "permute(0, 2, 3, 1) on the way back; seen in answers to this exercise",
         ),
         Mistake(
             "softmax over the queries",
@@ -466,6 +552,27 @@ multi_head_attention = Build(
             "torch's two conventions: key_padding_mask and scaled_dot_product_attention's attn_mask",
         ),
         Mistake(
+            "the mask means the opposite, without NaN",
+            wrong(masked="inverted row"),
+            "you hide what may be attended to: the mask is turned round, `~mask`. True means *may be attended to* here "
+            "and in lesson 02's function; only in nn.MultiheadAttention does True mean *hidden*.",
+            "~mask given to a function that takes care of empty rows; seen in answers to this exercise",
+        ),
+        Mistake(
+            "the mask of the queries",
+            wrong(masked="row of queries"),
+            "the mask is transposed: you hide rows, what a token looks *from*. Its last dimension says which keys may "
+            "be looked *at*, as in the scores.",
+            "mask.transpose(-2, -1), or the two sides of the map confused; seen in answers to this exercise",
+        ),
+        Mistake(
+            "the mask after the softmax alone",
+            wrong(masked="row alone"),
+            "the weights of what is hidden become 0 only after the softmax, so the others do not sum to 1. Set the "
+            "*scores* to -inf before it.",
+            "weights * mask; seen in answers to this exercise",
+        ),
+        Mistake(
             "NaN in an empty row",
             wrong(masked="inf"),
             "a token that may look at nothing gets NaN: a softmax over -inf alone is 0 / 0. Set the weights of what is "
@@ -486,18 +593,32 @@ multi_head_attention = Build(
             "average_attn_weights=True is the default of nn.MultiheadAttention",
         ),
         Mistake(
+            "the scores",
+            wrong(shown="scores"),
+            "you return the scores from before the softmax. The weights are what comes after it: each row sums to 1.",
+            "one name for scores and weights; seen in answers to this exercise",
+        ),
+        Mistake(
             "no dropout",
             wrong(drops=None),
-            "the attention weights are never dropped. In training, a proportion `dropout` of them becomes 0 before the "
-            "values are mixed: `F.dropout(weights, p)`.",
+            "the attention weights are never dropped: also in training, no weight becomes 0. Drop a proportion "
+            "`dropout` of the weights themselves (and not of the scores), before the values are mixed: "
+            "`F.dropout(weights, p)`.",
             "the argument accepted and forgotten",
         ),
         Mistake(
             "dropout on the blends",
             wrong(drops="blends"),
-            "dropout acts on what the heads have read. It should act on the attention weights, before they meet the "
-            "values: a dropped weight hides one token from one head.",
+            "dropout acts on what the heads have read, or on the output. It should act on the attention weights, "
+            "before they meet the values: a dropped weight hides one token from one head.",
             "a dropout layer put behind the product",
+        ),
+        Mistake(
+            "not scaled",
+            wrong(drops="unscaled"),
+            "single weights are dropped and the others stay as they are, so a row sums to less than 1 on average. The "
+            "others are divided by 1 - dropout, as `F.dropout` does it.",
+            "dropout by a comparison of random numbers; seen in answers to this exercise",
         ),
         Mistake(
             "the probability to keep",
@@ -550,7 +671,13 @@ def through(module, x):
 def switched(answer, case):
     """The text asks that the module stay as it is."""
     module, x = case
+    settings = module.training, module.dropout
     answer(module, x)
+    if (module.training, module.dropout) != settings:
+        return (
+            "your function changes a setting of the module, its mode (`eval()` or `train()`) or its dropout: whoever "
+            "uses it elsewhere goes on with another one. Leave the module alone and change the order of x."
+        )
     if module.batch_first:
         return (
             "your function sets `module.batch_first`: whoever uses the same module elsewhere finds it changed, and the "
@@ -576,7 +703,7 @@ self_attend = Exercise(
             "the bug as it was",
             through,
             "the bug is still there: this module reads (T, B, C), so token t of one text looks at token t of the other "
-            "texts, and at no other token of its own.",
+            "texts, and at no other token of its own. (`reshape` would not help: it exchanges no dimensions.)",
             "batch_first=False is nn.MultiheadAttention's default; seen in public BERT teaching code",
         ),
         Mistake(
@@ -590,6 +717,21 @@ self_attend = Exercise(
             lambda module, x: through(module, x).transpose(0, 1),
             "you exchange the dimensions of the result, but texts were already mixed inside: exchange them before too.",
             "half of the repair",
+        ),
+        Mistake(
+            "one long text",
+            lambda module, x: through(module, x.reshape(-1, 1, x.shape[-1])).reshape(x.shape),
+            "you join all texts into one, so each token looks at all tokens of all texts.",
+            "B · T in place of a batch; seen in answers to this exercise",
+        ),
+        Mistake(
+            "only itself",
+            lambda module, x: module(
+                x, x, x, need_weights=False, attn_mask=~torch.eye(len(x), dtype=torch.bool, device=x.device)
+            )[0],
+            "no text sees another one now, but each token looks at itself alone: the mask hides the rest. The module "
+            "still reads (T, B, C); give it x in that order, and no mask.",
+            "a mask against the symptom; seen in answers to this exercise",
         ),
     ),
     hints=(

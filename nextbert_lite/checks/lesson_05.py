@@ -45,6 +45,7 @@ IGNORE = -100
 # off with a probability below LIMIT's. Its sentences hold rounded numbers only, so that one mistake gives one sentence.
 
 LIMIT = 5.8  # standard deviations of a normal variable; a right program exceeds it once in 150 million tests
+OF_MANY = LIMIT + 1.2  # for the largest of up to 200 such variables
 RARE = "A right program would be this far off less than once in a hundred million times."
 
 
@@ -94,6 +95,13 @@ def read_labels(tokenizer, ids, corrupted, labels):
         raise Fault(f"special tokens get a label: those with the ids {listed(chosen.tolist())}.")
     if (others := labels[special & (labels != IGNORE)]).numel():
         raise Fault(f"where no token was selected, the label is {int(others.flatten()[0])}; expected -100.")
+    labelled = labels[~special] != IGNORE
+    if not labelled.all() and torch.equal(labelled, (corrupted != ids)[~special]):
+        raise Fault("at the rate 1 the words that stay as they are have the label -100.")
+    if not labelled.all() and torch.equal(labelled, (corrupted == tokenizer.mask_id)[~special]):
+        raise Fault("at the rate 1 only the words that became [MASK] have a label.")
+    if labelled.double().mean() < 0.5:
+        raise Fault("at the rate 1 more than half of the ordinary words are not selected.")
     if (left := ids[~special & (labels == IGNORE)]).numel():
         raise Fault(f"at the rate 1 words are left out: those with the ids {listed(left.tolist())}.")
     if (labels != ids)[~special].any():
@@ -117,9 +125,21 @@ def too_far(value, expected, deviation):
 
 
 def spread(counts, n, p):
-    """How far the variance of counts is from that of independent draws, in standard deviations."""
-    ratio = ((counts.double() - n * p) ** 2 / (n * p * (1 - p))).sum() - len(counts)
-    return float(ratio) / math.sqrt(len(counts) * (2 + 1 / (n * p * (1 - p))))
+    """How far the variance of counts is from that of independent draws, in standard deviations of a normal variable.
+
+    The variance is distributed as chi square, whose upper tail is far heavier than a normal one, so its cube root is
+    taken (Wilson and Hilferty 1931). Exact sums over binomial counts give 0.1 to 3 in a billion beyond LIMIT.
+    """
+    ratio = float(((counts.double() - n * p) ** 2 / (n * p * (1 - p))).mean())
+    freedom = 2 * len(counts) / (2 + 1 / (n * p * (1 - p)))
+    return (ratio ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))
+
+
+def scores(counts, n, p):
+    """How far each count is from n draws of probability p, by the arcsine, which makes both tails nearly normal."""
+    n = torch.as_tensor(n).double()
+    found = ((counts.double() + 3 / 8) / (n + 3 / 4)).sqrt().asin()
+    return 2 * (n + 0.5).sqrt() * (found - math.asin(math.sqrt(p)))
 
 
 def the_selection(answer, generator):
@@ -139,8 +159,7 @@ def the_selection(answer, generator):
             raise Fault(f"each text has nearly the same number of selected tokens. {RARE}")
         of_word = torch.bincount(ids[selected], minlength=tokenizer.vocab_size)[FIRST:]
         n = torch.bincount(ids.flatten(), minlength=tokenizer.vocab_size)[FIRST:]
-        worst = ((of_word - rate * n) / (rate * (1 - rate) * n).sqrt()).abs().max()
-        if worst > LIMIT + 0.5:  # the largest of 200
+        if scores(of_word, n, rate).abs().max() > OF_MANY:
             raise Fault(f"some words are selected far more often than others. {RARE}")
     return True
 
@@ -201,8 +220,7 @@ def the_random_words(answer, generator):
     for original in range(FIRST, FIRST + 6):
         drawn = torch.bincount(corrupted[replaced & (ids == original)] - FIRST, minlength=8).double()
         others = torch.tensor([word + FIRST != original for word in range(8)])
-        mean = drawn.sum() / 7
-        if ((drawn[others] - mean).abs() > (LIMIT + 0.5) * (mean * 6 / 7).sqrt()).any():
+        if scores(drawn[others], drawn.sum(), 1 / 7).abs().max() > OF_MANY:
             raise Fault(f"the ordinary words do not come up equally often as random words. {RARE}")
     of_text = replaced.nonzero()[:, 0]
     pairs = of_text[1:] == of_text[:-1]  # two replaced tokens of one text, one after the other
@@ -272,8 +290,7 @@ def other_vocabularies(answer, generator):
         if torch.isin(words, special).any() or (words >= V).any():
             raise Fault(f"{where}a random word is special, or not in the vocabulary.")
         counts = torch.bincount(words, minlength=V).double()[[i for i in range(V) if i not in tokenizer.special_ids]]
-        mean = counts.mean()
-        if ((counts - mean).abs() > (LIMIT + 0.5) * mean.sqrt()).any():
+        if scores(counts, counts.sum(), 1 / len(counts)).abs().max() > OF_MANY:
             raise Fault(f"{where}the ordinary words do not come up equally often as random words. {RARE}")
     return True
 
@@ -420,8 +437,8 @@ MASKING_MISTAKES = (
     Mistake(
         "specials selected",
         masking(special=lambda ids, t: torch.zeros_like(ids, dtype=torch.bool)),
-        "special tokens are selected too: the model would be asked to guess [CLS], [SEP] and padding, which are in "
-        "the same position in every text. The ids in `tokenizer.special_ids` are never selected.",
+        "special tokens are selected too: the model would be asked to guess [CLS], [SEP] and padding, which follow "
+        "from the length of the text. The ids in `tokenizer.special_ids` are never selected.",
         "https://github.com/huggingface/transformers/issues/1395",
     ),
     Mistake(
@@ -491,6 +508,26 @@ MASKING_MISTAKES = (
         "every ordinary token has a label, so the loss counts every position, and copying what is in plain sight "
         "earns most of it. Where a token was not selected the label is -100.",
         "https://github.com/huggingface/transformers/issues/20797 (losses of 0.1 in place of 1.6)",
+    ),
+    Mistake(
+        "a label only where something changed",
+        masking(label=lambda ids, corrupted, selected: ids.masked_fill(corrupted == ids, IGNORE)),
+        "only tokens that changed have a label. The 10 % that stay were selected too, and their labels are their "
+        "originals: being asked at them is what teaches the model to look at a word.",
+        "labels made by comparing the two texts; seen in answers to this exercise",
+    ),
+    Mistake(
+        "a label only at [MASK]",
+        masking(label=lambda ids, corrupted, selected: ids.masked_fill(~selected | (corrupted != MASK), IGNORE)),
+        "only the tokens that became [MASK] have a label. The replaced and the kept ones were selected too, and the "
+        "model is asked for the original at all of them.",
+        "labels made where the text reads [MASK]; seen in answers to this exercise",
+    ),
+    Mistake(
+        "0.15 written down",
+        masking(rate=lambda shape, rate, g: torch.rand(shape, generator=g) < 0.15),
+        "about 15 % are selected at the rate 1 too: your function compares with 0.15 and not with its argument `rate`.",
+        "a number of the text used for an argument",
     ),
     Mistake(
         "always 15 %",
@@ -760,9 +797,10 @@ def all_logits(answer, generator):
 
 def the_loss(answer, generator):
     it, (ids, labels, mask) = model_of(answer, generator), batch(generator)
-    few = labels.clone()
+    few, zero = labels.clone(), labels.clone()
     few[1:] = IGNORE
-    return untouched(it.loss, ids, labels, mask), untouched(it.loss, ids, few)
+    zero[2, 1] = 0  # an id like any other: what is not selected is -100
+    return untouched(it.loss, ids, labels, mask), untouched(it.loss, ids, few), untouched(it.loss, ids, zero, mask)
 
 
 def nothing_selected(answer, generator):
@@ -859,7 +897,9 @@ class Wrong(MaskedLanguageModel):
     def loss(self, ids, labels, mask=None):
         if self.counted == "all":
             labels = torch.where(labels == IGNORE, ids, labels)
-        z = self(ids, mask)
+        z = self(ids, None if self.masked == "not in the loss" else mask)
+        if self.counted == "positive":
+            labels = labels.masked_fill(labels < 1, IGNORE)
         if self.counted == "softmax":
             z = z.softmax(-1)
         selected = labels != IGNORE
@@ -870,6 +910,8 @@ class Wrong(MaskedLanguageModel):
         losses = F.cross_entropy(z.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
         if self.averaged == "means":
             return (losses.sum(1) / selected.sum(1).clamp_min(1)).mean()
+        if self.averaged == "means of some":
+            return (losses.sum(1) / selected.sum(1).clamp_min(1)).sum() / max(1, int(selected.any(1).sum()))
         by = {"selected": int(selected.sum()), "all": labels.numel(), "sum": 1, "texts": len(labels)}[self.averaged]
         return losses.sum() / max(1, by)
 
@@ -960,6 +1002,13 @@ MODEL_MISTAKES = (
         "an argument accepted and forgotten",
     ),
     Mistake(
+        "the mask forgotten in the loss",
+        wrong(masked="not in the loss"),
+        "`loss` does not pass the attention mask on, though forward does: with padding the two would see different "
+        "texts. Give `mask` to the encoder there too.",
+        "an argument accepted and forgotten; seen in answers to this exercise",
+    ),
+    Mistake(
         "[MASK] hidden from attention",
         wrong(masked="[MASK] too"),
         "positions with [MASK] are hidden from attention. [MASK] is a token like any other, whose vector is read; "
@@ -1011,6 +1060,20 @@ MODEL_MISTAKES = (
         "you average each text first and then the texts: a token of a text with one selected token counts four "
         "times as much as one of a text with four. Add up all selected tokens, then divide once.",
         "https://github.com/meta-pytorch/torchtune/pull/1875",
+    ),
+    Mistake(
+        "a mean of the means of some",
+        wrong(averaged="means of some"),
+        "you take the mean of each text that has a selected token, and then the mean of these: a token counts less "
+        "the more are selected beside it. Add up the losses of all selected tokens, then divide once.",
+        "https://github.com/meta-pytorch/torchtune/pull/1875",
+    ),
+    Mistake(
+        "labels above 0",
+        wrong(counted="positive"),
+        "you take the labels above 0, so that id 0 is never counted. 0 is an id like any other; what is not selected "
+        "has the label -100 and no other.",
+        "labels > 0 in place of labels != -100; seen in answers to this exercise",
     ),
     Mistake(
         "ignore_index=0",
@@ -1099,8 +1162,8 @@ start_loss = Prediction(
         Mistake(
             "ln V",
             math.log(V),
-            "ln V would be right if all logits were equal. They are not: their variance is C · s², and half of it is "
-            "added.",
+            "ln V would be right if all logits were equal. They are not: a logit is a sum of C products, so its "
+            "variance is C · s² and not s² alone, and half of it is added.",
             "https://github.com/jingyaogong/minimind/issues/548 (which loss does training start at?)",
         ),
         Mistake(
@@ -1120,6 +1183,37 @@ start_loss = Prediction(
             math.log(V) + math.sqrt(C) * STD / 2,
             "you added σ/2. What is added is σ²/2.",
             "variance and standard deviation confused, section 6",
+        ),
+        Mistake(
+            "s not squared",
+            math.log(V) + C * STD / 2,
+            "you added C · s / 2. The variance of a logit is C · s², with the square of s.",
+            "the square forgotten; seen in answers to this exercise",
+        ),
+        Mistake(
+            "taken away",
+            math.log(V) - C * STD**2 / 2,
+            "you took half the variance away. Random logits make the loss larger than ln V, because the mean of e^z "
+            "is above 1.",
+            "a wrong sign; seen in answers to this exercise",
+        ),
+        Mistake(
+            "C in place of V",
+            math.log(C) + C * STD**2 / 2,
+            "you took ln C. The choice is among the V words of the vocabulary, so the loss starts from ln V.",
+            "C and V exchanged; seen in answers to this exercise",
+        ),
+        Mistake(
+            "the addition alone",
+            C * STD**2 / 2,
+            "that is σ²/2, what random logits add. The loss is ln V and that.",
+            "a part of the formula; seen in answers to this exercise",
+        ),
+        Mistake(
+            "one digit",
+            10.5,
+            "rounded too far: with one digit after the point the two terms cannot be told from others. Give two.",
+            "a rounded answer; seen in answers to this exercise",
         ),
         Mistake(
             "bits",
@@ -1147,9 +1241,10 @@ def logits_and_originals(generator):
     return logits, labels, selected
 
 
-def none_of_them(generator):
-    logits, labels, selected = logits_and_originals(generator)
-    return logits, labels, torch.zeros_like(selected)
+def another_batch(generator):
+    logits = 2 * torch.randn(2, 6, 9, generator=generator)
+    selected = torch.tensor([[True, False, False, True, False, False], [False] * 6])  # a text may have none
+    return logits, torch.randint(0, 9, (2, 6), generator=generator), selected
 
 
 def token_losses(logits, labels):
@@ -1165,10 +1260,31 @@ def mean_of_means(logits, labels, selected):
     return (losses.sum(1) / selected.sum(1)).mean()
 
 
+def a_loss_to_train_with(answer, case):
+    """The limit of 05.4: 0 where nothing is selected, and a graph where something is."""
+    logits, labels, selected = case
+    none = answer(logits, labels, torch.zeros_like(selected))
+    if none is None or float(none) != float(none):
+        what = "None" if none is None else "NaN, because a mean of no numbers is 0 / 0"
+        return (
+            f"where nothing is selected it gives {what}. It should be 0 there: one NaN in training ruins every weight."
+        )
+    if float(none):
+        return f"where nothing is selected it gives {float(none):.2f}, and not 0."
+    loss = answer(logits.requires_grad_(), labels, selected)
+    if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
+        return (
+            "it comes without a graph, so no backward pass can start from it. Return the tensor itself, without "
+            "`.item()`, `float(…)` or `.detach()`."
+        )
+    return None
+
+
 selected_loss = Exercise(
     id="05.4",
     right=right_loss,
     inputs=logits_and_originals,
+    limit=a_loss_to_train_with,
     mistakes=(
         Mistake(
             "the bug as it was",
@@ -1204,6 +1320,20 @@ selected_loss = Exercise(
             "https://github.com/meta-pytorch/torchtune/pull/1875",
         ),
         Mistake(
+            "the others answered by 0",
+            lambda logits, labels, selected: token_losses(logits, labels * selected).mean(),
+            "where a token was not selected you set the answer to 0, and the mean is still over all positions: the "
+            "model would be taught to answer 0 there. Those positions should not count at all.",
+            "a mask multiplied into ids, where 0 is an id; seen in answers to this exercise",
+        ),
+        Mistake(
+            "logits set to 0",
+            lambda logits, labels, selected: token_losses(logits * selected[..., None], labels).mean(),
+            "you set the logits to 0 where no token was selected. Each of these positions still counts, with a loss "
+            "of ln V. Leave the positions out, or set their *losses* to 0 and divide by the number of the others.",
+            "the mask multiplied into the wrong factor; seen in answers to this exercise",
+        ),
+        Mistake(
             "the others",
             lambda logits, labels, selected: right_loss(logits, labels, ~selected),
             "this is the loss of the positions that were *not* selected.",
@@ -1217,7 +1347,7 @@ selected_loss = Exercise(
         "selected tokens, or by 1 if there is none.",
     ),
     praise="The mean over the selected tokens, and 0, not NaN, for a batch without any.",
-    also=none_of_them,
+    also=another_batch,
     other_ways=(
         lambda z, y, s: F.cross_entropy(z[s], y[s], reduction="sum") / max(1, int(s.sum())),
         lambda z, y, s: F.cross_entropy(z[s], y[s]) if s.any() else torch.tensor(0.0),
@@ -1229,12 +1359,13 @@ selected_loss = Exercise(
 
 
 def padded_texts(generator):
-    lengths = [3, 13, 17, 160]  # where the least, the rounding, the specials and the most each make a difference
-    ids = torch.full((4, 160), PAD)
+    # where the least, the rounding, the specials, the most, a half and a text without words each make a difference
+    lengths = [3, 13, 17, 160, 16, 30, 2]
+    ids = torch.full((len(lengths), 160), PAD)
     for row, n in enumerate(lengths):
         ids[row, :n] = torch.randint(FIRST, 60, (n,), generator=generator)
         ids[row, 0], ids[row, n - 1] = 2, 3
-    draw = torch.rand(4, 160, generator=generator)
+    draw = torch.rand(len(lengths), 160, generator=generator)
     draw[:, 0] = 0.0  # [CLS] has the lowest draw of all
     ids[2, 4:7] = torch.tensor([FIRST, MASK, UNK])  # the edge of the special ids
     draw[2, 4:7] = torch.tensor([0.003, 0.002, 0.001])
@@ -1271,9 +1402,15 @@ def exact_count_by_loops(ids, draw, rate, most):
     return selected
 
 
+def how_many(ids, rate, most):
+    return (rate * real_tokens(ids)).round().clamp(1, most)
+
+
+chosen_right = choose(how_many)
+
 exact_count = Exercise(
     id="05.5",
-    right=choose(lambda ids, rate, most: (rate * real_tokens(ids)).round().clamp(1, most)),
+    right=chosen_right,
     inputs=padded_texts,
     also=other_rate,
     mistakes=(
@@ -1286,19 +1423,19 @@ exact_count = Exercise(
         ),
         Mistake(
             "specials chosen",
-            choose(lambda ids, rate, most: (rate * real_tokens(ids)).round().clamp(1, most), lambda ids: ids != PAD),
+            choose(how_many, lambda ids: ids != PAD),
             "the numbers are right, but [CLS] or [SEP] can be chosen. They count in n and are never selected.",
             "https://github.com/google-research/bert/issues/166",
         ),
         Mistake(
             "[MASK] chosen",
-            choose(lambda ids, rate, most: (rate * real_tokens(ids)).round().clamp(1, most), lambda ids: ids >= MASK),
+            choose(how_many, lambda ids: ids >= MASK),
             "one off: id 4 is [MASK], a special token, and yours chooses it. Ordinary words have the ids from 5 on.",
             "> and >= exchanged at the border of the special ids; seen in answers to this exercise",
         ),
         Mistake(
             "the first word never chosen",
-            choose(lambda ids, rate, most: (rate * real_tokens(ids)).round().clamp(1, most), lambda ids: ids > FIRST),
+            choose(how_many, lambda ids: ids > FIRST),
             "one off: id 5 is the first ordinary word, and yours can never choose it. Special are 0 to 4.",
             "> and >= exchanged at the border of the special ids; seen in answers to this exercise",
         ),
@@ -1320,6 +1457,58 @@ exact_count = Exercise(
             choose(lambda ids, rate, most: (rate * real_tokens(ids)).floor().clamp(1, most)),
             "you cut off the fraction, 1.95 becomes 1. Google's code rounds: 2.",
             "int(round(...)) in create_pretraining_data.py of google-research/bert",
+        ),
+        Mistake(
+            "rounded up",
+            choose(lambda ids, rate, most: (rate * real_tokens(ids)).ceil().clamp(1, most)),
+            "you round up, 2.4 becomes 3. The text asks for the nearest number: 2.",
+            "math.ceil in place of round; seen in answers to this exercise",
+        ),
+        Mistake(
+            "a half rounded up",
+            choose(lambda ids, rate, most: (rate * real_tokens(ids) + 0.5).floor().clamp(1, most)),
+            "you round a half up, 4.5 becomes 5. Python's `round` and `torch.round` give the even number, 4.",
+            "rounding as at school; seen in answers to this exercise",
+        ),
+        Mistake(
+            "the highest draws",
+            lambda ids, draw, rate, most: chosen_right(ids, -draw, rate, most),
+            "the numbers are right, but you take the words with the *highest* draws. The text asks for the lowest.",
+            "topk without largest=False; seen in answers to this exercise",
+        ),
+        Mistake(
+            "a single argsort",
+            lambda ids, draw, rate, most: (
+                (draw.masked_fill(ids < FIRST, 2.0).argsort(1) < how_many(ids, rate, most)[:, None]) & (ids >= FIRST)
+            ),
+            "`argsort` gives the positions in the order of their draws, and not the rank of each position. A second "
+            "`argsort` of the first gives the ranks.",
+            "argsort read as rank; seen in answers to this exercise",
+        ),
+        Mistake(
+            "specials in the order",
+            lambda ids, draw, rate, most: (
+                (draw.argsort(1).argsort(1) < how_many(ids, rate, most)[:, None]) & (ids >= FIRST)
+            ),
+            "special tokens and padding take part in the order of the draws and are removed only after that, so fewer "
+            "words are selected than the number says. Take them out before you sort.",
+            "the two steps in the wrong order; seen in answers to this exercise",
+        ),
+        Mistake(
+            "everything chosen",
+            lambda ids, draw, rate, most: draw.argsort(1).argsort(1) < how_many(ids, rate, most)[:, None],
+            "the numbers are right, but every position can be chosen, padding too. Only ordinary words can, the ids "
+            "from 5 on.",
+            "the specials forgotten; seen in answers to this exercise",
+        ),
+        Mistake(
+            "specials where words run out",
+            lambda ids, draw, rate, most: (
+                draw.masked_fill(ids < FIRST, 2.0).argsort(1).argsort(1) < how_many(ids, rate, most)[:, None]
+            ),
+            "right where a text has enough words. Where it has fewer than the number says, special tokens are "
+            "selected in their place: select all of its words and nothing else.",
+            "a rank below the number, without a look at what it is the rank of; seen in answers to this exercise",
         ),
         Mistake(
             "none of a short text",
