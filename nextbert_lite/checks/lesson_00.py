@@ -91,6 +91,18 @@ broadcast = Prediction(
             "a dimension of size 1 overlooked; compare exercise 02.5",
         ),
         Mistake(
+            "the first one lost",
+            (3, 5),
+            "the last two are right. The first tensor has one dimension more, 8, and the result keeps it.",
+            "the shorter shape taken for the result's; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the middle one lost",
+            (8, 5),
+            "a dimension of size 1 does not vanish: it is repeated to the other's size, here 3.",
+            "1 read as nothing; a fresh reader of this lesson",
+        ),
+        Mistake(
             "the last one lost",
             (8, 3, 1),
             "the first two are right. In the last dimension 5 meets 1, and the 1 is repeated to 5.",
@@ -115,6 +127,24 @@ dot_products = Exercise(
     right=lambda a, b: a @ b.T,
     inputs=lambda generator: (torch.randn(4, 4, generator=generator), torch.randn(4, 4, generator=generator)),
     mistakes=(
+        Mistake(
+            "not added up",
+            lambda a, b: a[:, None] * b,
+            "the entries of each two rows are multiplied, but not added up. Sum over the last dimension, or use @.",
+            "broadcasting without the sum; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "cosines",
+            lambda a, b: F.normalize(a, dim=1) @ F.normalize(b, dim=1).T,
+            "these are cosines: the rows were divided by their lengths. The dot product is not.",
+            "similarity and dot product confused; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the mean in place of the sum",
+            lambda a, b: (a[:, None] * b).mean(-1),
+            "this is the mean of the products. The dot product is their sum.",
+            "a fresh reader of this lesson",
+        ),
         Mistake(
             "entry by entry",
             lambda a, b: a * b,
@@ -168,12 +198,43 @@ def picked(logits, labels):
     return logits.log_softmax(-1)[torch.arange(len(labels)), labels]
 
 
+def finite_far_apart(answer, case):
+    """Return a sentence if the loss is lost where the logits are far apart, as after softmax and log in two steps."""
+    logits, labels = case
+    if math.isfinite(float(torch.as_tensor(answer(1000 * logits, labels)))):
+        return None
+    return (
+        "where the logits are far apart, your loss is not finite: softmax rounds a very small probability to 0, and "
+        "the logarithm of 0 is −∞. Take both in one step, with log_softmax."
+    )
+
+
 cross_entropy = Exercise(
     id="00.4",
     right=lambda logits, labels: F.cross_entropy(logits, labels),
     inputs=logits_and_labels,
     also=lambda generator: (torch.randn(4, 7, generator=generator), torch.randint(7, (4,), generator=generator)),
+    limit=finite_far_apart,
     mistakes=(
+        Mistake(
+            "every label in every row",
+            lambda logits, labels: -logits.log_softmax(-1)[:, labels].mean(),
+            "`[:, labels]` takes *all* labels from each row, B × B entries. Pair the rows with their labels: "
+            "`[torch.arange(len(labels)), labels]`.",
+            "numpy's indexing: a slice and an array are not paired; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the logits themselves",
+            lambda logits, labels: -logits[torch.arange(len(labels)), labels].mean(),
+            "these are the logits of the labels. A logit is not yet a log-probability: log_softmax comes first.",
+            "F.nll_loss on logits; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "a mean over all V entries",
+            lambda logits, labels: -picked(logits, labels).mean() / logits.shape[1],
+            "you divide by B · V. With one-hot labels all but B of the entries are 0: divide their sum by B.",
+            ".mean() of one-hot times log-probabilities; a fresh reader of this lesson",
+        ),
         Mistake(
             "softmax twice",
             lambda logits, labels: F.cross_entropy(logits.softmax(-1), labels),
@@ -238,7 +299,7 @@ cross_entropy = Exercise(
     ),
     praise="This loss, in nats, is what every model of the course minimises.",
     other_ways=(
-        lambda logits, labels: -logits.softmax(1).gather(1, labels[:, None]).log().mean(),
+        lambda logits, labels: -logits.log_softmax(1).gather(1, labels[:, None]).mean(),
         lambda logits, labels: sum(-row.log_softmax(0)[i] for row, i in zip(logits, labels, strict=True)) / len(labels),
         lambda logits, labels: (logits.logsumexp(-1) - logits[torch.arange(len(labels)), labels]).mean().item(),
     ),
@@ -276,7 +337,7 @@ def descend_with_set_to_none(w, x, y, lr, steps):
         with torch.no_grad():
             w -= lr * w.grad
         w.grad = None
-    return w
+    return w.detach()
 
 
 def another_regression(generator):
@@ -284,12 +345,43 @@ def another_regression(generator):
     return torch.ones(2), x, x @ torch.tensor([0.5, 1.0]), 0.05, 3
 
 
+def without_gradient(answer, case):
+    """Return a sentence if the tensor that comes back still takes part in torch's record."""
+    if not answer(*case).requires_grad:
+        return None
+    return (
+        "the tensor that you return still has requires_grad=True. Return it without gradient, `w.detach()`: what is "
+        "computed with it later should not be recorded."
+    )
+
+
+def with_momentum(w, x, y, lr, steps):
+    velocity = torch.zeros_like(w)
+    for _ in range(steps):
+        velocity = 0.9 * velocity + 2 * x.T @ (x @ w - y) / len(y)
+        w = w - lr * velocity
+    return w
+
+
 descend = Exercise(
     id="00.5",
     right=descent(),
     inputs=regression,
     also=another_regression,
+    limit=without_gradient,
     mistakes=(
+        Mistake(
+            "momentum",
+            with_momentum,
+            "these are steps with momentum 0.9. The text asks for plain gradient descent, without momentum.",
+            "momentum=0.9, the usual second argument of torch.optim.SGD; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "half the gradient",
+            lambda w, x, y, lr, steps: descent()(w, x, y, lr / 2, steps),
+            "each step is half as long as it should be: the derivative of a square, e², is 2e.",
+            "the 2 forgotten in a gradient by hand; a fresh reader of this lesson",
+        ),
         Mistake(
             "the bug as it was",
             descent(keep=1.0),
@@ -436,7 +528,10 @@ def order_of_batches(answer, generator):
     model, batches = Line(generator), Given(generator, always_the_same=False)
     losses = answer(model, batches, 4, LR)
     batches.check_unchanged()
-    return tuple(batches.asked), numbers(losses), model.all()
+    if batches.asked != [0, 1, 2, 3]:
+        asked = ", ".join(map(str, batches.asked))
+        raise Fault(f"for 4 steps you call `batches` with {asked}; expected 0, 1, 2, 3, each once.")
+    return numbers(losses), model.all()
 
 
 def frozen_parameters(answer, generator):
@@ -457,6 +552,17 @@ def mode(answer, generator):
     """The model comes in eval mode, as from a file, and it has dropout."""
     model = Line(generator, dropout=0.5).eval()
     losses = answer(model, Given(generator), 4, LR)
+    if len(set(model.modes)) > 1:
+        raise Fault(
+            "the model is in train mode at some steps and not at others. Call model.train() before the loop and "
+            "model.eval() after it."
+        )
+    if not model.training:
+        for steps, what in ((2, "comes in train mode"), (0, "gets no step (steps is 0)")):
+            another = Line(generator)
+            answer(another, Given(generator), steps, LR)
+            if another.training:
+                raise Fault(f"a model that {what} is left in train mode. It is in eval mode afterwards, in every case.")
     return tuple(sorted(set(model.modes))), model.training or model.dropout.training, numbers(losses)
 
 
@@ -587,6 +693,20 @@ def by_autograd_grad(model, batches, steps, lr):
     return losses
 
 
+def clipped(model, batches, steps, lr):
+    optimizer, losses = torch.optim.SGD(model.parameters(), lr=lr), []
+    model.train()
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss = model.loss(**batches(step))
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    model.eval()
+    return losses
+
+
 def cleared_at_both_ends(model, batches, steps, lr):
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=lr)
     optimizer.zero_grad(set_to_none=False)
@@ -663,6 +783,13 @@ training_loop = Build(
             loop(sign=-1),
             "the step goes uphill: subtract lr times the gradient, do not add it.",
             "the sign of the update, when written by hand",
+        ),
+        Mistake(
+            "gradients clipped",
+            clipped,
+            "the gradient is cut down to norm 1 before the step. The text asks for parameter − lr · gradient "
+            "alone; clipping comes in lesson 06.",
+            "clip_grad_norm_, which many loops contain; a fresh reader of this lesson",
         ),
         Mistake(
             "another optimizer",

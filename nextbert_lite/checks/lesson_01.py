@@ -7,7 +7,18 @@ from itertools import pairwise
 
 import torch
 
-from nextbert_lite.checks.core import Build, Exercise, Mistake, Prediction, Stage, hint, mine, solution, untouched
+from nextbert_lite.checks.core import (
+    Build,
+    Exercise,
+    Fault,
+    Mistake,
+    Prediction,
+    Stage,
+    hint,
+    mine,
+    solution,
+    untouched,
+)
 from nextbert_lite.training.batches import pad
 
 __all__ = [
@@ -41,7 +52,7 @@ def learn_bpe(words, n_merges):
             break  # each word is one symbol
         best = min(counts, key=lambda pair: (-counts[pair], age[pair[0]], age[pair[1]]))  # 2. choose
         merges.append(best)
-        age.setdefault("".join(best), len(age))  # a symbol that is there already keeps its age
+        age["".join(best)] = len(age)
         for symbols in spelled.values():  # 3. replace
             i = 0
             while i < len(symbols) - 1:
@@ -104,6 +115,32 @@ def across_borders(symbols, pair):
     return " ".join(symbols).replace(" ".join(pair), "".join(pair)).split(" ") if symbols else []
 
 
+def emptied_places(symbols, pair):
+    """The new symbol in the left one's place, and an empty string in the right one's."""
+    symbols = list(symbols)
+    for i in range(len(symbols) - 1):
+        if (symbols[i], symbols[i + 1]) == pair:
+            symbols[i], symbols[i + 1] = "".join(pair), ""
+    return symbols
+
+
+def by_a_range(symbols, pair):
+    symbols = list(symbols)
+    for i in range(len(symbols) - 1):  # as long as the list was before anything was merged
+        if symbols[i] == pair[0] and symbols[i + 1] == pair[1]:
+            symbols[i : i + 2] = ["".join(pair)]
+    return symbols
+
+
+def by_spelling(symbols, pair):
+    out, i = [], 0
+    while i < len(symbols):
+        together = "".join(symbols[i : i + 2]) == "".join(pair)
+        out.append("".join(symbols[i : i + 1 + together]))
+        i += 1 + together
+    return out
+
+
 def as_it_was(symbols, pair):
     return list(symbols)
 
@@ -141,6 +178,10 @@ def right_symbol_first(counts, age):
     return min(counts, key=lambda pair: (-counts[pair], age[pair[1]], age[pair[0]]))
 
 
+def left_symbol_only(counts, age):
+    return min(counts, key=lambda pair: (-counts[pair], age[pair[0]]))
+
+
 def rarest(counts, age):
     return min(counts, key=lambda pair: (counts[pair], age[pair[0]], age[pair[1]]))
 
@@ -149,17 +190,33 @@ def counts_not_looked_at(counts, age):
     return max(counts)
 
 
-def learner(choose=by_rule, replace=merged, weighted=True, once=False, least=1, stops=True):
+def once_a_word(symbols):
+    return set(pairwise(symbols))
+
+
+def apart(symbols):
+    """The pairs of neighbours without those that overlap an equal one: 'aaa' has one pair."""
+    found, last = [], -2
+    for i, pair in enumerate(pairwise(symbols)):
+        if not (found and found[-1] == pair and last == i - 1):
+            found.append(pair)
+            last = i
+    return found
+
+
+def learner(
+    choose=by_rule, replace=merged, weighted=True, pairs=pairwise, least=1, stops=True, letters=sorted, known=True
+):
     """Return learn_bpe as a learner may write it."""
 
     def learn(words, n_merges):
         spelled = {word: list(word) for word in words}
-        age = {symbol: i for i, symbol in enumerate(sorted(set("".join(words))))}
+        age = {symbol: i for i, symbol in enumerate(letters(dict.fromkeys("".join(words))))}
         merges = []
         for _ in range(n_merges):
             counts = Counter()
             for word, symbols in spelled.items():
-                for pair in set(pairwise(symbols)) if once else pairwise(symbols):
+                for pair in pairs(symbols):
                     counts[pair] += words[word] if weighted else 1
             if stops and (not counts or max(counts.values()) < least):
                 break
@@ -167,9 +224,8 @@ def learner(choose=by_rule, replace=merged, weighted=True, once=False, least=1, 
             merges.append(best)
             age.setdefault("".join(best), len(age))
             spelled = {word: replace(symbols, best) for word, symbols in spelled.items()}
-            for symbols in spelled.values():  # what a wrong replacement makes is young
-                for symbol in symbols:
-                    age.setdefault(symbol, len(age))
+            for symbol in (symbol for symbols in spelled.values() for symbol in symbols if known):
+                age.setdefault(symbol, len(age))  # what a wrong replacement makes is young
         return merges
 
     return learn
@@ -185,6 +241,10 @@ def one_count(words, n_merges):
 
 def symbols_returned(words, n_merges):
     return ["".join(pair) for pair in learn_bpe(words, n_merges)]
+
+
+def as_lists(words, n_merges):
+    return [list(pair) for pair in learn_bpe(words, n_merges)]
 
 
 def consumed(words, n_merges):
@@ -224,44 +284,49 @@ FIRST = tuple(
     for how in (
         {},
         {"weighted": False},
-        {"once": True},
+        {"pairs": once_a_word},
         {"choose": rarest},
         {"choose": counts_not_looked_at},
     )
 )
 SEVERAL = (learn_bpe, one_count, learner(replace=first_only), learner(replace=as_it_was))
-RUNS = (learn_bpe, learner(replace=overlapping), learner(replace=from_the_right))
-TIES = tuple(
-    learner(rule)
-    for rule in (
-        by_rule,
-        that_came_first,
-        first_in_the_alphabet,
-        last_in_the_alphabet,
-        youngest,
-        right_symbol_first,
-    )
+RUNS = (learn_bpe, learner(replace=overlapping), learner(replace=from_the_right), learner(pairs=apart))
+TIES = (
+    *map(
+        learner, (by_rule, that_came_first, first_in_the_alphabet, last_in_the_alphabet, youngest, right_symbol_first)
+    ),
+    learner(left_symbol_only),
+    learner(letters=list),
 )
 
 
+def learned(answer, words, n_merges):
+    """Return answer(words, n_merges); if it is another list of merges, say of which words."""
+    merges = untouched(answer, words, n_merges)
+    right = learn_bpe(words, n_merges)
+    if merges is not None and merges != right:
+        raise Fault(f"learn_bpe({words}, {n_merges}) gives {merges!r}; expected {right!r}.")
+    return merges
+
+
 def first_merge(answer, generator):
-    return untouched(answer, words_that_tell(generator, FIRST, 1), 1)
+    return learned(answer, {"ac": 6, "bab": 1, "cbcb": 5, "bcc": 1}, 1)  # each answer of FIRST takes another pair
 
 
 def several_merges(answer, generator):
-    return untouched(answer, words_that_tell(generator, SEVERAL, 4, "abcd", 8, 8), 4)
+    return learned(answer, words_that_tell(generator, SEVERAL, 4, "abcd", 8, 8), 4)
 
 
 def runs(answer, generator):
-    return untouched(answer, words_that_tell(generator, RUNS, 3, "aaab", 5, 9), 3)
+    return learned(answer, words_that_tell(generator, RUNS, 3, "aaab", 5, 9), 3)
 
 
 def borders(answer, generator):
-    return untouched(answer, words_that_tell(generator, (learn_bpe, learner(replace=across_borders)), 4, "abb"), 4)
+    return learned(answer, words_that_tell(generator, (learn_bpe, learner(replace=across_borders)), 4, "abb"), 4)
 
 
 def ties(answer, generator):
-    return untouched(answer, words_that_tell(generator, TIES, 5, "abcd", 6, 6, 2, ties=True), 5)
+    return learned(answer, words_that_tell(generator, TIES, 5, "abcd", 6, 6, 2, ties=True), 5)
 
 
 def nothing_left(answer, generator):
@@ -321,7 +386,7 @@ learning = Build(
         ),
         Mistake(
             "pairs once a word",
-            learner(once=True),
+            learner(pairs=once_a_word),
             "you count a pair once in each word. In 'abab' the pair (a, b) occurs twice: do not make a set.",
             "the reader's shortcut of a set of pairs",
         ),
@@ -344,6 +409,28 @@ learning = Build(
             "these are the new symbols. Return the merges themselves, tuples (left, right): 'abc' may have been made "
             "of (a, bc) or of (ab, c), and encoding needs to know which.",
             "vocabulary and merges confused: the library stores both",
+        ),
+        Mistake(
+            "lists in place of tuples",
+            as_lists,
+            "the pairs are right, but they are lists. Return tuples, `(left, right)`: a list cannot be a key of a "
+            "dict, and [1, 2] == (1, 2) is False.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "a range that ends too late",
+            learner(replace=by_a_range),
+            "your code raised IndexError: list index out of range. If you shorten a list inside `for i in range(...)`, "
+            "the range still ends where the list ended before. Use `while i < len(symbols) - 1`, or write into a new "
+            "list.",
+            "del or slice assignment inside a for loop",
+        ),
+        Mistake(
+            "empty strings left behind",
+            learner(replace=emptied_places),
+            "after a merge an empty string stays where the right symbol was. It stands between two neighbours, so "
+            "their pair is not found any more, and it is counted as a symbol itself. Take it out of the list.",
+            "symbols[i + 1] = '' to keep the list's length; a fresh reader of this lesson",
         ),
         Mistake(
             "the words consumed",
@@ -385,6 +472,21 @@ learning = Build(
             "the order of merges in a run, as in the runs of dashes in the documentation",
         ),
         Mistake(
+            "overlapping pairs counted once",
+            learner(pairs=apart),
+            "in 'aaa' you count `a a` once. It is counted twice, also where the two overlap; only the replacement uses "
+            "each symbol once.",
+            "str.count, and counters of what will be replaced; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "across borders, and then unknown",
+            learner(replace=across_borders, known=False),
+            "you join the symbols to one string and replace in it, which merges across borders: in 'ba a' the *end* of "
+            "the symbol 'ba' is taken for the symbol 'a'. This makes symbols that no merge made, hence the KeyError. "
+            "Compare whole symbols.",
+            "a fresh reader of this lesson: the KeyError is all that is seen",
+        ),
+        Mistake(
             "across borders",
             learner(replace=across_borders),
             "you join the symbols to one string and replace in it, which merges across borders: in 'ba a' the *end* of "
@@ -424,6 +526,20 @@ learning = Build(
             "of pairs with equal counts you compare the right symbols first. Compare the left ones, then the right "
             "ones.",
             "the order of the two in the key",
+        ),
+        Mistake(
+            "the left symbol only",
+            learner(left_symbol_only),
+            "of pairs with equal counts you compare the left symbols only. If these are the same symbol too, the older "
+            "right one decides.",
+            "half of the rule; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "letters by their first appearance",
+            learner(letters=list),
+            "you number the letters in the order in which they appear in the words, so that the result depends on the "
+            "order of the words. Among letters the age is the alphabet's: number them `sorted`.",
+            "dict.fromkeys, or an age given where a letter is first met",
         ),
         Mistake(
             "seen twice",
@@ -518,6 +634,11 @@ def only_known(word, merges):
     return [symbol if symbol[0] in known else "[UNK]" for symbol in encode_word(word, merges)]
 
 
+def without_unknown(word, merges):
+    known = {symbol for pair in merges for symbol in pair}
+    return encode_word("".join(letter for letter in word if letter in known), merges)
+
+
 def emptied(word, merges):
     symbols = encode_word(word, merges)
     merges.clear()
@@ -539,7 +660,8 @@ def word_and_merges(generator, answers, letters="abcd", n_words=8, longest=8, n_
 
 def by_hand(answer, generator):
     lowest = untouched(answer, "lowest", [("e", "s"), ("es", "t"), ("n", "e"), ("l", "o"), ("lo", "w")])
-    return lowest, untouched(answer, "hello", [("l", "l"), ("h", "e"), ("he", "ll")])
+    hello = untouched(answer, "hello", [("l", "l"), ("h", "e"), ("he", "ll")])
+    return lowest, hello, untouched(answer, "abc", [("b", "c"), ("a", "bc")])  # the right one of two symbols is merged
 
 
 def each_occurrence(answer, generator):
@@ -557,7 +679,8 @@ def runs_encoded(answer, generator):
 
 
 def whole_symbols(answer, generator):
-    return untouched(answer, *word_and_merges(generator, (encode_word, encoder(replace=across_borders)), "abb"))
+    drawn_word = untouched(answer, *word_and_merges(generator, (encode_word, encoder(replace=across_borders)), "abb"))
+    return drawn_word, untouched(answer, "abc", [("b", "c"), ("a", "b"), ("ab", "c")])  # spelled abc, but of (a, bc)
 
 
 def edges(answer, generator):
@@ -623,6 +746,28 @@ encoding = Build(
             "a break after the first match",
         ),
         Mistake(
+            "empty strings left behind",
+            encoder(replace=emptied_places, after=lambda symbols: [symbol for symbol in symbols if symbol]),
+            "after a merge an empty string stays where the right symbol was, and the next merges do not see that the "
+            "symbols beside it are neighbours. Take it out at once and not at the end.",
+            "symbols[i + 1] = '' to keep the list's length; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "empty strings in the result",
+            encoder(replace=emptied_places),
+            "after a merge an empty string stays where the right symbol was, so the next merges do not see that the "
+            "symbols beside it are neighbours, and it comes back as a symbol. Take it out of the list.",
+            "symbols[i + 1] = '' to keep the list's length",
+        ),
+        Mistake(
+            "a range that ends too late",
+            encoder(replace=by_a_range),
+            "your code raised IndexError: list index out of range. If you shorten a list inside `for i in range(...)`, "
+            "the range still ends where the list ended before. Use `while i < len(symbols) - 1`, or write into a new "
+            "list.",
+            "del or slice assignment inside a for loop",
+        ),
+        Mistake(
             "the longest symbol",
             longest_match,
             "you look for the longest known symbol from the left. That is WordPiece's way of encoding, BERT's own. BPE "
@@ -661,6 +806,25 @@ encoding = Build(
             "you join the symbols to one string and replace in it, which merges across borders: in 'ba a' the *end* of "
             "the symbol 'ba' is taken for the symbol 'a'. Compare whole symbols.",
             "the lookarounds in get_vocab of Sennrich et al. 2016 (arXiv:1508.07909, algorithm 1) are there for this",
+        ),
+        Mistake(
+            "the spelling compared",
+            encoder(replace=by_spelling),
+            "you compare what the two symbols spell together. ab + c and a + bc both spell abc, but the merge (ab, c) "
+            "is for the first alone: compare the left symbols and the right ones.",
+            "symbols[i] + symbols[i + 1] == left + right; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the empty word",
+            encoder(after=lambda symbols: symbols or [""]),
+            "the empty word has no symbols, so its list is empty; yours holds one empty string.",
+            "''.split(' ') is ['']; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "an unknown letter left out",
+            without_unknown,
+            "a letter that no merge knows is left out, so the word cannot be put together again. It stays a symbol.",
+            "filtering by the vocabulary; a fresh reader of this lesson",
         ),
         Mistake(
             "an unknown letter",
@@ -709,6 +873,24 @@ cut_there = Prediction(
             "the order of the first two merges",
         ),
         Mistake(
+            "e + r before th + e",
+            ["th", "er", "e"],
+            "e + r is further down the list than th + e, which has used the first 'e' by then.",
+            "the list read as a set; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the last merge before th + e",
+            ["th", "e", "re"],
+            "after t + h go on with the next merge of the list that applies: th + e comes before r + e.",
+            "th + e not seen, because 'th' is new; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the example",
+            ["t", "here"],
+            "that is the example of how to write an answer. Write `t h e r e` and go down the list.",
+            "the example copied",
+        ),
+        Mistake(
             "one symbol",
             ["there"],
             "no merge of the list makes 'there'.",
@@ -724,7 +906,7 @@ cut_there = Prediction(
 
 
 def sequences(generator):
-    lengths = [2, 5, 3]
+    lengths = [3, 5, 2]  # the first is not the shortest
     rows = [[0, *torch.randint(2, 50, (n,), generator=generator).tolist(), 1] for n in lengths]
     return rows, 1  # 0 is a token here, and so is the padding's 1 at the end of each text
 
@@ -732,7 +914,17 @@ def sequences(generator):
 def padded_left(sequences, pad_id):
     T = max(map(len, sequences))
     ids = torch.tensor([[pad_id] * (T - len(s)) + s for s in sequences])
+    return ids, torch.tensor([[False] * (T - len(s)) + [True] * len(s) for s in sequences])
+
+
+def padded_left_by_ids(sequences, pad_id):
+    ids, _ = padded_left(sequences, pad_id)
     return ids, ids != pad_id
+
+
+def cut_to_first(sequences, pad_id):
+    ids, mask = pad(sequences, pad_id)
+    return ids[:, : len(sequences[0])], mask[:, : len(sequences[0])]
 
 
 def cut_to_shortest(sequences, pad_id):
@@ -777,6 +969,31 @@ pad_batch = Exercise(
             "left padding is what generating models such as GPT use",
         ),
         Mistake(
+            "on the left, and the mask from the ids",
+            padded_left_by_ids,
+            "you fill up on the left, and take the mask from the ids, which hides real tokens that have the padding's "
+            "id. BERT fills up on the right, and the lengths tell which tokens are real.",
+            "both mistakes at once",
+        ),
+        Mistake(
+            "filled up with 0",
+            lambda s, pad_id: (pad(s, 0)[0], pad(s, pad_id)[1]),
+            "you fill up with 0. It is `pad_id` that fills up, and not every vocabulary gives it the number 0.",
+            "torch.zeros, and pad_sequence's default; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "turned",
+            lambda s, pad_id: tuple(tensor.T for tensor in pad(s, pad_id)),
+            "rows and columns are exchanged: a row for each sequence, (B, T).",
+            "pad_sequence without batch_first=True",
+        ),
+        Mistake(
+            "cut to the first",
+            cut_to_first,
+            "you take the first text's length for all, and lose words of the longer ones. Take the longest one's.",
+            "T = len(sequences[0]); a fresh reader of this lesson",
+        ),
+        Mistake(
             "cut",
             cut_to_shortest,
             "you cut all texts to the shortest one's length, and lose words. Fill up to the longest one's.",
@@ -803,6 +1020,18 @@ def sinusoid_table(T, C, step=2, base=10000.0, joined=False, swapped=False):
     angles = torch.arange(T)[:, None] / base ** (torch.arange(0, C, 2) * step / 2 / C)
     even, odd = (angles.cos(), angles.sin()) if swapped else (angles.sin(), angles.cos())
     return torch.cat([even, odd], dim=1) if joined else torch.stack([even, odd], dim=2).flatten(1)
+
+
+def growing_speeds(T, C):
+    angles = torch.arange(T)[:, None] * 10000 ** (torch.arange(0, C, 2) / C)
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
+
+
+def by_columns(T, C, factor):
+    """A speed for each column in place of each pair of columns."""
+    column = torch.arange(C)
+    angles = torch.arange(T)[:, None] / 10000 ** (factor * column / C)
+    return torch.where(column % 2 == 0, angles.sin(), angles.cos())
 
 
 def sinusoids_by_loops(T, C):
@@ -835,6 +1064,49 @@ sinusoids = Exercise(
             lambda T, C: sinusoid_table(T, C, step=4),
             "torch.arange(0, C, 2) is already 2i; you multiply by two once more.",
             "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "a speed for each column",
+            lambda T, C: by_columns(T, C, 1),
+            "each column has a speed of its own, so that sine and cosine at 2i and 2i + 1 are no longer the height and "
+            "width of one hand. Both of a pair take the exponent 2i / C, where i counts pairs.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "a speed for each column, and 2i of columns",
+            lambda T, C: by_columns(T, C, 2),
+            "you take i for the number of the column. It counts the pairs: the columns 2i and 2i + 1 belong to one "
+            "hand, whose speed has the exponent 2i / C in both.",
+            "i taken for the column; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the exponent's sign",
+            growing_speeds,
+            "the exponent has the wrong sign: the hands turn faster and faster to the right. θ falls from 1 towards "
+            "1 / 10000.",
+            "division and a negative exponent at once, or neither; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "from position 1",
+            lambda T, C: sinusoid_table(T + 1, C)[1:],
+            "your first row is that of position 1. Positions start at 0, where each hand has the angle 0.",
+            "torch.arange(1, T + 1); a fresh reader of this lesson",
+        ),
+        Mistake(
+            "sines alone",
+            lambda T, C: sinusoid_table(T, C)[:, 0::2].repeat_interleave(2, dim=1),
+            "the odd columns are sines too; they should be the cosines of the same angles. The height of a hand alone "
+            "does not say where it points.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "from 1 to 1 / 10000",
+            lambda T, C: torch.stack(
+                [f(torch.arange(T)[:, None] / 10000 ** torch.linspace(0, 1, C // 2)) for f in (torch.sin, torch.cos)], 2
+            ).flatten(1),
+            "your speeds end at exactly 1 / 10000. In the formula the last pair has i = C / 2 − 1, so its "
+            "speed is a little above that.",
+            "tensor2tensor's code divides by the number of pairs less one",
         ),
         Mistake(
             "sine and cosine exchanged",
@@ -875,6 +1147,24 @@ position_table = Exercise(
             lambda max_len, C: torch.zeros(C, max_len),
             "rows and columns are exchanged: a row is looked up for a position, and holds C features.",
             "the same bug the other way round",
+        ),
+        Mistake(
+            "one row too many",
+            lambda max_len, C: torch.zeros(max_len + 1, C),
+            "one row too many: the positions are 0 to max_len − 1.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "a batch",
+            lambda max_len, C: torch.zeros(1, max_len, C),
+            "the table has no dimension for the batch: its rows are looked up by position, as in nn.Embedding.",
+            "parameters of vision transformers have shape (1, T, C); a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the shape alone",
+            lambda max_len, C: (max_len, C),
+            "the shape is right. Return a tensor of zeros that has it.",
+            "a fresh reader of this lesson",
         ),
         Mistake(
             "square",

@@ -190,7 +190,9 @@ print("log_softmax:      ", far_apart.log_softmax(dim=-1).tolist())
 # ### Exercise 00.4 · cross-entropy ●●○ · 8 minutes
 #
 # Write the cross-entropy of a batch, starting from `log_softmax`. Return one number, the mean loss in nats; a Python float
-# and a tensor that holds one number both count. (torch's `F.cross_entropy` does it all at once, and is used below.)
+# and a tensor that holds one number both count. It must stay finite where the logits are far apart, as in the cell above.
+# (torch's `F.cross_entropy` does it all at once, and is used below. The check cannot tell it from your own, so leave it
+# out here for your own sake.)
 
 
 # %% tags=["exercise-00.4"]
@@ -611,9 +613,9 @@ plots.show(
 )
 
 # %% [markdown]
-# So most of what was missing came from the training, not from the model. And the rest? The difference between a model's loss
-# and the floor is its **excess loss**. The next cell splits it by how often the first word of a pair occurs. Which rows of the
-# table do you expect to be worst, those of frequent or of rare words?
+# So a part of what was missing came from the size of the steps, not from the model. And the rest? The difference between a
+# model's loss and the floor is its **excess loss**. The next cell splits it by how often the first word of a pair occurs.
+# Which rows of the table do you expect to be worst, those of frequent or of rare words?
 
 # %%
 with torch.no_grad():

@@ -71,6 +71,10 @@ plots.show(
 # %% [markdown]
 # The model gets the vectors. `[CLS]` and `[SEP]` mark the beginning and the end, and a dot stands for a space. Frequent
 # words are one token; words that are rare in these texts, such as *ovens*, are several.
+#
+# Three words will recur. A **token** is an entry of the vocabulary, which has an id. Tokens that are words or parts of words
+# are also called **pieces**. While a word is still being put together, the strings that it consists of at that moment are its
+# **symbols**: single letters (or bytes) at first, and tokens at the end.
 
 # %%
 import json
@@ -108,8 +112,8 @@ print(f"{len(texts):,} texts to learn from, {sum(map(len, texts)):,} characters;
 
 # %% [markdown]
 # You could take the 4,096 most frequent **words** (and punctuation marks) as the vocabulary. How many of the words in the
-# held-out texts would be missing? Or you could take **bytes**, the computer's own 256 symbols. How long would a text become?
-# Guess both before you run the cell. Lengths are in tokens per 1,000 characters; spaces are no tokens where words are.
+# held-out texts would be missing? Or you could take **bytes**, the 256 values that a byte can have. How long would a text become?
+# Guess both before you run the cell. Lengths are in tokens per 1,000 characters. (Spaces are not counted with the words.)
 
 
 # %%
@@ -157,7 +161,7 @@ for character in ["a", "é", "中", "🙂"]:
 # ## 3. Learning: byte-pair encoding
 #
 # Start from single symbols. Find the pair of neighbours that occurs most often, make it a new symbol, replace it everywhere,
-# and repeat. In the words of the paper that brought this to language models (Sennrich et al. 2016, section 3.2):
+# and repeat. In the words of the paper that brought this to machine translation (Sennrich et al. 2016, section 3.2):
 #
 # > We iteratively count all symbol pairs and replace each occurrence of the most frequent pair ('A', 'B') with a new symbol
 # > 'AB'.
@@ -198,12 +202,13 @@ for word in toy:
 # * Each round counts the pairs of neighbouring symbols in all words, each word as often as it occurs. A pair that occurs
 #   twice in a word counts twice, also where its occurrences overlap: `aaa` holds `a a` twice.
 # * It takes the pair with the largest count; of tied pairs the older one, by the rule above. A pair that occurs only once is
-#   merged too. (A symbol that a second pair spells again keeps its first age.)
+#   merged too.
 # * It replaces the pair in all words, from left to right, each symbol used once: `a a a b` with `(a, a)` becomes `aa a b`.
 #   Only whole symbols count: in `ba a` there is no `a a`.
 # * If no pair is left, it stops and returns the shorter list. No words, or no merges asked for: an empty list.
 #
-# You may use `Counter` and `pairwise`. The check goes in stages: write the count and the choice first, run it, go on.
+# You may use `Counter` and `pairwise`. The check goes in stages. The first asks for one merge, so the count and the choice are
+# enough for it; write them, run the check, and go on with the replacement.
 
 
 # %% tags=["exercise-01.1", "my-bert-tokenizer"]
@@ -223,7 +228,7 @@ def learn_bpe(words, n_merges):
             break  # each word is one symbol
         best = min(counts, key=lambda pair: (-counts[pair], age[pair[0]], age[pair[1]]))  # 2. choose
         merges.append(best)
-        age.setdefault("".join(best), len(age))  # a symbol that is there already keeps its age
+        age["".join(best)] = len(age)
         for symbols in spelled.values():  # 3. replace
             i = 0
             while i < len(symbols) - 1:
@@ -434,7 +439,8 @@ print("20 held-out texts: the same ids as the library's")
 # %% [markdown]
 # Your function goes through all merges, most of which do not occur in the word. A library asks the other way round: which of
 # the word's pairs was learned first? It looks each pair up in a table of ranks, merges the best one, and looks again. The
-# result is the same, because what a merge makes can be used only by merges further down the list:
+# result is the same, because what a merge makes can be used only by merges further down the list. (That holds because no two
+# merges of a learned list make the same symbol. The cell looks at this too.)
 
 # %% tags=["nbval-check-output"]
 rank = {pair: i for i, pair in enumerate(all_merges)}
@@ -457,6 +463,7 @@ def encode_by_rank(word):
     return symbols
 
 
+assert len({left + right for left, right in all_merges}) == len(all_merges)  # no symbol is made twice
 assert all(encode_by_rank(word) == encode_word(word, all_merges) for word in new_words[:500])
 print("by rank: the same symbols for 500 new words")
 
@@ -465,8 +472,9 @@ print("by rank: the same symbols for 500 new words")
 #
 # BERT's vocabulary looks different: `token`, `##ization`. **`##` means that the piece continues a word.** (In
 # byte-level BPE the space at the beginning of a word is the mark.) WordPiece differs from BPE twice. The first difference is *which pair is
-# merged*. Schuster and Nakajima (2012) add the unit that raises the likelihood of the training text most. Google never
-# published the program; the usual reading (chapter 6 of Hugging Face's course) is a **likelihood ratio**:
+# merged*. Schuster and Nakajima (2012) add the unit that raises the likelihood of the training text most. Google did
+# not publish the program that learned BERT's vocabulary; the usual reading (chapter 6 of Hugging Face's course) is a
+# **likelihood ratio**:
 #
 # $$\mathrm{score}(a, b) = \frac{\mathrm{count}(a\,b)}{\mathrm{count}(a) \cdot \mathrm{count}(b)}$$
 #
@@ -709,8 +717,10 @@ assert moved["none"] < 1e-4 < 1e-3 < moved["learned"]
 #
 # So each position gets a vector too, which is added to the token's. BERT's generation knew two ways to make it.
 #
-# **Computed** (Vaswani et al. 2017). Take the features in pairs. Each pair is the hand of a clock, its height and its width
-# for the angle $t\,\theta_i$ at position t. The first hand turns fast, the last one slowly:
+# **Computed** (Vaswani et al. 2017). Take the features in pairs, C / 2 of them. Think of pair i as the hand of a clock. From
+# each position to the next it turns by the angle $\theta_i$, so at position t it has turned by $t\,\theta_i$, and the two
+# features are the sine and the cosine of this angle. The first hand turns fastest ($\theta_0 = 1$, once around in about six
+# positions), and each one after it more slowly:
 #
 # $$P_{t,2i} = \sin(t\,\theta_i), \qquad P_{t,2i+1} = \cos(t\,\theta_i), \qquad \theta_i = 10000^{-2i/C}$$
 #
@@ -769,8 +779,10 @@ plots.show(fig, alt="Two maps of position by feature: regular waves that slow do
 # > We chose this function because we hypothesized it would allow the model to easily learn to attend by relative positions,
 # > since for any fixed offset k, PE_{pos+k} can be represented as a linear function of PE_{pos}.
 #
-# To go k positions on, turn each hand by $k\,\theta_i$. A turn is a linear map, and it does not depend on t. For one pair,
-# this is school mathematics:
+# In other words: there is *one* matrix that turns the row of position 0 into that of position k, the row of 1 into that of
+# k + 1, and so on. A model that should look k positions further has to learn this one matrix, and not one for each position.
+# Why is there such a matrix? To go k positions on, turn each hand by $k\,\theta_i$. A turn is a linear map, and it does not
+# depend on t. For one pair, the addition formulas of sine and cosine say it:
 #
 # $$\begin{pmatrix} \sin(t\theta + k\theta) \\ \cos(t\theta + k\theta) \end{pmatrix} =
 # \begin{pmatrix} \cos k\theta & \sin k\theta \\ -\sin k\theta & \cos k\theta \end{pmatrix}
@@ -789,10 +801,12 @@ torch.testing.assert_close(by_loops[:-k] @ turn.T, by_loops[k:], rtol=0, atol=1e
 print(f"one matrix {tuple(turn.shape)} moves each of {T - k} positions by {k}")
 
 # %% [markdown]
-# It follows that the dot product of two rows depends on their distance alone, because for each hand
-# $\sin a \sin b + \cos a \cos b = \cos(a - b)$, and the difference of the angles is the distance times θ. But attention does
-# not compare the rows themselves. It multiplies them by two learned matrices first, which gives a *query* q for the token that
-# looks and a *key* k for the token that is looked at, and takes q · k (lesson 02). What is left of the property?
+# It follows that the dot product of two rows depends on their distance alone. For one hand with the angles a and b at the two
+# positions, the dot product is $\sin a \sin b + \cos a \cos b = \cos(a - b)$, and $a - b$ is the distance times θ.
+#
+# But attention does not compare the rows themselves. It multiplies them by two learned matrices first. One gives a *query* q
+# for the token that looks, the other a *key* k for the token that is looked at, and the score of the two is q · k (lesson 02
+# builds this). Is the score still a matter of the distance alone? Try two random matrices:
 
 # %%
 W_query, W_key = torch.randn(2, width, width, generator=generator) / math.sqrt(width)
@@ -808,14 +822,37 @@ for name, scores in products.items():
 assert spread["rows themselves"] < 1e-3 and spread["queries and keys"] > 0.1
 
 # %% [markdown]
-# With any two matrices the dot product depends on the positions themselves. The sinusoids make it *possible* for the
-# model to learn matrices that look at the distance; they do not make it so.
+# With these matrices it is not: at the same distance the score depends on where the two positions are. The sinusoids make it
+# *possible* for the model to learn matrices that look at the distance; they do not make it so.
 #
 # **Rotary positions** (RoPE, Su et al. 2021) make it so, and they are the usual way today: ModernBERT, NeoBERT and EuroBERT
-# have them, and so do most decoders. Nothing is added to the vectors. Instead the query at position t is turned by
-# $t\,\theta_i$, hand by hand, and so is the key at its position. Both have turned before they meet, so only the difference of
-# the two angles is left: $(R_t\,q) \cdot (R_s\,k) = q \cdot (R_{s-t}\,k)$. This holds for every q and k, and so whatever the
-# matrices learn:
+# have them, and so do most decoders. Nothing is added to the vectors. The turning comes *after* the matrices: the query at
+# position t is turned by $t\,\theta_i$, hand by hand, and the key at position s by $s\,\theta_i$.
+#
+# Look at one hand of a query and one hand of a key, with θ = 1. Their dot product is the product of their lengths and the
+# cosine of the angle between them. What happens to it if both move seven positions on? And if they exchange positions?
+
+
+# %% tags=["nbval-check-output"]
+def turned(hand, angle):
+    """Turn one pair of features by an angle."""
+    a, b = hand
+    return torch.stack([a * math.cos(angle) - b * math.sin(angle), a * math.sin(angle) + b * math.cos(angle)])
+
+
+of_query, of_key = torch.tensor([1.0, 0.5]), torch.tensor([0.3, 2.0])
+scores = [turned(of_query, t) @ turned(of_key, s) for t, s in ((0, 5), (7, 12), (5, 0))]
+print("at 0 and 5: {:.4f}, at 7 and 12: {:.4f}, at 5 and 0: {:.4f}".format(*scores))
+assert abs(scores[0] - scores[1]) < 1e-4 < 0.1 < abs(scores[0] - scores[2])
+
+# %% [markdown]
+# Seven positions on, both hands have turned by the same angle, so the angle between them is the same, and so is the dot
+# product. Exchanged, they differ: a token five to the right is not a token five to the left. So of the two positions only the
+# difference s − t counts, with its sign. With $R_t$ for turning all hands to position t:
+#
+# $$(R_t\,q) \cdot (R_s\,k) = q \cdot (R_{s-t}\,k)$$
+#
+# This holds for every q and k, and so whatever the matrices learn. Here are all hands, each with its own speed:
 
 
 # %%
@@ -837,7 +874,7 @@ torch.testing.assert_close(rotary, rotary[:1].expand(3), rtol=0, atol=1e-4)
 assert added.max() - added.min() > 0.1
 
 # %% [markdown]
-# The same distance gives the same number wherever the two tokens stand. That is a proof and not a finding, so the cell only
+# The same difference gives the same number wherever the two tokens stand. That is a proof and not a finding, so the cell only
 # shows that the code does what the formula says. What it buys, on texts longer than those of training, is measured in lesson
 # 15, where you build it. (Between the two generations came tables and formulas of *distances* that are added to q · k: T5,
 # DeBERTa, ALiBi.)
@@ -916,7 +953,7 @@ print("what tells the four 'the' apart is the difference of their position vecto
 # * A batch is a tensor of ids `(B, T)`, filled up with `[PAD]`, and a **mask** that is True at the real tokens.
 # * An embedding picks a row: **V rows** for tokens, **max_len rows** for positions, **C columns** in both.
 # * Without positions an encoder sees a bag of words. Learned and computed positions are added to the tokens; **rotary** ones
-#   turn queries and keys, so that q · k depends on the distance alone.
+#   turn queries and keys, so that of the two positions only their difference counts in q · k.
 #
 # **What this scale cannot show.** Our vocabulary has 4,096 tokens from a few megabytes of documentation; BERT's has about
 # 30,000, and RoBERTa's about 50,000 (GPT-2's). How a tokenizer's choices change a trained model is measured in lesson 07, by
