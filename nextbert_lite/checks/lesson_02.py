@@ -36,7 +36,9 @@ __all__ = [
 
 def scores_with_a_large_row(generator):
     scores = 3 * torch.randn(5, 6, generator=generator)
+    scores[1] -= 200.0  # its largest score is far below 0
     scores[2] += 200.0
+    scores[4] += 800.0  # exp is infinite in float64 too
     scores[3] = 0.0
     scores[3, 4] = 200.0  # far above its row's mean, median, minimum and first score
     return (scores,)
@@ -78,8 +80,8 @@ softmax_rows = Exercise(
         Mistake(
             "one maximum for all rows",
             one_maximum,
-            "you subtract one number from all rows, so rows far below it become exp(-200) = 0 everywhere and 0 / 0 is "
-            "NaN. Take each row's own: scores.amax(-1, keepdim=True).",
+            "you subtract one number from all rows, so rows far below it become 0 everywhere and 0 / 0 is NaN. "
+            "Take each row's own: scores.amax(-1, keepdim=True).",
             "variant of the overflow bug, seen when trying the exercise with a shifted row",
         ),
         Mistake(
@@ -113,8 +115,8 @@ softmax_rows = Exercise(
         Mistake(
             "keepdim forgotten",
             lambda scores: (e := (scores - scores.amax(-1, keepdim=True)).exp()) / e.sum(-1),
-            "the sums have the shape (T,), and torch tries to line them up with the columns. Keep the dimension, so "
-            "that each row meets its own sum: e.sum(-1, keepdim=True).",
+            "a sum or a maximum of each row has the shape (T,), and torch tries to line it up with the columns. Keep "
+            "the dimension, so that each row meets its own: amax(-1, keepdim=True), sum(-1, keepdim=True).",
             "a fresh reader of this lesson, at the first try",
         ),
         Mistake(
@@ -122,6 +124,82 @@ softmax_rows = Exercise(
             never_divided,
             "the rows do not sum to 1: after the exponential, divide each row by its sum.",
             "variant of https://github.com/tracel-ai/burn/pull/4697 (the normalisation is the part that goes wrong)",
+        ),
+        Mistake(
+            "float64",
+            lambda scores: ((e := scores.double().exp()) / e.sum(-1, keepdim=True)).float(),
+            "float64 only moves the limit: there exp(x) is infinite from x = 710 on, and the test has a row near 800. "
+            "Subtract each row's largest score; then float32 is enough.",
+            "a reader of this lesson, whose answer passed",
+        ),
+        Mistake(
+            "left in float64",
+            lambda scores: (e := scores.double().exp()) / e.sum(-1, keepdim=True),
+            "you return float64 and not the dtype of the scores. Nor does it help: in float64 exp(x) is infinite from "
+            "x = 710 on. Subtract each row's largest score.",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "the largest absolute value",
+            lambda scores: (e := (scores - scores.abs().amax(-1, keepdim=True)).exp()) / e.sum(-1, keepdim=True),
+            "you subtract the largest *absolute* value. In a row of scores near -200 this takes them to -400, every "
+            "exponential is 0, and 0 / 0 is NaN. Subtract the largest score, also when it is negative.",
+            "a reader of this lesson, whose answer passed",
+        ),
+        Mistake(
+            "each column's maximum",
+            lambda scores: (e := (scores - scores.amax(0)).exp()) / e.sum(-1, keepdim=True),
+            "you subtract each *column's* maximum (dim 0). The shift must be one number for the whole row, or it does "
+            "not cancel: scores.amax(-1, keepdim=True).",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "shifted above, not below",
+            lambda scores: (scores - scores.amax(-1, keepdim=True)).exp() / scores.exp().sum(-1, keepdim=True),
+            "the sum below is not that of the shifted exponentials. Subtract the maximum in both, or it does not "
+            "cancel: compute e once, then e / e.sum(-1, keepdim=True).",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "clamped",
+            lambda scores: (e := scores.clamp(max=88).exp()) / e.sum(-1, keepdim=True),
+            "you cut large scores off, so all scores above the limit get the same weight. Subtract each row's largest "
+            "score: that keeps their differences.",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "divided by the maximum",
+            lambda scores: (e := (scores / scores.amax(-1, keepdim=True)).exp()) / e.sum(-1, keepdim=True),
+            "you divide the scores by their maximum, and that changes their differences, on which softmax depends. "
+            "Subtract the maximum.",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "a fixed number subtracted",
+            lambda scores: (e := (scores - 100).exp()) / e.sum(-1, keepdim=True),
+            "you subtract the same fixed number everywhere. Some rows are still too large for exp, and others become 0 "
+            "everywhere. Subtract what fits each row, its largest score.",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "NaN replaced",
+            lambda scores: ((e := scores.exp()) / e.sum(-1, keepdim=True)).nan_to_num(0.0),
+            "you replace the NaN, but the weights that stood there are lost, and the row no longer sums to 1. Keep the "
+            "NaN from arising: subtract each row's largest score.",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "no exponential",
+            lambda scores: scores / scores.sum(-1, keepdim=True),
+            "you divide the scores themselves by their sum, and scores may be negative. Take exp of them first.",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "values and places",
+            lambda scores: scores - scores.max(-1, keepdim=True),
+            "max with a dimension returns two tensors, the values and where they stand. Take `.values`, or use "
+            "scores.amax(-1, keepdim=True).",
+            "a reader of this lesson",
         ),
     ),
     hints=(
@@ -166,6 +244,25 @@ spread = Prediction(
             48.0,
             "48 is how many more features there are. The question is the factor between the two spreads.",
             "difference in place of ratio",
+        ),
+        Mistake(
+            "the other way round",
+            0.5,
+            "0.5 is the factor from D = 64 to D = 16. The question goes from 16 to 64.",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "the variance at 16",
+            16.0,
+            "16 is the variance at D = 16. The question is by which factor the standard deviation grows from there to "
+            "D = 64.",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "a doubling",
+            math.sqrt(2),
+            "√2 is the factor for twice as many features. From 16 to 64 there are four times as many.",
+            "a reader of this lesson",
         ),
     ),
     hints=("The variance of a sum of D independent terms is D times that of one.", "64 / 16 = 4. And its square root?"),
@@ -212,6 +309,11 @@ def times_mask(q, k, v, mask):
 
 def scores_times_mask(q, k, v, mask):
     return (q @ k.mT / math.sqrt(q.shape[-1]) * mask[:, None, :]).softmax(-1) @ v
+
+
+def keys_set_to_zero(q, k, v, mask):
+    k, v = k * mask[:, :, None], v * mask[:, :, None]
+    return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) @ v
 
 
 padded_attention = Exercise(
@@ -288,6 +390,56 @@ padded_attention = Exercise(
             "NaN. True means 'may be attended to'.",
             "https://github.com/facebookresearch/detr/issues/96",
         ),
+        Mistake(
+            "no mask",
+            lambda q, k, v, mask: (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) @ v,
+            "the padding gets attention like any other word: nothing hides it. Fill its scores with -inf where "
+            "mask[:, None, :] is False.",
+            "keys cut to the longest text, which is the whole batch; a reader of this lesson",
+        ),
+        Mistake(
+            "keys and values set to 0",
+            keys_set_to_zero,
+            "you set the padded keys to 0, and so their scores, but exp(0) = 1: they still take a part of each row. "
+            "Their scores must be -inf.",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "the shortest text's keys",
+            attend_with(lambda mask: mask.all(0)),
+            "you let all texts attend only to the places that are real in every text, so the longer ones lose words. "
+            "Each text has its own mask: mask[:, None, :].",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "the mask turned round",
+            attend_with(lambda mask: mask.mT, zeros=False),
+            "you exchange the two dimensions of the mask, so that texts stand where the keys belong. The mask (B, T) "
+            "lacks a dimension for the queries: mask[:, None, :].",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "0 times -inf",
+            lambda q, k, v, mask: (q @ k.mT + (~mask[:, None, :]).float() * -math.inf).softmax(-1) @ v,
+            "everything is NaN, because you multiply a mask by -inf, and 0 · -inf is NaN where nothing is hidden. Put "
+            "-inf in with masked_fill.",
+            "an additive mask made by a product; a reader of this lesson",
+        ),
+        Mistake(
+            "softmax over the queries",
+            lambda q, k, v, mask: (
+                (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~mask[:, None, :], -math.inf).softmax(1) @ v
+            ),
+            "softmax(1) runs over the queries of a text. Each query divides its attention among the keys, the last "
+            "dimension: softmax(-1).",
+            "https://github.com/nerminnuraydogan/vision-transformer/issues/1",
+        ),
+        Mistake(
+            ".T of a batch",
+            lambda q, k, v, mask: q @ k.permute(2, 1, 0) / math.sqrt(q.shape[-1]),
+            "k.T turns round all three dimensions, the batch too. Exchange the last two: k.transpose(-2, -1).",
+            "torch: .T of a tensor that is not two-dimensional is deprecated, because it was so often meant as .mT",
+        ),
     ),
     hints=(
         "Print the shapes of `scores` and `mask`. Which dimension of the scores is the key's?",
@@ -354,6 +506,12 @@ causal_mask = Exercise(
             "right as a picture, but the dtype is float: `~mask` fails, and a float mask is *added* to the scores by "
             "torch's own function. Make it boolean: dtype=torch.bool.",
             "a float mask runs without an error in torch 2.13: it is added to the scores",
+        ),
+        Mistake(
+            "itself alone",
+            lambda T: torch.eye(T, dtype=torch.bool),
+            "each token sees itself and nothing else. Row i may also see what came before it: the keys 0 to i.",
+            "a reader of this lesson",
         ),
     ),
     hints=("Which keys may query i see? 0 to i.", "torch.tril keeps a matrix's lower triangle, with the diagonal."),
@@ -430,13 +588,18 @@ def error_of(answer, x, mask):
 
 
 def empty_row(answer, generator):
+    """Rows that may attend to nothing, and scores far below and far above those of the other keys."""
     q, k, v = drawn(generator, *3 * [(2, 5, 8)])
     mask = padding(2, 5)[:, None, :].repeat(1, 5, 1)
     mask[1, 2] = False  # query 2 of text 1 may attend to nothing
     nothing = torch.zeros(2, 1, 5, dtype=torch.bool)  # and here no query may attend to anything
     low = -1e5 * torch.eye(1, 8), 1e6 * torch.eye(1, 8).expand(5, -1)  # every score is below -1e10, one is not hidden
     one = torch.arange(5)[None] == 1
-    return tuple(untouched(answer, *given) for given in ((q, k, v, mask), (q, k, v, nothing), (*low, v[0], one)))
+    last = torch.zeros(5, 8)
+    last[4, 0] = 1.0  # its score is far above the others', and it is hidden
+    high, highest = ((size * torch.eye(1, 8), last, v[0], torch.arange(5)[None] < 3) for size in (1e3, 1e11))
+    given = (q, k, v, mask), (q, k, v, nothing), (*low, v[0], one), high, highest
+    return tuple(untouched(answer, *arguments) for arguments in given)
 
 
 def dropped(answer, generator):
@@ -449,12 +612,14 @@ def dropped(answer, generator):
     rest = (output[..., :32] - weights / 0.75)[~zero]
     said = "about a quarter" if abs(proportion - 0.25) < 0.03 else f"{proportion:.1f}"
     even = torch.allclose(output[..., :32].sum(-1), torch.ones(8, 32), atol=1e-3)
+    again = answer(q, k, v.expand(8, -1, -1), None, 0.25)[0]
     return (
         weights,
         f"of the mixed weights {said} are 0",
         f"the others are divided by 1 - dropout: {bool(rest.numel() and rest.abs().max() < 1e-4)}",
         f"the mixed weights of a row sum to 1: {even}",
         f"each value is mixed with the same weights: {torch.equal(output[..., :32], output[..., 32:])}",
+        f"two calls drop the same weights: {torch.equal(output, again)}",
         answer(q, k, v.expand(8, -1, -1), None, 0.0),
     )
 
@@ -474,7 +639,10 @@ def gradients(answer, generator):
 
 def other_sizes(answer, generator):
     q, k, v = drawn(generator, (3, 4, 6), (3, 7, 6), (3, 7, 6), dtype=torch.float64)
-    return answer(q, k, v), answer(q, k, v, padding(3, 7)[:, None, :])
+    found = answer(q, k, v), answer(q, k, v, padding(3, 7)[:, None, :])
+    exact = (q @ k.mT / math.sqrt(6)).softmax(-1) @ v
+    close = torch.allclose(found[0][0].double(), exact, rtol=1e-10, atol=1e-10)
+    return *found, f"right to ten digits in float64: {close}"
 
 
 def wrong(scores=lambda q, k: q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1]), hide=None, soft=None, mix=None):
@@ -564,6 +732,57 @@ def with_exponentials(q, k, v, mask=None, dropout=0.0):
     return torch.einsum("...ts,...sd->...td", weights * kept, v), weights
 
 
+def hidden_then_renormalised(at_least):
+    def hide(s, m, soft):
+        weights = soft(s) * m
+        return weights / weights.sum(-1, keepdim=True).clamp_min(at_least)
+
+    return hide
+
+
+def filled_in_place(s, m, soft):
+    return soft(s.masked_fill(~m, -math.inf)).masked_fill_(~m, 0.0)
+
+
+def output_filled(q, k, v, mask=None, dropout=0.0):
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    mask = check_mask(mask, scores.shape)
+    if mask is None:
+        return right_mix(scores.softmax(-1), q, k, v, dropout)
+    output, weights = right_mix(scores.masked_fill(~mask, -math.inf).softmax(-1), q, k, v, dropout)
+    empty = ~mask.any(-1, keepdim=True)
+    return output.masked_fill(empty, 0.0), weights.masked_fill(empty, 0.0)
+
+
+def truth_of_the_mask(q, k, v, mask=None, dropout=0.0):
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    mask = check_mask(mask, scores.shape)
+    weights = right_hide(scores, mask, right_softmax) if mask else scores.softmax(-1)
+    return right_mix(weights, q, k, v, dropout)
+
+
+def checked_as(shape=lambda q, scores: scores.shape, of=lambda mask: mask):
+    """Return an attention that gives check_mask another shape, or another mask."""
+
+    def attend(q, k, v, mask=None, dropout=0.0):
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        mask = None if mask is None else check_mask(of(mask), shape(q, scores))
+        weights = scores.softmax(-1) if mask is None else right_hide(scores, mask, right_softmax)
+        return right_mix(weights, q, k, v, dropout)
+
+    return attend
+
+
+def four_dimensions(q, k, v, mask=None, dropout=0.0):
+    _B, _H, _T, _D = q.shape
+    return scaled_dot_product_attention(q, k, v, mask, dropout)
+
+
+def always_the_same(weights, q, k, v, dropout):
+    torch.manual_seed(0)
+    return F.dropout(weights, dropout) @ v, weights
+
+
 attention = Build(
     id="02.5",
     course=scaled_dot_product_attention,
@@ -573,7 +792,7 @@ attention = Build(
         Stage("batches and heads", batches_and_heads),
         Stage("other keys", other_keys),
         Stage("masks", masks),
-        Stage("an empty row", empty_row),
+        Stage("empty rows, extreme scores", empty_row),
         Stage("dropout", dropped),
         Stage("gradients", gradients),
         Stage("other sizes", other_sizes),
@@ -582,7 +801,7 @@ attention = Build(
         Mistake(
             "no √D",
             wrong(scores=lambda q, k: q @ k.transpose(-2, -1)),
-            "the scores are not divided by √D (section 4).",
+            "the scores are not divided by √D, the root of q.shape[-1] (section 4).",
             "https://github.com/PAIR-code/tiny-transformers/issues/71, https://github.com/mlc-ai/mlc-llm/pull/3426",
         ),
         Mistake(
@@ -807,6 +1026,158 @@ attention = Build(
             "q and k, and what is set to 0 after the softmax does not stop it. Put -inf in with masked_fill, which "
             "passes no gradient back where it filled.",
             "an additive mask of -inf with nan_to_num behind the softmax; torch 2.13",
+        ),
+        Mistake(
+            "times √D",
+            wrong(scores=lambda q, k: q @ k.transpose(-2, -1) * math.sqrt(q.shape[-1])),
+            "you multiply the scores by √D. Divide by it, so that they spread by 1 whatever D is.",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "D from dimension 1",
+            wrong(scores=lambda q, k: q @ k.transpose(-2, -1) / math.sqrt(q.shape[1])),
+            "q.shape[1] is D only as long as there is no batch. Count from the end: q.shape[-1].",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "transpose(1, 2)",
+            wrong(scores=lambda q, k: q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])),
+            "transpose(1, 2) fits a batch (B, T, D) and nothing else; here a sequence has no batch. Count from the "
+            "end: k.transpose(-2, -1).",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "transpose(0, 1)",
+            wrong(scores=lambda q, k: q @ k.transpose(0, 1) / math.sqrt(q.shape[-1])),
+            "transpose(0, 1) exchanges the last two dimensions only as long as there is no batch. Count from the end: "
+            "k.transpose(-2, -1).",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "rows and columns exchanged",
+            wrong(scores=lambda q, k: k @ q.transpose(-2, -1) / math.sqrt(q.shape[-1])),
+            "your weights are (S, T), with a row for each key. A row belongs to a query, (T, S): the scores are "
+            "q @ k.transpose(-2, -1), and the weights are mixed as they are, weights @ v.",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "four dimensions expected",
+            four_dimensions,
+            "you unpack q.shape into four names, but there may be any number of leading dimensions, none included. "
+            "Ask for what you need from the end: q.shape[-1].",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "if mask",
+            truth_of_the_mask,
+            "`if mask:` asks whether a whole tensor is true, which torch cannot say. Ask `if mask is not None:`.",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "checked against the queries",
+            checked_as(shape=lambda q, scores: q.shape),
+            "check_mask gets the shape of q, (…, T, D). A mask has the shape of the scores, (…, T, S): "
+            "check_mask(mask, scores.shape).",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "a dimension added to the mask",
+            checked_as(of=lambda mask: mask.unsqueeze(1)),
+            "you add a dimension to the mask. It has as many as the scores already, because its caller has added what "
+            "was missing: use it as it is given.",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "0 times -inf",
+            wrong(hide=lambda s, m, soft: soft(s + (~m) * -math.inf)),
+            "you multiply the mask by -inf, and 0 · -inf is NaN, so every score that is *not* hidden becomes NaN. Put "
+            "-inf in with masked_fill.",
+            "an additive mask made by a product; a reader of this lesson",
+        ),
+        Mistake(
+            "0 times -inf, NaN replaced",
+            wrong(hide=lambda s, m, soft: soft(s + (~m) * -math.inf).nan_to_num(0.0)),
+            "all weights are 0: you multiply the mask by -inf, 0 · -inf is NaN where nothing is hidden, and nan_to_num "
+            "makes zeros of it. Put -inf in with masked_fill.",
+            "an additive mask made by a product; a reader of this lesson",
+        ),
+        Mistake(
+            "a finite number, empty rows set to 0",
+            wrong(
+                hide=lambda s, m, soft: soft(s.masked_fill(~m, -1e4)).masked_fill(~m.any(-1, keepdim=True), 0.0),
+            ),
+            "where the real scores are lower than the number that you fill in, the hidden keys get the weight and keep "
+            "it. Fill in -inf, which no score is below.",
+            "-10000.0 in google-research/bert's modeling.py; a reader of this lesson",
+        ),
+        Mistake(
+            "a finite number added, then zeros",
+            wrong(hide=lambda s, m, soft: soft(s + (~m) * -1e9).masked_fill(~m, 0.0)),
+            "you add a finite number to the hidden scores. A hidden key whose score is larger than that still takes "
+            "the weight, and the row loses it when it becomes 0. Hide with -inf, by masked_fill.",
+            "-10000.0 in google-research/bert's modeling.py; a reader of this lesson, whose answer passed",
+        ),
+        Mistake(
+            "hidden after the softmax, rows divided again",
+            wrong(hide=hidden_then_renormalised(1e-9)),
+            "you hide after the softmax and divide each row by what is left. Where a hidden key has by far the largest "
+            "score, what is left is 0, and no division brings it back. Hide the scores, before the softmax.",
+            "a reader of this lesson, whose answer passed",
+        ),
+        Mistake(
+            "hidden after the softmax, 0 / 0",
+            wrong(hide=hidden_then_renormalised(0.0)),
+            "you hide after the softmax and divide each row by what is left. That is 0 in an empty row, or where a "
+            "hidden key has by far the largest score, and 0 / 0 is NaN. Hide the scores, before the softmax.",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "the values dropped",
+            wrong(mix=lambda w, q, k, v, p: (w @ F.dropout(v, p), w)),
+            "you drop numbers of the values. Drop weights: F.dropout(weights, dropout) @ v.",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "dropped twice",
+            wrong(mix=lambda w, q, k, v, p: (F.dropout(F.dropout(w, p) @ v, p), w)),
+            "you drop the weights and the output too. The text asks for the weights alone: F.dropout(weights, dropout) "
+            "@ v.",
+            "BERT has both dropouts, on the weights and on a layer's output; a reader of this lesson",
+        ),
+        Mistake(
+            "F.dropout's own probability",
+            wrong(mix=lambda w, q, k, v, p: (F.dropout(w) @ v if p else w @ v, w)),
+            "F.dropout(weights) without a second argument drops half of them. Give it yours: F.dropout(weights, "
+            "dropout).",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "a seed within the function",
+            wrong(mix=always_the_same),
+            "every call drops the same weights, because your function sets the seed of torch's random numbers, and "
+            "that of everything else with it. Leave the seed to the caller.",
+            "a reader of this lesson, whose answer passed",
+        ),
+        Mistake(
+            "filled in place",
+            wrong(hide=filled_in_place),
+            "you change the softmax's result in place (masked_fill_, or weights[...] = 0), and the gradient still "
+            "needs it as it was. Make a new tensor: weights.masked_fill(~mask, 0.0).",
+            "a reader of this lesson; the error of torch's autograd",
+        ),
+        Mistake(
+            "the output filled",
+            output_filled,
+            "you set the empty rows of the output to 0 and mix the values with NaN weights before it: in the gradient "
+            "of v, 0 meets NaN. Set the weights to 0 before they are mixed.",
+            "a reader of this lesson",
+        ),
+        Mistake(
+            "softmax in float32",
+            wrong(soft=lambda s: s.float().softmax(-1).to(s.dtype)),
+            "you compute in float32 on the way, and what comes out is float64 with the digits of float32. Compute in "
+            "the dtype of the queries.",
+            "mixed precision code does this on purpose, for half precision; a reader of this lesson",
         ),
     ),
     hints=(

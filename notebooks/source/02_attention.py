@@ -175,8 +175,8 @@ assert output_by_hand[features.index("singular")] > 0.9 > 0.1 > output_by_hand[f
 # ### Exercise 02.1 · softmax of each row ●○○ · 8 minutes
 #
 # Write softmax for a matrix of scores, T queries by S keys, so that each row becomes proportions that sum to 1. (torch has
-# it built in; write it with `exp` and `sum`.) The scores are finite float32 numbers, and large ones must work too, although
-# `exp` of 89 is already infinite, and one row may hold both 0 and 200:
+# it built in; write it with `exp` and `sum`.) The scores are finite float32 numbers of any size and either sign: one row
+# may hold both 0 and 200, another may be near −200 throughout, and `exp` of 89 is already infinite:
 
 # %% tags=["nbval-check-output"]
 print(torch.tensor([88.0, 89.0]).exp())
@@ -605,10 +605,11 @@ assert (
 # * `dropout`: the probability that a weight is set to 0, a plain number. The function does not know whether a model is being
 #   trained. It drops whenever `dropout` is above 0, and its caller passes 0 outside training.
 #
-# It returns two tensors, the output (…, T, Dv) and the weights (…, T, S), in the dtype of the queries. Dropout
-# (`F.dropout`) acts on the weights that mix the values. The weights that you *return* are those **before** dropout, because
-# they are what the model computed for this text, and they keep their gradient. (Not every library does so, and people have been puzzled by weights above
-# 1: huggingface/transformers, issue 1146.) A row that may attend to nothing gives zeros in output and weights, and the
+# It returns two tensors, the output (…, T, Dv) and the weights (…, T, S), computed in the dtype of the queries and returned
+# in it. Dropout (`F.dropout`) acts on the weights that mix the values. The weights that you *return* are those **before**
+# dropout, because they are what the model computed for this text, and they keep their gradient. (Not every library does so,
+# and people have been puzzled by weights above 1: huggingface/transformers, issue 1146.) Scores may be of any size, hidden
+# ones too, so no finite number hides them all. A row that may attend to nothing gives zeros in output and weights, and the
 # gradients stay finite even then: `masked_fill` passes no gradient back where it filled, so the NaN stops there, while
 # adding −∞, or multiplying NaN by 0, does not stop it. None of the arguments is changed.
 #
