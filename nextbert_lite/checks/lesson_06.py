@@ -1,6 +1,7 @@
 """The checks of lesson 06, Pretrain a tiny BERT."""
 
 import copy
+import math
 
 import torch
 from torch import nn
@@ -55,6 +56,12 @@ def evidence_added(prior, evidence, tables):
     return joint @ tables / joint.sum()
 
 
+def prior_of_each_word(prior, evidence, tables):
+    each = prior[:, None] * evidence
+    weights = (each / each.sum(0)).prod(1)
+    return weights @ tables / weights.sum()
+
+
 fill_in = Exercise(
     id="06.1",
     right=right_gap,
@@ -94,6 +101,27 @@ fill_in = Exercise(
             "you add what the tokens say. Given the frame they are independent, so their probabilities multiply: "
             "evidence.prod(1). (Their *logarithms* would be added.)",
             "https://github.com/tmills/uhhmm/issues/8 (evidence comes in by multiplication)",
+        ),
+        Mistake(
+            "the prior of each word",
+            prior_of_each_word,
+            "you use Bayes' rule for each seen word and multiply the answers, so the prior counts once for each word. "
+            "It counts once: prior times the product of the evidence.",
+            "posteriors multiplied in place of likelihoods; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "softmax of the result",
+            lambda prior, evidence, tables: (prior * evidence.prod(1) @ tables).softmax(-1),
+            "the result sums to 1 because you took its softmax, which is for logits. These are probabilities already: "
+            "divide by their sum.",
+            "softmax as the habit that makes things sum to 1; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "softmax of the weights",
+            lambda prior, evidence, tables: (prior * evidence.prod(1)).softmax(0) @ tables,
+            "you took the softmax of prior times evidence. Softmax is for logarithms: divide these products by their "
+            "sum.",
+            "softmax as the habit that makes things sum to 1; a fresh reader of this lesson",
         ),
     ),
     hints=(
@@ -147,6 +175,7 @@ class Watched(nn.Module):
         self.kernel = nn.Parameter(torch.zeros(2, 1, 2))
         self.double()
         self.restart, self.weights, self.modes, self.asked, self.gradients = restart, [], [], [], []
+        self.losses = []  # each loss that was computed
         self.done = []  # how many losses were computed before each batch
         self.slopes = {}
         for name, p in self.named_parameters():
@@ -170,7 +199,9 @@ class Watched(nn.Module):
         if self.restart:
             with torch.no_grad():
                 self.linear.bias.zero_()  # a weight of 0 does not decay, so that a step's length is the rate alone
-        return scale * sum((p * self.slopes[name]).sum() for name, p in self.named_parameters())
+        loss = scale * sum((p * self.slopes[name]).sum() for name, p in self.named_parameters())
+        self.losses.append(loss.item())
+        return loss
 
     def all(self):
         """Return all parameters in one row."""
@@ -193,12 +224,47 @@ def losses_and_batches(answer, generator):
         raise Fault(f"expected a list with the loss of each step; yours is {describe(losses)}.")
     if losses and isinstance(losses[0], torch.Tensor):
         return "tensors"
-    if model.asked == list(range(STEPS)) and model.done != model.asked:
-        raise Fault(
-            "a batch is fetched before the step in front of it is done. All batches of a long run would not fit into "
-            "memory, and this lesson measures the model when a batch is asked for: call batches(step) within its step."
-        )
-    return len(losses), sorted({type(loss).__name__ for loss in losses}), model.asked, torch.tensor(losses[:1])
+    if not model.losses:
+        raise Fault("the loss of the model itself is never computed: train the model that you are given, not a copy.")
+    if model.asked == list(range(STEPS)):
+        if len(model.losses) != STEPS:
+            raise Fault(
+                f"in {STEPS} steps the loss is computed {len(model.losses)} times. Compute it once a step: a second "
+                "time costs a pass through the model, draws new dropout masks, and after optimizer.step() it is the "
+                "loss of other weights."
+            )
+        if model.done != model.asked:
+            raise Fault(
+                "all batches are fetched before the first step."
+                if not any(model.done)
+                else "a batch is fetched before the step in front of it is done: call batches(step) within its step."
+            )
+        if all(isinstance(loss, float) for loss in losses):
+            compare_losses(losses, model.losses)
+    return len(losses), sorted({type(loss).__name__ for loss in losses}), model.asked
+
+
+def compare_losses(listed, computed):
+    """Fault, in words, if the list does not hold the losses that the model computed."""
+    if len(listed) != len(computed):
+        raise Fault(f"after {len(computed)} steps the list has {len(listed)} entries: it holds the loss of each step.")
+    listed, computed = (torch.tensor(losses, dtype=torch.float64) for losses in (listed, computed))
+
+    def alike(losses):
+        return torch.allclose(listed, losses, rtol=1e-6, atol=1e-8)
+
+    if alike(computed):
+        return
+    totals = computed.cumsum(0)
+    if alike(totals):
+        raise Fault("the list holds running totals, the sums of all losses so far. Append the loss of the step alone.")
+    if alike(totals / torch.arange(1, len(totals) + 1)):
+        raise Fault("the list holds running means of all losses so far. Append the loss of the step alone.")
+    step = int(((listed - computed).abs() > 1e-8 + 1e-6 * computed.abs()).nonzero()[0])
+    raise Fault(
+        f"the list does not hold what `model.loss` returned, unrounded and for each step by itself: at step {step} it "
+        f"returned {computed[step]:.6f}, and your list has {listed[step]:.6f}."
+    )
 
 
 def left_over(answer, generator):
@@ -219,6 +285,11 @@ def left_over(answer, generator):
             "a parameter with three dimensions never moves: it is in neither group. All with two dimensions or more "
             "belong to the first one."
         )
+    if 0 < len(still) < len(before):
+        raise Fault(
+            f"some parameters never move: {', '.join(still)}. Each parameter belongs in one of the two groups: what "
+            "is in neither is not trained at all."
+        )
     return torch.stack(model.gradients), not still, remains
 
 
@@ -235,6 +306,11 @@ def decayed(answer, generator):
     model = Watched(generator, slope=0.0)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     run_on(answer, model)
+    if not bool(model.all().isfinite().all()):
+        raise Fault(
+            "where all gradients are 0, the weights become nan: the gradient is divided by its length, which is 0 "
+            "here. Only a gradient that is longer than 1 is shortened."
+        )
     return tuple((p.detach() / before[name]).mean() for name, p in model.named_parameters())
 
 
@@ -257,6 +333,11 @@ def mode(answer, generator):
     for training in (False, True):  # as a model comes from a checkpoint; as a new one comes
         model = Watched(generator, slope=0.05).train(training)
         run_on(answer, model)
+        if len({*model.modes}) > 1 or (training and not model.modes[0][0]):
+            raise Fault(
+                "the model is put into eval mode while it trains, so dropout is off. Call model.eval() after the loop, "
+                "not within it."
+            )
         found.append((sorted({*model.modes}), model.training, model.dropout.training))
     return found
 
@@ -265,7 +346,13 @@ def other_sizes(answer, generator):
     """Another rate and length; no warm-up; a warm-up as long as the run, and longer; one step."""
     found = []
     for lr, steps, warmup in ((0.02, 7, 0), (0.05, 6, 6), (0.3, 3, 5), (0.01, 1, 0), (0.2, 12, 3)):
-        found.append(schedule(answer, generator, lr, steps, warmup))
+        try:
+            found.append(schedule(answer, generator, lr, steps, warmup))
+        except ZeroDivisionError as error:
+            raise Fault(
+                f"with steps={steps} and warmup={warmup} your code divides by 0. The formula has max(1, …) below both "
+                "lines: max(1, warmup) and max(1, steps - warmup)."
+            ) from error
         model = Watched(generator)
         run_on(answer, model, [3.0, 0.1], lr, steps, warmup)
         found.append(model.all())
@@ -334,6 +421,16 @@ def clip_groups(optimizer, model):
 
 def clip_values(optimizer, model):
     nn.utils.clip_grad_value_(model.parameters(), 1.0)
+
+
+def clip_matrices(optimizer, model):
+    nn.utils.clip_grad_norm_([p for p in model.parameters() if p.ndim >= 2], 1.0)
+
+
+def always_length_one(optimizer, model):
+    length = torch.stack([p.grad.norm() for p in model.parameters()]).norm() + 1e-6
+    for p in model.parameters():
+        p.grad /= length
 
 
 MATRICES = decays(lambda name, p: p.ndim >= 2)
@@ -440,6 +537,31 @@ def zero_at_the_end(s, steps, warmup):
     return min((s + 1) / max(1, warmup), (steps - 1 - s) / max(1, steps - 1 - warmup), 1.0)
 
 
+def down_one_step_early(s, steps, warmup):
+    return min((s + 1) / max(1, warmup), (steps - 1 - s) / max(1, steps - warmup), 1.0)
+
+
+def down_from_the_start(s, steps, warmup):
+    return min((s + 1) / max(1, warmup), (steps - s) / steps)
+
+
+def warmup_one_longer(s, steps, warmup):
+    return min((s + 1) / (warmup + 1), (steps - s) / max(1, steps - warmup), 1.0)
+
+
+def cosine(s, steps, warmup):
+    down = 0.5 * (1 + math.cos(math.pi * (s - warmup) / max(1, steps - warmup)))
+    return (s + 1) / warmup if s < warmup else down
+
+
+def counted_from_one(model, batches, steps, lr, warmup):
+    return pretrain(model, lambda step: batches(step + 1), steps, lr, warmup)
+
+
+def asked_twice(model, batches, steps, lr, warmup):
+    return pretrain(model, lambda step: [batches(step), batches(step)][1], steps, lr, warmup)
+
+
 ACCUMULATES = (
     "backward() adds to what .grad holds, and nothing sets it back: each step uses the sum of all gradients so far. "
     "Call optimizer.zero_grad() once a step."
@@ -483,6 +605,18 @@ training_loop = Build(
             "all batches are fetched before the first step. Call batches(step) within its step: all batches of a long "
             "run would not fit into memory, and this lesson measures the model when a batch is asked for.",
             "a list comprehension over a loader that was meant to be lazy",
+        ),
+        Mistake(
+            "steps from 1",
+            counted_from_one,
+            "your steps are counted from 1, so the first batch is never asked for. They are 0, 1, …, steps − 1.",
+            "range(1, steps + 1), as in a progress display; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "each batch twice",
+            asked_twice,
+            "you call batches(step) twice in each step. Call it once and keep the batch in a variable.",
+            "a batch looked at, and then asked for again; a fresh reader of this lesson",
         ),
         Mistake(
             "gradients accumulate",
@@ -581,6 +715,33 @@ training_loop = Build(
             "https://github.com/pytorch/torchtitan/pull/1010 (a table of rates that ends with 0.0)",
         ),
         Mistake(
+            "down one step early",
+            loop(factor=down_one_step_early),
+            "your line down runs one step ahead: the first step after the warm-up is already below lr, and the last "
+            "has the rate 0. With steps counted from 0, (steps - s) steps are left at step s, this one included.",
+            "steps - 1 for the number of the last step; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "down from the start",
+            loop(factor=down_from_the_start),
+            "your line down starts at the first step of all, so the rate never reaches lr. It must start at lr where "
+            "the warm-up ends: (steps - s) / (steps - warmup).",
+            "the decay over all steps, and the smaller of the two; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "a warm-up that is one step longer",
+            loop(factor=warmup_one_longer),
+            "your warm-up divides by warmup + 1, so it takes one step more. Counted from 0, the last of the warm-up's "
+            "steps is warmup − 1, and there the factor (s + 1) / warmup is 1.",
+            "one added above and below; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "a cosine",
+            loop(factor=cosine),
+            "the warm-up is right, but then your rate falls along a cosine. Here it falls in a straight line.",
+            "get_cosine_schedule_with_warmup in transformers, a frequent choice; a fresh reader of this lesson",
+        ),
+        Mistake(
             "constant",
             loop(factor=lambda s, steps, warmup: 1.0),
             "the biases have the learning rate lr at every step. Set the rate before each step, lr times the factor of "
@@ -607,9 +768,16 @@ training_loop = Build(
             "true of BERT, false of a model with a convolution",
         ),
         Mistake(
+            "the embeddings do not decay",
+            loop(groups=decays(lambda name, p: p.ndim >= 2 and "tokens" not in name)),
+            "the embeddings do not decay. They are matrices too, and in BERT all matrices decay: choose by p.ndim, not "
+            "by name.",
+            "minGPT's configure_optimizers puts embeddings with the biases; a fresh reader of this lesson",
+        ),
+        Mistake(
             "everything decays",
             loop(groups=decays(lambda name, p: True)),
-            "biases and norms decay too: they belong into a second group with weight_decay=0.0. (0.01 is AdamW's own "
+            "biases and norms decay too: they belong in a second group with weight_decay=0.0. (0.01 is AdamW's own "
             "default, so one group for all does this without a word.)",
             "https://github.com/mmcdermott/MEDS_EIC_AR/issues/30, https://github.com/dingo-actual/om/issues/12",
         ),
@@ -637,7 +805,7 @@ training_loop = Build(
             "not clipped in time",
             loop(clip=lambda optimizer, model: None),
             "the optimizer uses gradients of any length. clip_grad_norm_ must come between backward() and step(): "
-            "after the step it shortens what has been used already.",
+            "before backward() there is nothing to shorten, and after step() it is too late.",
             "https://github.com/VGraphRNN/VGRNN/issues/4, https://github.com/awslabs/graphstorm/issues/1366",
         ),
         Mistake(
@@ -653,6 +821,20 @@ training_loop = Build(
             "each of the two groups is clipped by itself. The norm is that of all parameters together: one call with "
             "model.parameters().",
             "https://github.com/huggingface/transformers/pull/614 (clipping per group is not global clipping)",
+        ),
+        Mistake(
+            "matrices only",
+            loop(clip=clip_matrices),
+            "only the matrices are clipped, and only they count in the norm. It is that of all parameters, biases "
+            "and norms too: one call with model.parameters().",
+            "the first group taken for all; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "always of length 1",
+            loop(clip=always_length_one),
+            "every gradient is brought to the length 1, the short ones too. Clipping leaves a gradient that is shorter "
+            "than 1 as it is.",
+            "normalising taken for clipping; a fresh reader of this lesson",
         ),
         Mistake(
             "values clipped",
@@ -759,6 +941,20 @@ loss_of_all = Exercise(
             "each loss is a mean already. Multiply it by its count to get that batch's sum before you divide by all.",
             "https://github.com/lucidrains/reformer-pytorch/issues/147 (a loss that is divided again and again)",
         ),
+        Mistake(
+            "each divided by its count",
+            lambda losses, counts: (losses / counts.clamp(min=1)).mean(),
+            "you divide each loss by its count, but it is a mean already. Multiply by the count, which gives the sum "
+            "of that batch, and divide once, by all tokens.",
+            "the mean taken for a sum; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "divided by the batches that are not empty",
+            lambda losses, counts: (losses * counts).sum() / (counts > 0).sum(),
+            "the sum over all tokens is right, but you divide it by the number of batches that are not empty. Divide "
+            "by the number of tokens, counts.sum().",
+            "(counts > 0).sum() in place of counts.sum(); a fresh reader of this lesson",
+        ),
     ),
     hints=(
         "A mean times its count is a sum. What is the sum of the losses of all tokens of all batches?",
@@ -792,6 +988,20 @@ floors = Prediction(
             ("frequencies", "left, no length", "left", "both"),
             "this is the right order, highest first. Write the lowest first.",
             "the order asked for, read the other way round",
+        ),
+        Mistake(
+            "one side better than both",
+            ("left", "both", "left, no length", "frequencies"),
+            "`both` sees all that `left` sees, and the right side too. What it sees more it could ignore, so its floor "
+            "cannot be higher.",
+            "the harder task taken for the better one; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "frequencies better than the left side",
+            ("both", "left", "frequencies", "left, no length"),
+            "the first two are right. But from the words of the language `left, no length` knows the frequencies too, "
+            "and it sees the words to the left on top.",
+            "the missing length overrated; a fresh reader of this lesson",
         ),
     ),
     hints=(
@@ -839,6 +1049,14 @@ def slice_of(C, H, h):
 def all_but(C, H, h):
     D = C // H
     return [i for i in range(C) if not h * D <= i < (h + 1) * D]
+
+
+def overwritten(joined, H, h, order):
+    zero, mean, _ = replaced_in(slice_of)(joined, H, h, order)
+    resampled, index = joined.clone(), slice_of(joined.shape[-1], H, h)
+    for b in range(len(order)):
+        resampled[b, :, index] = resampled[order[b], :, index]
+    return zero, mean, resampled
 
 
 def by_unflatten(joined, H, h, order):
@@ -918,6 +1136,26 @@ head_replaced = Exercise(
             lambda joined, H, h, order: (*replaced_in(slice_of)(joined, H, h, order)[:2], joined[order]),
             "in the third copy all heads come from the other sentence. Only head h does.",
             "resampling a whole layer in place of one head",
+        ),
+        Mistake(
+            "read after it was overwritten",
+            overwritten,
+            "the third copy reads from itself: when sentence b takes the features of sentence order[b], some of these "
+            "are overwritten already. Read from `joined`.",
+            "a loop in place over the sentences; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the mean of the features",
+            replaced_in(slice_of, mean=lambda x: x.mean(-1, keepdim=True)),
+            "the mean runs over the head's features, so all D become equal. It must run over the B sentences, for each "
+            "position and feature by itself: x.mean(0).",
+            "mean(-1), the habit of layer norm; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "another order",
+            lambda joined, H, h, order: tuple(replaced_in(slice_of)(joined, H, h, order)[i] for i in (0, 2, 1)),
+            "the second and the third copy are exchanged: return zero, mean, resample, in this order.",
+            "three results whose order is not kept; a fresh reader of this lesson",
         ),
     ),
     hints=(

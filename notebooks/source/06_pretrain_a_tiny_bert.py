@@ -339,10 +339,10 @@ assert one[30] > 1.5 * once[30] and one[31] > 1.5 * once[31]
 # ### Exercise 06.2 · build the training loop ●●● · 35 minutes
 #
 # Write `pretrain(model, batches, steps, lr, warmup)`. It trains the model in place and returns the list of its losses, one
-# float for each step.
+# float for each step: what `model.loss` gave at that step, not rounded and not averaged.
 #
 # * `batches(step)` gives the batch of a step, a dict of tensors. Call it once a step, for step = 0, 1, …, `steps` − 1, in this
-#   order, and only when the step before is done. The loss is `model.loss(**batches(step))`.
+#   order, and only when the step before is done. The loss is `model.loss(**batches(step))`, computed once in each step.
 # * The optimizer is AdamW with RoBERTa's betas, (0.9, 0.98). Parameters with two dimensions or more decay with 0.01, those with
 #   one dimension do not decay at all.
 # * The learning rate of step s is lr · f(s), with the formula above, which also says what happens when `warmup` is 0 or not
