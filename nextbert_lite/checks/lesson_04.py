@@ -113,6 +113,47 @@ layer_norm = Exercise(
             "keepdim=True they are (B, T, 1), and are broadcast.",
             "keepdim forgotten; a fresh reader of this lesson",
         ),
+        Mistake(
+            "over a whole text",
+            lambda *a: normed(*a, dim=(1, 2)),
+            "you normalise over a whole text, tokens and features together, so words change with their neighbours. "
+            "A layer norm looks at one token's C features: dim=-1.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "over the batch",
+            lambda *a: normed(*a, dim=(0, 1)),
+            "you normalise each feature over all tokens of the batch, as a batch norm does, so a text changes with "
+            "the texts beside it. A layer norm looks at one token's C features: dim=-1.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "without eps",
+            lambda x, gain, bias, eps: normed(x, gain, bias, 0),
+            "eps is missing: divide by the root of variance + eps. Without it, a token whose features are all equal "
+            "gives nan.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "without the gain",
+            lambda x, gain, bias, eps: normed(x, 1, bias, eps),
+            "the gain is missing: multiply by it before you add the bias.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "without the bias",
+            lambda x, gain, bias, eps: normed(x, gain, 0, eps),
+            "the bias is missing: it is added at the end.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the mean alone divided",
+            lambda x, gain, bias, eps: (
+                gain * x - x.mean(-1, keepdim=True) / (x.var(-1, keepdim=True, correction=0) + eps).sqrt() + bias
+            ),
+            "a bracket is missing: the division applies to the mean alone. Subtract first: (x - mean) / root.",
+            "a fresh reader of this lesson",
+        ),
     ),
     hints=(
         "Mean and variance of the last dimension, with keepdim=True.",
@@ -181,6 +222,38 @@ gelu = Exercise(
             lambda x: x * 0.5 * (1 + torch.erf(x) / math.sqrt(2)),
             "you divide erf by √2. It is x that is divided, inside: erf(x / √2).",
             "the bracket in the wrong place; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "2 in place of √2",
+            lambda x: 0.5 * x * (1 + torch.erf(x / 2)),
+            "you divide x by 2 inside erf. It is √2: erf(x / √2).",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "times √2",
+            lambda x: 0.5 * x * (1 + torch.erf(x * math.sqrt(2))),
+            "you multiply x by √2 inside erf. It is divided: erf(x / √2).",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "erf in place of Φ",
+            lambda x: x * torch.erf(x / math.sqrt(2)),
+            "you multiply x by erf itself, which goes from -1 to 1. Φ goes from 0 to 1: (1 + erf(x / √2)) / 2.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "SiLU",
+            lambda x: F.silu(x),
+            "this is SiLU, x σ(x), also called Swish. GELU has Φ, the normal distribution's cumulative function, in "
+            "place of the sigmoid.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the density",
+            lambda x: x * torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi),
+            "you multiply by the normal *density*. Φ(x) is the probability below x, the area under the density: (1 "
+            "+ erf(x / √2)) / 2.",
+            "a fresh reader of this lesson",
         ),
     ),
     hints=(
@@ -267,7 +340,15 @@ def layer_gradients(answer, generator):
     it, x = layer(answer, generator), hidden(generator).requires_grad_()
     it(x, last_hidden())[0].square().sum().backward()
     names = ("attention.qkv.weight", "norm1.weight", "ffn_in.weight", "ffn_out.bias", "norm2.bias")
-    return x.grad, *(it.get_parameter(name).grad for name in names)
+    return x.grad, *gradients(it, names)
+
+
+def gradients(it, names):
+    """Return the gradients of these parameters; Fault if one has none."""
+    for name in names:
+        if it.get_parameter(name).grad is None:
+            raise Fault(f"{name} gets no gradient: is something detached on the way, or computed under no_grad?")
+    return [it.get_parameter(name).grad for name in names]
 
 
 def shown(values):
@@ -357,6 +438,8 @@ class WrongLayer(EncoderLayer):
         norm1, norm2, old = getattr(self, self.first), getattr(self, self.second), x
         order = ("pre" if self.pre else "post") if self.order == "config" else self.order
         self.order_now = order + " alone"
+        if order in ("first added", "second added", "branch normed", "ffn not normed", "post in the second"):
+            return self.half_right(x, attend, order)
         if order == "pre" or (self.pre and order in ("stream normed", "norm at the end", "old x")):
             y = norm1(x)
             attended, weights = attend(y)
@@ -381,6 +464,24 @@ class WrongLayer(EncoderLayer):
             x = norm2(self.drop_sum(x + self.drop(self.feed_forward(old if order == "old x" else x), "second")))
             x = self.drop_sum(x, "after the norm") if self.dropped != "after norm2" else self.dropout(x)
         return x, None if self.shows == "never" else weights
+
+    def half_right(self, x, attend, order):
+        """One half or one order is right."""
+        if not self.pre:
+            attended, weights = attend(x)
+            x = self.norm1(attended if order == "second added" else x + self.dropout(attended))
+            return self.norm2(x + self.dropout(self.feed_forward(x))), weights
+        if order == "branch normed":
+            attended, weights = attend(x)
+            x = x + self.norm1(attended)
+            return x + self.norm2(self.feed_forward(x)), weights
+        attended, weights = attend(self.norm1(x))
+        x = attended if order == "second added" else x + attended
+        if order == "ffn not normed":
+            return x + self.feed_forward(x), weights
+        if order == "post in the second":
+            return self.norm2(x + self.feed_forward(x)), weights
+        return (x if order == "second added" else 0) + self.feed_forward(self.norm2(x)), weights
 
 
 def wrong_layer(**switches):
@@ -422,6 +523,10 @@ def always_gelu(self, config):
 
 def four_times_as_wide(self, config):
     self.ffn_in, self.ffn_out = nn.Linear(config.width, 4 * config.width), nn.Linear(4 * config.width, config.width)
+
+
+def one_head(self, config):
+    self.attention = MultiHeadAttention(config.width, 1, config.dropout)
 
 
 def attention_keeps_all(self, config):
@@ -486,7 +591,7 @@ encoder_layer = Build(
         Mistake(
             "no residual",
             wrong_layer(order="no residual"),
-            "the residuals are missing: x + attention(x), and x + ffn(x).",
+            "a residual is missing, in the second half at least: x + attention(x), then x + ffn(x).",
             "section 2 of the lesson",
         ),
         Mistake(
@@ -535,7 +640,7 @@ encoder_layer = Build(
         Mistake(
             "post-norm always",
             wrong_layer(order="post"),
-            'config.norm is "pre" here, and this is post-norm: x + f(norm(x)), twice.',
+            'config.norm is "pre" here, and yours is still post-norm. Pre-norm is x + f(norm(x)), twice.',
             "the second branch left out",
         ),
         Mistake(
@@ -601,9 +706,50 @@ encoder_layer = Build(
             "pre-norm and post-norm mixed; a fresh reader of this lesson",
         ),
         Mistake(
+            "no residual in the first half",
+            wrong_layer(order="second added"),
+            "the residual of the first half is missing: x + attention(x). The second is there.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "no residual in pre-norm's second half",
+            wrong_layer(order="first added"),
+            "pre-norm: the second half does not add to what came in: x + ffn(norm2(x)).",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the branch normed in pre-norm",
+            wrong_layer(order="branch normed"),
+            "pre-norm: you normalise what comes *out* of each part, x + norm(f(x)). Normalise what goes in: x + "
+            "f(norm(x)).",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "no norm before the feed-forward network",
+            wrong_layer(order="ffn not normed"),
+            "pre-norm: the feed-forward network gets x without a norm. Both halves normalise what goes in: x + "
+            "ffn(norm2(x)).",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "post-norm in the second half",
+            wrong_layer(order="post in the second"),
+            "pre-norm: the first half is right, and the second is still post-norm. It is x + ffn(norm2(x)), and "
+            "nothing touches the sum.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "one head",
+            made(one_head),
+            "the attention has another number of heads than `config.heads`, one perhaps: MultiHeadAttention(C, "
+            "config.heads, config.dropout).",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
             "no dropout",
             wrong_layer(dropped="nothing"),
-            "in training a proportion `config.dropout` of what each half *adds* becomes 0: x + dropout(f(x)).",
+            "neither half drops anything. In training a proportion `config.dropout` of what each half *adds* becomes "
+            "0: x + dropout(f(x)).",
             "self.dropout made and not called",
         ),
         Mistake(
@@ -793,7 +939,7 @@ def positions(answer, generator):
     for pad_id, offset in ((1, 2), (0, 1)):
         it = encoder_of(answer, generator, pad_id=pad_id, position_offset=offset)
         ids = padded_ids(generator, pad_id)
-        found += [it.position_ids(ids), it(ids)[ids != pad_id]]
+        found += [untouched(it.position_ids, ids), it(ids)[ids != pad_id]]
     return *found, encoder_of(answer, generator).position_ids(padded_ids(generator))
 
 
@@ -814,7 +960,8 @@ def inside_of(answer, generator):
                 raise Fault(f"`{name}` of Inside is {describe(value)}; expected a list with a tensor for each layer.")
         if any(w is None for w in inside.weights):
             raise Fault("the weights are None: pass return_weights on to each layer.")
-        found += [len(inside.hidden), len(inside.weights), x, *inside.hidden, *inside.weights]
+        lengths = f"{norm}-norm: {len(inside.hidden)} in hidden, {len(inside.weights)} in weights"
+        found += [lengths, x, tuple(inside.hidden), tuple(inside.weights)]
     return tuple(found)
 
 
@@ -833,38 +980,69 @@ def encoder_gradients(answer, generator):
         "layers.0.attention.out.weight",
         "layers.1.ffn_in.bias",
     )
-    found = [it.get_parameter(name).grad for name in names]
-    ids = some_ids(generator, 8, 9)
-    it = filled(answer(small(dropout=0.5, layers=0)), Encoder(small(layers=0)), generator).train()
-    embedded, left = ((x == 0).double().mean().item() for x in (it.embed(ids), it(ids)))  # without layers: the same
+    found = gradients(it, names)
+    ids = some_ids(generator, 64, 9)
+    it = filled(answer(small(dropout=0.2, layers=0)), Encoder(small(layers=0)), generator).train()
+    embedded, left = (in_words(it.embed(ids)), in_words(it(ids)))  # without layers: the same
     changes = not torch.allclose(it.embed(ids), it.eval().embed(ids))
     if (it.embed(ids) == 0).any():
         raise Fault("embed drops in eval mode too: dropout acts in training only.")
-    kinds = [in_words(proportion) for proportion in (embedded, left)]
-    if kinds != ["about half", "about half"]:
+    if (embedded, left) != ("20 %", "20 %"):
         raise Fault(
-            f"dropout 0.5, in training: of what embed returns, {kinds[0]} is zero, and of what goes into "
+            f"dropout 0.2, in training: of what embed returns, {embedded} is zero, and of what goes into "
             f"the first layer "
-            f"{kinds[1]}; expected about half of both.{' What embed returns is random, though.' if changes else ''}"
+            f"{left}; expected 20 % of both.{' What embed returns is random, though.' if changes else ''}"
+        )
+    between = dropped_between(answer)
+    if between:
+        raise Fault(
+            f"dropout acts on the whole of {between}. In the encoder, only embed drops; the layers have their own."
         )
     return tuple(found)
 
 
-def in_words(proportion):
-    near = {"nothing": 0.0, "about half": 0.5, "about three quarters": 0.75}
-    return next((words for words, p in near.items() if abs(proportion - p) < 0.08), f"a proportion of {proportion:.1f}")
+class Ones(nn.Module):
+    """In place of a layer: it gives ones, and keeps what went in."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = None
+
+    def forward(self, x, *arguments, **named_arguments):
+        self.seen = x
+        return torch.ones_like(x), None
+
+
+def dropped_between(answer):
+    """Return which of two layers' results are dropped by the encoder, in words; "" if none."""
+    it = answer(small(dropout=0.2)).train()
+    it.layers = nn.ModuleList([Ones(), Ones()])
+    x = it(torch.full((8, 9), 5))
+    second = it.layers[1].seen
+    places = [("what goes into the second layer", second), ("what the last layer returns", x)]
+    return " and ".join(name for name, values in places if values is not None and (values == 0).any())
+
+
+def in_words(x):
+    """Return how much of x is zero: the proportion that dropouts of 0.1, 0.2 (once, twice) and 0.5 leave, or so."""
+    proportion = (x == 0).double().mean().item()
+    known = {"nothing": 0.0, "10 %": 0.1, "20 %": 0.2, "36 %": 0.36, "half": 0.5}
+    return next((words for words, p in known.items() if abs(proportion - p) < 0.03), f"{100 * proportion:.0f} %")
 
 
 class WrongEncoder(Encoder):
     """Encoder with what a learner may write; its switches are the mistakes."""
 
     count, first_norm, last_norm, look, default, zero_types, kept = "real", "post", "pre", "keys", "real", True, "all"
-    drops, types_used, scaled, eps, pair = "last", "yes", False, None, False
+    drops, types_used, scaled, eps, pair, p = "last", "yes", False, None, False, None
+    placed, chained, between = True, "all", False
 
     def __init__(self, config):
         super().__init__(config)
         if self.eps is not None:
             self.norm = nn.LayerNorm(config.width, self.eps)
+        if self.p is not None:
+            self.dropout.p = self.p
 
     def position_ids(self, ids):
         real = ids != self.config.pad_id
@@ -887,11 +1065,14 @@ class WrongEncoder(Encoder):
             "one too far": torch.where(real, real.cumsum(1) + offset, offset - 1),
             "padding at the last": real.cumsum(1) + offset - 1,
             "padding at zero": (real.cumsum(1) + offset - 1) * real,
+            "over the texts": real.cumsum(0) * real + offset - 1,
         }[self.count]
 
     def embed(self, ids, token_types=None):
         x = self.tokens(ids) * (self.config.width**0.5 if self.scaled else 1)
-        if self.config.positions == "learned":
+        if self.first_norm == "tokens" and not self.config.norm == "pre":
+            x = self.norm(x)
+        if self.config.positions == "learned" and self.placed:
             x = x + self.positions(self.position_ids(ids))
         types = self.config.token_types and self.types_used != "never"
         if types and (token_types is not None or self.zero_types):
@@ -906,6 +1087,10 @@ class WrongEncoder(Encoder):
             mask = ids != self.config.pad_id
         elif mask is None and self.default == "not 0":
             mask = ids != 0
+        elif mask is None and self.default == "inverted":
+            mask = ids == self.config.pad_id
+        elif mask is None and self.default == "both":
+            mask = ids != self.config.pad_id
         elif self.default == "both":
             mask = mask & (ids != self.config.pad_id if mask.ndim == 2 else (ids != self.config.pad_id)[:, None])
         if mask is not None:
@@ -921,17 +1106,25 @@ class WrongEncoder(Encoder):
                 mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
         x = self.embed(ids, token_types if self.types_used == "yes" else None)
         x = self.dropout(x) if self.drops in ("in forward", "twice") else x
-        inside = Inside({"no embeddings": [], "twice": [x, x]}.get(self.kept, [x]), [])
+        inside = Inside({"no embeddings": [], "not the last": [], "twice": [x, x]}.get(self.kept, [x]), [])
+        embedded = x
         for layer in self.layers:
             old = x
+            layer = self.layers[0] if self.chained == "first layer" else layer
+            x = embedded if self.chained == "embeddings" else x
             x, weights = layer(x, mask if self.look != "none" else None, return_weights=return_inside)
             mask = None if self.look == "first layer" else mask
-            inside.hidden.append(old if self.kept == "before the layer" else x)
+            x = self.norm(x) if self.between == "norm" else self.dropout(x) if self.between == "dropout" else x
+            inside.hidden.append(old if self.kept in ("before the layer", "not the last") else x)
             inside.weights.append(weights)
         if self.last_norm in (self.config.norm, "both"):
             x = self.norm(x)
             if self.kept == "normed":
                 inside.hidden[-1] = x
+            elif self.kept == "normed too":
+                inside.hidden.append(x)
+        if self.kept == "exchanged":
+            inside = Inside(inside.weights, inside.hidden)
         if self.kept == "tensors" and return_inside:
             inside = Inside(torch.stack(inside.hidden), torch.stack(inside.weights))
         return (x, inside) if return_inside or self.pair else x
@@ -988,6 +1181,36 @@ def root_forgotten(self, config):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=1 / module.weight.shape[1])
+
+
+def drawn(std, draw=nn.init.normal_):
+    """Return a change that draws all weights anew: with std(init_std), or as draw does it, if init_std is a number."""
+
+    def change(self, config):
+        if config.init_std != "fan_in":
+            for module in self.modules():
+                if isinstance(module, nn.Linear | nn.Embedding):
+                    draw(module.weight, std=std(config.init_std))
+
+    return change
+
+
+def uniform(weight, std):
+    nn.init.uniform_(weight, -std, std)
+
+
+def torchs_embeddings(self, config):
+    for module in self.modules():
+        if isinstance(module, nn.Embedding):
+            module.reset_parameters()
+
+
+def always_positions(self, config):
+    self.positions = nn.Embedding(config.max_len + config.position_offset, config.width)
+
+
+def always_types(self, config):
+    self.types = nn.Embedding(max(2, config.token_types), config.width)
 
 
 def embeddings_at_002(self, config):
@@ -1085,6 +1308,19 @@ encoder = Build(
             made(layers_in_a_list, Encoder),
             "`layers` is a plain Python list, in which a model does not find the layers: no parameters for the "
             "optimizer, no move to the GPU. Use nn.ModuleList (exercise 04.4).",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "a position table always",
+            made(always_positions, Encoder),
+            'there is a table of positions although config.positions is "none". Make it, and add it, only if it is '
+            '"learned".',
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "a table of types always",
+            made(always_types, Encoder),
+            "there is a table of types although config.token_types is 0. Make it, and add it, only if it is not 0.",
             "a fresh reader of this lesson",
         ),
         Mistake(
@@ -1275,6 +1511,34 @@ encoder = Build(
             "BERT's number written into the code",
         ),
         Mistake(
+            "0.02 for each number",
+            made(drawn(lambda std: 0.02), Encoder),
+            'with "fan_in" it is right, and any number draws with 0.02. A number is the standard deviation itself: '
+            "take `config.init_std`.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "uniform",
+            made(drawn(lambda std: std, uniform), Encoder),
+            "the weights are not drawn with the standard deviation init_std: they look uniform between -init_std "
+            "and init_std, which is smaller by √3. The text asks for a normal distribution: "
+            "`nn.init.normal_(weight, std=…)`.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the root of init_std",
+            made(drawn(math.sqrt), Encoder),
+            "you take the root of init_std. It is the standard deviation already, not the variance.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "embeddings not drawn",
+            made(torchs_embeddings, Encoder),
+            "the embeddings start as torch makes them, with a standard deviation of 1. `initialise` draws "
+            "nn.Embedding as well as nn.Linear.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
             "fan out",
             made(fan_out, Encoder),
             'with "fan_in" you take the number of outputs (of rows, for an embedding). fan in is the last dimension of '
@@ -1304,6 +1568,45 @@ encoder = Build(
             wrong_encoder(count="from 1"),
             "without an offset positions are counted from 0: 0, 1, 2, …",
             "counting from one where the table begins at zero",
+        ),
+        Mistake(
+            "no positions",
+            wrong_encoder(placed=False),
+            "the positions are not added: two tokens with the same id get the same vector. "
+            "`self.positions(self.position_ids(ids))` is part of the sum.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "positions after the norm",
+            wrong_encoder(first_norm="tokens"),
+            "the positions are added after the norm. BERT normalises the whole sum, at the end.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the first layer always",
+            wrong_encoder(chained="first layer"),
+            "the first layer is called each time. In the loop, call each layer of self.layers in turn.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "each layer reads the embeddings",
+            wrong_encoder(chained="embeddings"),
+            "each layer reads the embeddings. It must read what the layer before it returned.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "a norm after each layer",
+            wrong_encoder(between="norm"),
+            "`self.norm` acts after each layer too. The layers have norms of their own; in post-norm it is for the "
+            "embeddings only.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "no mask inverted",
+            wrong_encoder(default="inverted"),
+            "without a mask you hide the real tokens and show padding. True means *may be attended to*: `ids != "
+            "pad_id`, not ==.",
+            "a fresh reader of this lesson",
         ),
         Mistake(
             "a norm at the end",
@@ -1379,6 +1682,12 @@ encoder = Build(
             "counting from one where the table begins at zero",
         ),
         Mistake(
+            "counted over the texts",
+            wrong_encoder(count="over the texts"),
+            "you count over the texts of the batch: cumsum(0). Positions run along each text: cumsum(1).",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
             "padding at the last position",
             wrong_encoder(count="padding at the last"),
             "padding has the position of the last real token. It must stay at pad_id, which is offset - 1.",
@@ -1410,6 +1719,26 @@ encoder = Build(
             "Hugging Face's hidden_states has layers + 1 too",
         ),
         Mistake(
+            "without the last",
+            wrong_encoder(kept="not the last"),
+            "`hidden` lacks the last layer's output: you keep what goes into each layer. It has layers + 1 entries; "
+            "append once more after the loop.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the normed one too",
+            wrong_encoder(kept="normed too"),
+            "pre-norm: what `self.norm` gives at the end is appended to `hidden` too. `hidden` ends with the last "
+            "layer's own output, before that norm.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "exchanged",
+            wrong_encoder(kept="exchanged"),
+            "hidden states and weights are exchanged: `Inside(hidden, weights)`.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
             "the last one normalised",
             wrong_encoder(kept="normed"),
             "pre-norm: the last entry of `hidden` is the last layer's own output, before `self.norm`.",
@@ -1421,6 +1750,25 @@ encoder = Build(
             "the embeddings are not dropped: in training `self.dropout` acts on their sum, after the norm if there is "
             "one.",
             "Vaswani et al. 2017, section 5.4: also to the sums of the embeddings",
+        ),
+        Mistake(
+            "torch's p",
+            wrong_encoder(p=0.5),
+            "dropout has torch's default probability, 0.5: `nn.Dropout(config.dropout)`.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "0.1 always",
+            wrong_encoder(p=0.1),
+            "dropout has the probability 0.1 whatever the configuration says: `nn.Dropout(config.dropout)`.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "dropout after each layer",
+            wrong_encoder(between="dropout"),
+            "dropout acts on what each layer returns, and so on the residual stream. In the encoder, only embed "
+            "drops; the layers have their own.",
+            "a fresh reader of this lesson",
         ),
     ),
     hints=(
@@ -1483,6 +1831,20 @@ reach = Prediction(
             "the position that was met counted twice; a fresh reader of this lesson",
         ),
         Mistake(
+            "one more than doubling",
+            7,
+            "that is 1, 3, 7, twice as many and one more with each layer. After layer 1 a position knows two hops "
+            "ahead, and one back: count again from there.",
+            "2a + 1 in place of 2a + b; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "no hop won",
+            1,
+            "one hop is what a position knows without any layer: f(i) is its own token. Each layer adds what other "
+            "positions know.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
             "the whole stretch",
             10,
             "ten positions is all that a position knows after two layers: those ahead, those behind, and "
@@ -1533,7 +1895,7 @@ def copied(make_layer, n):
 stack = Exercise(
     id="04.4",
     right=lambda make_layer, n: nn.ModuleList(make_layer() for _ in range(n)),
-    inputs=lambda generator: (make_linear, int(torch.randint(3, 7, (), generator=generator))),
+    inputs=lambda generator: (make_linear, int(torch.randint(3, 6, (), generator=generator))),
     reads=size_of,
     also=lambda generator: (lambda: nn.Linear(2, 5), 2),
     mistakes=(
@@ -1571,6 +1933,24 @@ stack = Exercise(
             lambda make_layer, n: nn.ModuleList(make_layer() for _ in range(n - 1)),
             "one layer is missing: count how many times your loop runs.",
             "a range that starts at 1: range(1, n)",
+        ),
+        Mistake(
+            "one too many",
+            lambda make_layer, n: nn.ModuleList(make_layer() for _ in range(n + 1)),
+            "one layer too many: perhaps one was made before the loop and kept.",
+            "a first layer made before a loop of n; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "six always",
+            lambda make_layer, n: nn.ModuleList(make_layer() for _ in range(6)),
+            "six layers whatever n is. Six was the number in the example; make n.",
+            "a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the function itself",
+            lambda make_layer, n: nn.ModuleList([make_layer for _ in range(n)]),
+            "your list holds the function make_layer itself, n times. Call it, with brackets: make_layer().",
+            "a fresh reader of this lesson",
         ),
     ),
     hints=(

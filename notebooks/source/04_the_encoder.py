@@ -570,8 +570,9 @@ for text in ([7, 9, 4, 8, 6], [5, 3, 8, 1, 1]):
 #
 # The parts' names: `tokens`, `positions` (only if `config.positions` is "learned", not if it is "none") and `types` (only if
 # `config.token_types` is not 0) are `nn.Embedding`; `norm` is an `nn.LayerNorm(C, eps=config.eps)`; `dropout` is an
-# `nn.Dropout(config.dropout)`: `embed` ends with it, after the norm if there is one; `layers` is an `nn.ModuleList` of
-# `config.layers` of your `EncoderLayer`. Keep the configuration as `config`. The methods:
+# `nn.Dropout(config.dropout)`: `embed` ends with it, after the norm if there is one, and nothing else in the encoder uses it
+# (the layers have their own); `layers` is an `nn.ModuleList` of `config.layers` of your `EncoderLayer`. Keep the configuration
+# as `config`. The methods:
 #
 # * `initialise(module)` draws the weights of one part as step 1 says, and does nothing to other kinds of parts.
 #   `self.apply(self.initialise)` calls it for each part of the model;
