@@ -1,117 +1,397 @@
 """The checks of lesson 12, A search engine."""
 
 import math
+from collections import Counter
 
 import torch
 
-from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solution
+from nextbert_lite.checks.core import (
+    Build,
+    Exercise,
+    Fault,
+    Mistake,
+    Prediction,
+    Stage,
+    describe,
+    hint,
+    mine,
+    solution,
+    untouched,
+)
 from nextbert_lite.use.search import best_weight, fuse, mrr, ranks, reciprocal_ranks
 
-__all__ = ["fused_mrr", "hint", "hits_at", "mean_reciprocal_ranks", "random_mrr", "solution", "word_scores"]
+__all__ = [
+    "bm25",
+    "bootstrap",
+    "fused_mrr",
+    "hint",
+    "mean_reciprocal_ranks",
+    "mine",
+    "pool_size",
+    "solution",
+    "weighted_mean",
+]
 
-K1, B = 1.5, 0.75
-
-# --- 12.1 BM25 of one word --------------------------------------------------------------------------------------------
-
-
-def counts_and_lengths(generator):
-    counts = torch.randint(0, 4, (9,), generator=generator).float()
-    counts[:3] = torch.tensor([0.0, 1.0, 5.0])
-    lengths = counts + torch.randint(3, 40, (9,), generator=generator).float()
-    return counts, lengths
-
-
-def in_every_text(generator):
-    counts, lengths = counts_and_lengths(generator)
-    return counts + 1, lengths + 1
+# --- the build 12.1: BM25 ---------------------------------------------------------------------------------------------
 
 
-def word_of_bm25(idf=None, saturate=None, number=None):
-    """Return a `word_scores`; each part can be another than BM25's."""
-    idf = idf or (lambda n, N: torch.log(1 + (N - n + 0.5) / (n + 0.5)))
-    saturate = saturate or (lambda counts, relative: counts / (counts + K1 * (1 - B + B * relative)))
-    number = number or (lambda counts: (counts > 0).sum())
+class BM25:
+    """An index of texts by their words, which gives each text's BM25 score for a query."""
 
-    def scores(counts, lengths):
-        return idf(number(counts), len(counts)) * saturate(counts, lengths / lengths.mean())
+    def __init__(self, texts, words_of, k1=1.5, b=0.75):
+        """texts: a list of str; words_of: a function, text -> the list of its words"""
+        self.words_of, self.N = words_of, len(texts)
+        counts = [Counter(words_of(text)) for text in texts]
+        found = {}  # word -> [(number of a text, how often the word occurs in it), ...]
+        for i, count in enumerate(counts):
+            for word, f in count.items():
+                found.setdefault(word, []).append((i, f))
+        sizes = [len(pairs) for pairs in found.values()]  # in how many texts each word occurs
+        where, f = torch.tensor([pair for pairs in found.values() for pair in pairs]).T
+        n = torch.tensor(sizes).repeat_interleave(torch.tensor(sizes))  # the same for each pair
+        lengths = torch.tensor([float(count.total()) for count in counts])
+        rare = torch.log(1 + (self.N - n + 0.5) / (n + 0.5))
+        often = f / (f + k1 * (1 - b + b * lengths[where] / lengths.mean()))
+        pieces = zip(where.split(sizes), (rare * often).split(sizes), strict=True)
+        self.postings = dict(zip(found, pieces, strict=True))  # word -> (numbers of its texts, what it adds to each)
 
+    def scores(self, queries):
+        """queries: a list of str -> each text's score for each query, (Q, N)"""
+        scores = torch.zeros(len(queries), self.N)
+        for row, query in zip(scores, queries, strict=True):
+            for word in self.words_of(query):
+                if word in self.postings:
+                    where, adds = self.postings[word]
+                    row[where] += adds
+        return scores
+
+
+def plain_split(text):
+    return text.lower().split()
+
+
+def by_commas(text):
+    return [word for word in text.split(",") if word]
+
+
+VOCABULARY = [f"word{i}" for i in range(12)]
+
+
+def some_texts(generator, lengths, vocabulary=VOCABULARY, between=" "):
+    """Return texts of these numbers of words; the first words of the vocabulary are the most frequent."""
+    weights = 1 / (1 + torch.arange(len(vocabulary), dtype=torch.float))
+    draws = [torch.multinomial(weights, n, replacement=True, generator=generator) if n else () for n in lengths]
+    return [between.join(vocabulary[i] for i in draw) for draw in draws]
+
+
+def scored(answer, texts, queries, words_of=plain_split, **options):
+    """Return the scores of an answer's index; Fault if a list that it was given is changed."""
+    index = untouched(answer, texts, words_of, *options.values())
+    if not callable(getattr(index, "scores", None)):
+        raise Fault("an index needs a method `scores(queries)`.")
+    scores = untouched(index.scores, queries)
+    if not isinstance(scores, torch.Tensor):
+        raise Fault(f"`scores` should return a tensor of shape (queries, texts); yours is {describe(scores)}.")
     return scores
 
 
-word_scores = Exercise(
+def shape_of_scores(answer, generator):
+    scores = scored(answer, ["Red fox", "a red red box"], ["red", "fox", "box fox"])
+    return f"scores of shape {tuple(scores.shape)} and {scores.dtype}"
+
+
+def rarity(answer, generator):
+    """Each word twice in a text, all texts of six words: only rarity counts."""
+    order = torch.randperm(9, generator=generator).tolist()
+    rows = [(VOCABULARY[0], VOCABULARY[1 + (i > 3)], VOCABULARY[3 + order[i]]) for i in range(9)]
+    return scored(answer, [" ".join([*row, *row]) for row in rows], VOCABULARY)
+
+
+def repetition(answer, generator):
+    """Texts of one length, words that occur several times."""
+    return scored(answer, some_texts(generator, [8] * 10), VOCABULARY)
+
+
+def lengths_differ(answer, generator):
+    lengths = torch.randint(2, 40, (10,), generator=generator).tolist()
+    return scored(answer, some_texts(generator, lengths), VOCABULARY)
+
+
+def longer_queries(answer, generator):
+    texts = some_texts(generator, torch.randint(2, 20, (8,), generator=generator).tolist())
+    queries = ["word0 word2", "Word1 WORD3", "word1 word1 word4", "zebra", "word2 zebra word5", ""]
+    return scored(answer, texts, queries)
+
+
+def empty_text(answer, generator):
+    texts = some_texts(generator, [5, 0, 9, 3, 0, 12])
+    return scored(answer, texts, VOCABULARY)
+
+
+def read_once(answer, generator):
+    """Count the calls of words_of."""
+    texts, calls = some_texts(generator, [6] * 5), []
+
+    def counted(text):
+        calls.append(text)
+        return plain_split(text)
+
+    index = answer(texts, counted)
+    at_first = Counter(calls)
+    calls.clear()
+    index.scores(["word0 word1", "word2"])
+    again = sum(call in set(texts) for call in calls)
+    return (
+        f"`words_of` is called {'once' if set(at_first.values()) == {1} else 'more than once'} for a text at the start",
+        f"and {'not at all' if not again else 'again'} for the texts when a query comes",
+    )
+
+
+def other_sizes(answer, generator):
+    texts = some_texts(generator, [3, 7, 1, 12], ["Aa", "Bb", "Cc", "Dd"], ",")
+    first = scored(answer, texts, ["Aa,Bb", "Cc", "aa"], by_commas, k1=0.9, b=0.4)
+    return first, scored(answer, texts[:2], ["Dd,Aa"], by_commas, k1=2.0, b=0.0)
+
+
+class Wrong:
+    """BM25 as a learner may write it, without postings; its switches are the mistakes."""
+
+    idf, often, counted, relative, asked = "lucene", "saturated", "texts", "length", "each word"
+    through, unknown, constants, reads, texts_counted = "words_of", "skipped", "given", "once", "all"
+    adds_up = True
+
+    def __init__(self, texts, words_of, k1=1.5, b=0.75):
+        self.k1, self.b = (k1, b) if self.constants == "given" else (1.5, 0.75)
+        self.words_of, self.texts = words_of, texts
+        self.counts = [Counter(words_of(text)) for text in texts]
+        if self.reads == "twice":
+            self.lengths = [len(words_of(text)) for text in texts]
+        elif self.relative == "distinct":
+            self.lengths = [len(count) for count in self.counts]
+        elif self.relative == "characters":
+            self.lengths = [len(text) for text in texts]
+        else:
+            self.lengths = [sum(count.values()) for count in self.counts]
+
+    def scores(self, queries):
+        if self.reads == "each time":
+            self.counts = [Counter(self.words_of(text)) for text in self.texts]
+        scores = torch.zeros(len(queries), len(self.counts))
+        for q, query in enumerate(queries):
+            words = self.words_of(query) if self.through == "words_of" else query.split()
+            for word in dict.fromkeys(words) if self.asked == "a set" else words:
+                f = torch.tensor([float(count[word]) for count in self.counts])
+                if self.unknown == "an error" and not f.any():
+                    raise KeyError(word)
+                scores[q] = (
+                    scores[q] + self.of_word(f) if self.adds_up else torch.where(f > 0, self.of_word(f), scores[q])
+                )
+        return scores
+
+    def of_word(self, f):
+        lengths = torch.tensor(self.lengths, dtype=torch.float)
+        N, n = len(f), f.count_nonzero() if self.counted == "texts" else f.sum()
+        mean = lengths.mean()
+        if self.texts_counted == "those with words":
+            N, mean = lengths.count_nonzero(), lengths[lengths > 0].mean()
+        elif self.texts_counted == "those with words, in the mean":
+            mean = lengths[lengths > 0].mean()
+        if not f.any():
+            return torch.zeros(len(f))
+        rare = {
+            "lucene": lambda: torch.log(1 + (N - n + 0.5) / (n + 0.5)),
+            "no 1 +": lambda: torch.log((N - n + 0.5) / (n + 0.5)),
+            "tf-idf": lambda: torch.log(torch.tensor(N / n)) if not torch.is_tensor(n) else torch.log(N / n),
+            "none": lambda: torch.tensor(1.0),
+        }[self.idf]()
+        if self.often == "count":
+            return rare * f
+        relative = {"none": torch.ones_like(lengths), "upside down": mean / lengths}.get(self.relative, lengths / mean)
+        grown = f / (f + self.k1 * (1 - self.b + self.b * relative))
+        return (rare * grown * (self.k1 + 1 if self.often == "times k1 + 1" else 1)).nan_to_num(0.0)
+
+
+def wrong(**switches):
+    return type("BM25", (Wrong,), switches)
+
+
+class DenseBM25:
+    """Another way: a dense table, texts × words."""
+
+    def __init__(self, texts, words_of, k1=1.5, b=0.75):
+        self.words_of = words_of
+        rows = [words_of(text) for text in texts]
+        self.column = {word: j for j, word in enumerate(dict.fromkeys(w for row in rows for w in row))}
+        f = torch.zeros(len(texts), len(self.column))
+        for i, row in enumerate(rows):
+            for word in row:
+                f[i, self.column[word]] += 1
+        n, length = (f > 0).sum(0), f.sum(1, keepdim=True)
+        idf = torch.log((len(texts) + 1) / (n + 0.5))
+        self.table = idf * f / (f + k1 * (1 - b + b * length / length.mean()))
+
+    def scores(self, queries):
+        asked = [[self.column[w] for w in self.words_of(query) if w in self.column] for query in queries]
+        return torch.stack([self.table[:, columns].sum(1) for columns in asked])
+
+
+bm25 = Build(
     id="12.1",
-    right=word_of_bm25(),
-    inputs=counts_and_lengths,
+    course=BM25,
+    stages=(
+        Stage("shapes", shape_of_scores),
+        Stage("how rare", rarity),
+        Stage("how often", repetition),
+        Stage("how long", lengths_differ),
+        Stage("queries", longer_queries),
+        Stage("empty texts", empty_text),
+        Stage("other sizes", other_sizes),
+        Stage("texts read once", read_once),
+    ),
     mistakes=(
         Mistake(
             "no 1 + in the logarithm",
-            word_of_bm25(idf=lambda n, N: torch.log((N - n + 0.5) / (n + 0.5))),
-            "the 1 + inside the logarithm is missing: a word that stands in more than half of the texts gets a "
+            wrong(idf="no 1 +"),
+            "the 1 + inside the logarithm is missing: a word that occurs in more than half of the texts gets a "
             "negative weight, and a text that has it ends up below one that has nothing.",
             "https://github.com/haifengl/smile/issues/682",
         ),
         Mistake(
-            "the word's total",
-            word_of_bm25(number=lambda counts: counts.sum()),
-            "n is the number of *texts* that hold the word, not how often it stands in all of them together. A word "
-            "ten times in one text is still a rare word.",
-            "https://github.com/Michael-JB/bm25/pull/20",
+            "the rarity of TF-IDF",
+            wrong(idf="tf-idf"),
+            "this is ln(N / n), the rarity of TF-IDF. BM25 has ln(1 + (N - n + 0.5) / (n + 0.5)), which is not 0 for a "
+            "word of every text.",
+            "the inverse document frequency of the cell above, section 1",
         ),
         Mistake(
             "no weight for rarity",
-            word_of_bm25(idf=lambda n, N: 1.0),
+            wrong(idf="none"),
             "the factor for how rare the word is has been left out: a word of every text counts as much as one that "
-            "stands in a single text.",
+            "occurs in a single text.",
             "https://github.com/headroomlabs-ai/headroom/pull/646",
         ),
         Mistake(
+            "times k1 + 1",
+            wrong(often="times k1 + 1"),
+            "that is the older form, with (k1 + 1) above the line. Lucene dropped it: all scores shrink by the same "
+            "factor, and no order changes. Leave it out here.",
+            "https://issues.apache.org/jira/browse/LUCENE-8563",
+        ),
+        Mistake(
+            "the word's total",
+            wrong(counted="occurrences"),
+            "n should be the number of *texts* that hold the word, not how often it occurs in all of them together. A "
+            "word ten times in one text is still a rare word.",
+            "https://github.com/Michael-JB/bm25/pull/20",
+        ),
+        Mistake(
             "no saturation",
-            word_of_bm25(saturate=lambda counts, relative: counts),
+            wrong(often="count"),
             "this is count times rarity: five times the word, five times the score, in texts of any length. The "
             "fraction with k1 below the line is missing.",
             "plain TF-IDF, section 1",
         ),
         Mistake(
             "lengths ignored",
-            word_of_bm25(saturate=lambda counts, relative: counts / (counts + K1)),
+            wrong(relative="none"),
             "the lengths do nothing (b = 0): a long text holds more words by chance and wins. Multiply k1 by "
             "1 - b + b · length / mean length.",
             "b = 0 in Robertson and Zaragoza 2009, section 3.5",
         ),
         Mistake(
-            "length the wrong way round",
-            word_of_bm25(saturate=lambda counts, relative: counts / (counts + K1 * (1 - B + B / relative))),
+            "length upside down",
+            wrong(relative="upside down"),
             "the length goes in upside down: long texts gain by their length. It is the text's length divided by the "
             "mean length.",
             "the fraction turned over, section 1",
         ),
         Mistake(
-            "times k1 + 1",
-            word_of_bm25(saturate=lambda counts, relative: 2.5 * counts / (counts + K1 * (1 - B + B * relative))),
-            "that is the older form, with (k1 + 1) above the line. Lucene dropped it: all scores shrink by the same "
-            "factor, and no order changes. Leave it out here.",
-            "https://issues.apache.org/jira/browse/LUCENE-8563",
+            "distinct words",
+            wrong(relative="distinct"),
+            "your length counts each word of a text once. ℓ is the number of all its words, repeated ones too: the sum "
+            "of the counts, not how many keys there are.",
+            "len(Counter(words)) taken for len(words)",
+        ),
+        Mistake(
+            "characters",
+            wrong(relative="characters"),
+            "your length is in characters, `len(text)`. ℓ is the number of words of the text: the sum of its counts.",
+            "len(text) taken for the number of words",
+        ),
+        Mistake(
+            "each word of the query once",
+            wrong(asked="a set"),
+            "a word that comes twice in the query should count twice: the sum runs over the words of the query, not "
+            "over the set of them.",
+            "https://github.com/dorianbrown/rank_bm25/issues/10 (which words of a query the sum runs over)",
+        ),
+        Mistake(
+            "the last word overwrites",
+            wrong(adds_up=False),
+            "a word of the query overwrites what the words before it gave. A text's score is the sum over the words: "
+            "`row[numbers] += values`.",
+            "= in place of +=",
+        ),
+        Mistake(
+            "the query's own words",
+            wrong(through="split"),
+            "the query does not go through `words_of`. Where the index holds *matrix*, a query for *Matrix* finds "
+            "nothing: texts and queries need the same treatment.",
+            "a query that is tokenized in another way than the index",
+        ),
+        Mistake(
+            "an unknown word is an error",
+            wrong(unknown="an error"),
+            "a query may have a word that no text has. It adds nothing, so skip it: `if word in self.postings`.",
+            "a dict looked up without asking whether it has the key",
+        ),
+        Mistake(
+            "texts without words left out",
+            wrong(texts_counted="those with words"),
+            "a text without words is a text all the same: it counts in N and, with length 0, in the mean length.",
+            "empty rows filtered out before counting",
+        ),
+        Mistake(
+            "the mean without empty texts",
+            wrong(texts_counted="those with words, in the mean"),
+            "your mean length leaves out the texts without words. They count in it with length 0, as they count in N.",
+            "the mean of the lengths above 0",
+        ),
+        Mistake(
+            "k1 and b of the notebook",
+            wrong(constants="its own"),
+            "your index has k1 = 1.5 and b = 0.75 whatever it is told. Use the arguments.",
+            "constants of the cell above written into the function",
+        ),
+        Mistake(
+            "texts read at each query",
+            wrong(reads="each time"),
+            "the scores are right, but each call of `scores` goes through all texts again. An index does that work "
+            "once, in `__init__`.",
+            "https://github.com/dorianbrown/rank_bm25/issues/12 (speed of a search without an index)",
+        ),
+        Mistake(
+            "texts read twice",
+            wrong(reads="twice"),
+            "the scores are right, but `words_of` runs more than once over the same text, and it is the slow part. "
+            "Keep what it returned: the length of a text is the sum of its counts.",
+            "a second pass for the lengths",
         ),
     ),
     hints=(
-        "How many texts hold the word: `n = (counts > 0).sum()`. How many there are: `N = len(counts)`.",
-        "Rarity: `torch.log(1 + (N - n + 0.5) / (n + 0.5))`.",
-        "Times `counts / (counts + 1.5 * (1 - 0.75 + 0.75 * lengths / lengths.mean()))`.",
+        "In `__init__`: `counts = [Counter(words_of(text)) for text in texts]`. The length of a text is "
+        "`count.total()`.",
+        "Keep each word's texts: `found.setdefault(word, []).append((i, f))`. n is `len(found[word])`.",
+        "What the word adds to each of its texts: `math.log(1 + (N - n + 0.5) / (n + 0.5)) * f / (f + k1 * (1 - b + b "
+        "* lengths[i] / mean))`, with the lengths as a tensor. Store `self.postings[word] = (numbers, values)`, two "
+        "tensors.",
+        "In `scores`: a row of zeros for each query; for each word of `self.words_of(query)` that is in "
+        "`self.postings`, `row[numbers] += values`.",
+        "If the index takes long: make one tensor of all pairs, compute all values at once, and cut them by "
+        "`values.split(sizes)`.",
     ),
     praise="Rare words weigh more, repetition pays less and less, and length is no merit.",
-    also=in_every_text,
-    other_ways=(
-        lambda c, n: (
-            math.log(1 + (len(c) - (k := int(c.count_nonzero())) + 0.5) / (k + 0.5))
-            / (1 + (0.375 + 1.125 * n / n.mean()) / c)
-        ),
-        lambda c, n: torch.stack(
-            [
-                torch.log((len(c) + 1) / (sum(c > 0) + 0.5)) * x / (x + 1.5 * (0.25 + 0.75 * m * len(n) / n.sum()))
-                for x, m in zip(c, n, strict=True)
-            ]
-        ),
-    ),
+    other_ways=(DenseBM25, wrong()),
 )
 
 # --- 12.2 ranks with ties ---------------------------------------------------------------------------------------------
@@ -158,7 +438,7 @@ mean_reciprocal_ranks = Exercise(
         Mistake(
             "one over the middle place",
             lambda scores, right: 1 / ranks(scores, right),
-            "this is one over the *middle* of the tied places. The mean of 1/1 and 1/3 is 0.67, one over their middle "
+            "this is one over the *middle* of the tied ranks. The mean of 1/1 and 1/3 is 0.67, one over their middle "
             "is 0.5: a search that gives all texts the same score would get less than chance gets. Take the mean of "
             "the reciprocals.",
             "the first edition of this lesson; McSherry and Najork 2008",
@@ -166,22 +446,22 @@ mean_reciprocal_ranks = Exercise(
         Mistake(
             "ties in one's favour",
             lambda scores, right: 1 / (1 + (scores > own(scores, right)).sum(1)),
-            "you count ties in your favour: only texts with a *higher* score stand before the right one. A search that "
+            "you count ties in your favour: only texts with a *higher* score come before the right one. A search that "
             "gives every text the same score would have a perfect MRR of 1.",
             "https://github.com/baharefatemi/SimplE/issues/4",
         ),
         Mistake(
             "ties against oneself",
             lambda scores, right: 1 / (scores >= own(scores, right)).sum(1),
-            "you count every tie against the search: a text with the same score stands before the right one. In a "
-            "random order the right one may have any of their places: take the mean of 1/rank over them.",
+            "you count every tie against the search: a text with the same score comes before the right one. In a "
+            "random order the right one may have any of their ranks: take the mean of 1/rank over them.",
             "https://github.com/Accenture/AmpliGraph/issues/212",
         ),
         Mistake(
             "the order decides ties",
             place_in_order,
-            "a sort puts equal scores in the order in which the texts happen to stand in your list. Turn the list "
-            "around, and the figure changes. Take the mean of 1/rank over the places that equal scores share.",
+            "a sort puts equal scores in the order in which the texts happen to be in your list. Turn the list "
+            "around, and the result changes. Take the mean of 1/rank over the ranks that equal scores share.",
             "https://github.com/embeddings-benchmark/mteb/issues/5092",
         ),
         Mistake(
@@ -199,15 +479,15 @@ mean_reciprocal_ranks = Exercise(
         Mistake(
             "ranks from zero",
             lambda scores, right: 1 / (ranks(scores, right) - 1),
-            "your ranks start at 0, so the best place gives a division by zero. The first place is 1.",
+            "your ranks start at 0, so the best one gives a division by zero. The first rank is 1.",
             "an index taken for a rank: Python counts from 0",
         ),
     ),
     hints=(
         "The right text's own score, a column: `own = scores.gather(1, right[:, None])`.",
         "`before = (scores > own).sum(1)` texts are ahead of it. `equal = (scores == own).sum(1)` have its score, "
-        "itself included. So its places are before + 1 to before + equal.",
-        "A sum of 1/rank over neighbouring places is a difference of two running sums: "
+        "itself included. So its ranks are before + 1 to before + equal.",
+        "A sum of 1/rank over neighbouring ranks is a difference of two running sums: "
         "`sums = F.pad((1 / torch.arange(1, scores.shape[1] + 1)).cumsum(0), (1, 0))`; return "
         "`(sums[before + equal] - sums[before]) / equal`.",
     ),
@@ -216,57 +496,149 @@ mean_reciprocal_ranks = Exercise(
     other_ways=(over_the_places, worth_of_every_place),
 )
 
-# --- 12.3 predict the result: order at random -------------------------------------------------------------------------
+# --- 12.3 predict the result: ten times the texts ---------------------------------------------------------------------
 
-N = 500
 
-random_mrr = Prediction(
+def by_chance(N):
+    """The MRR of a search that orders N texts at random."""
+    return sum(1 / rank for rank in range(1, N + 1)) / N
+
+
+pool_size = Prediction(
     id="12.3",
-    right=sum(1 / rank for rank in range(1, N + 1)) / N,
-    tolerance=0.0004,
+    right=by_chance(500) / by_chance(5000),
+    tolerance=0.06,
     mistakes=(
         Mistake(
-            "1 / 500",
-            1 / N,
-            "1/500 is the chance of the first place. The second place has that chance too and is worth 1/2, the third "
-            "1/3, and so on.",
-            "the chance of a first place taken for the mean, section 3",
+            "ten",
+            10.0,
+            "that holds for the probability of the first rank, and for recall@10. But the MRR adds what all ranks are "
+            "worth, and among 5,000 texts there are 4,500 ranks more, each worth a little.",
+            "the chance of a first rank taken for the mean of 1/rank, section 3",
         ),
         Mistake(
-            "one over the mean rank",
-            2 / (N + 1),
-            "that is one over the mean rank. The mean of reciprocals is another number, and a larger one: the few good "
-            "places count most.",
-            "mean reciprocal rank read as the reciprocal of the mean rank",
+            "none",
+            1.0,
+            "the sum 1 + 1/2 + 1/3 + … hardly grows, but each rank now has the probability 1/5000 in place of 1/500.",
+            "a measure between 0 and 1 taken for one that does not depend on the number of texts",
         ),
         Mistake(
-            "a half",
-            0.5,
-            "the right text stands in the middle on average, but the middle is place 250, which is worth 1/250.",
-            "chance taken for one half, as in a yes-or-no question",
-        ),
-        Mistake(
-            "recall at 10",
-            10 / N,
-            "10/500 is the chance to be among the first ten: recall@10, not the MRR.",
-            "recall@10 and MRR mixed up",
-        ),
-        Mistake(
-            "the sum",
-            sum(1 / rank for rank in range(1, N + 1)),
-            "that is the sum of all reciprocals. Each place has a chance of 1/500.",
+            "the sums alone",
+            sum(1 / r for r in range(1, 5001)) / sum(1 / r for r in range(1, 501)),
+            "that is the ratio of the two sums of 1/rank. Each sum is divided by its number of texts.",
             "the division forgotten, section 3",
+        ),
+        Mistake(
+            "turned over",
+            by_chance(5000) / by_chance(500),
+            "that is the MRR among 5,000 divided by that among 500. The question is by what it is divided.",
+            "a ratio turned over",
+        ),
+        Mistake(
+            "the square root",
+            math.sqrt(10),
+            "a square root belongs to the standard deviation of a mean. This is the mean of 1/rank over N ranks.",
+            "the law of large numbers taken for a law of pools",
         ),
     ),
     hints=(
-        "Each of the 500 places is equally likely. What is place r worth?",
-        "The mean of 1, 1/2, 1/3, … 1/500.",
-        "`sum(1 / r for r in range(1, 501)) / 500`",
+        "Each of the N ranks is equally likely. What is rank r worth?",
+        "Among N texts: (1 + 1/2 + 1/3 + … + 1/N) / N.",
+        "`mrr = lambda N: sum(1 / r for r in range(1, N + 1)) / N`; then `mrr(500) / mrr(5000)`",
     ),
-    praise="This is the chance level of every table among 500.",
+    praise="So a number without the size of its pool says little.",
 )
 
-# --- 12.4 find the bug: the fusion that chose on the test -------------------------------------------------------------
+# --- 12.5 the vector of a bag -----------------------------------------------------------------------------------------
+
+
+def tokens_and_tables(generator, B=3, T=7, V=20, C=4):
+    ids = torch.randint(5, V, (B, T), generator=generator)
+    lengths = torch.tensor([T] + [T - 3] * (B - 1))
+    mask = torch.arange(T) < lengths[:, None]
+    ids[:, 0] = 0  # <s>
+    ids[torch.arange(B), lengths - 1] = 2  # </s>
+    ids = ids.masked_fill(~mask, 1)  # <pad>
+    return ids, mask, torch.randn(V, C, generator=generator), torch.randn(V, generator=generator)
+
+
+def bag_of(counts=lambda ids, mask: mask & (ids >= 5), weigh=torch.exp, divide=lambda w: w.sum(1, keepdim=True)):
+    def pooled(ids, mask, vectors, log_weights):
+        w = weigh(log_weights[ids]) * counts(ids, mask)
+        return (w[:, :, None] * vectors[ids]).sum(1) / divide(w)
+
+    return pooled
+
+
+def bag_by_loop(ids, mask, vectors, log_weights):
+    rows = []
+    for row, real in zip(ids, mask, strict=True):
+        own = row[real & (row > 4)]
+        rows.append(log_weights[own].softmax(0) @ vectors[own])  # e^l / Σ e^l: weights that sum to 1
+    return torch.stack(rows)
+
+
+weighted_mean = Exercise(
+    id="12.5",
+    right=bag_of(),
+    inputs=tokens_and_tables,
+    also=lambda generator: tokens_and_tables(generator, 2, 6, 9, 3),
+    mistakes=(
+        Mistake(
+            "padding counted",
+            bag_of(counts=lambda ids, mask: (ids != 0) & (ids != 2)),
+            "padding has a vector here too: the vector of a text depends on how long the other texts of its batch are. "
+            "Where `mask` is False the weight is 0.",
+            "https://github.com/UKPLab/sentence-transformers/issues/185 (mean pooling over padding)",
+        ),
+        Mistake(
+            "special tokens counted",
+            bag_of(counts=lambda ids, mask: mask),
+            "the special tokens, ids 0 to 4, are counted. Every text begins and ends with them, so they tell nothing: "
+            "their weight is 0.",
+            "a mean over the whole row, as lesson 10 takes it",
+        ),
+        Mistake(
+            "off by one at the special tokens",
+            bag_of(counts=lambda ids, mask: mask & (ids > 5)),
+            "token 5 is left out. The special ids are 0 to 4; the first word piece has the id 5.",
+            "off by one at the edge of the special ids",
+        ),
+        Mistake(
+            "no weights",
+            bag_of(weigh=torch.ones_like),
+            "this is the plain mean. Each token has a weight of its own, e to the power of `log_weights`.",
+            "mean pooling of lesson 10",
+        ),
+        Mistake(
+            "logarithms as weights",
+            bag_of(weigh=lambda x: x),
+            "`log_weights` holds the logarithms of the weights, which may be negative. Take `.exp()` first.",
+            "the parameter used as if it were the weight",
+        ),
+        Mistake(
+            "divided by the number of tokens",
+            bag_of(divide=lambda w: (w > 0).sum(1, keepdim=True)),
+            "you divide by the number of tokens. A weighted mean is divided by the sum of its weights.",
+            "the mean's denominator kept when weights came in",
+        ),
+        Mistake(
+            "not divided",
+            bag_of(divide=lambda w: 1.0),
+            "this is the weighted sum. Divide by the sum of the weights.",
+            "the denominator of the formula left out",
+        ),
+    ),
+    hints=(
+        "The weights of the tokens, (B, T): `log_weights[ids].exp()`, times 0 where a token does not count.",
+        "A token counts where `mask & (ids >= 5)`.",
+        "`(w[:, :, None] * vectors[ids]).sum(1) / w.sum(1, keepdim=True)`",
+    ),
+    praise="No order, no context: a table, looked up and averaged.",
+    other_ways=(bag_by_loop,),
+)
+
+# --- 12.6 find the bug: the fusion that chose on the test -------------------------------------------------------------
 
 
 def two_searches(generator):
@@ -322,7 +694,7 @@ def weight_by_loop(bm25_validation, cosine_validation, bm25_test, cosine_test):
 
 
 fused_mrr = Exercise(
-    id="12.4",
+    id="12.6",
     right=chosen_and_measured("validation", "test"),
     inputs=two_searches,
     also=lambda generator: tuple(scores[:40, :40] for scores in two_searches(generator)),
@@ -352,7 +724,7 @@ fused_mrr = Exercise(
         Mistake(
             "one mean a text",
             chosen_and_measured("validation", "test", by_column),
-            "your mean goes down the columns, over the queries for one text. A query's scores stand in a row: "
+            "your mean goes down the columns, over the queries for one text. A query's scores are in a row: "
             "`mean(1, keepdim=True)`.",
             "dim=0 in place of dim=1",
         ),
@@ -380,84 +752,252 @@ fused_mrr = Exercise(
     other_ways=(weight_by_loop,),
 )
 
-# --- 12.5 several right answers ---------------------------------------------------------------------------------------
+# --- the build 12.4: the paired bootstrap -----------------------------------------------------------------------------
 
 
-def scores_and_relevant(generator):
-    scores = torch.randn(12, 12, generator=generator)
-    relevant = torch.rand(12, 12, generator=generator) < 0.25
-    relevant[torch.arange(12), torch.randint(0, 12, (12,), generator=generator)] = True
-    return scores, relevant, 3
+def paired_bootstrap(a, b, generator, samples=10_000, level=0.95):
+    """a, b: (Q,), what two searches get for the same questions -> mean of a - b, and the ends of its interval"""
+    difference = (a - b).double()
+    Q = len(difference)
+    drawn = torch.randint(Q, (samples, Q), generator=generator)  # numbers of questions, with repetition
+    means = difference[drawn].mean(1)  # one for each sample, (samples,)
+    tail = (1 - level) / 2
+    low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
+    return difference.mean().item(), low, high
 
 
-def more_texts(generator):
-    scores = torch.randn(5, 30, generator=generator)
-    return scores, torch.rand(5, 30, generator=generator) < 0.1, 4
+def interval(answer, a, b, seed=0, **options):
+    """Return the three numbers of an answer; Fault if they are not three floats, or an argument was changed."""
+    generator = torch.Generator().manual_seed(seed)
+    result = untouched(lambda a, b: answer(a, b, generator, **options), a, b)
+    kinds = [type(one) for one in result] if isinstance(result, tuple | list) else []
+    if kinds != [float] * 3:
+        raise Fault(f"return three floats, `return mean, low, high`; yours is {describe(result)}. (`.item()` helps.)")
+    return result
 
 
-def found(scores, relevant, k, dim=1, largest=True):
-    """Return which of the k first texts of each query are right, (Q, k)."""
-    return relevant.gather(dim, scores.topk(k, dim=dim, largest=largest).indices)
+def pairs_of(generator, Q=400):
+    """Two searches that do well on the same questions: their difference varies less than either."""
+    easy = torch.rand(Q, generator=generator, dtype=torch.float64)
+    return [easy + 0.1 * torch.rand(Q, generator=generator, dtype=torch.float64) + shift for shift in (0.3, 0.0)]
 
 
-hits_at = Exercise(
-    id="12.5",
-    right=lambda scores, relevant, k: found(scores, relevant, k).any(1).float().mean(),
-    inputs=scores_and_relevant,
+def mean_difference(answer, generator):
+    mean, low, high = interval(answer, *pairs_of(generator))
+    return torch.tensor(mean), "low ≤ mean ≤ high" if low <= mean <= high else "the ends do not enclose the mean"
+
+
+def by_hand(answer, generator):
+    """Ten differences, nine of them 0: the mean of a sample is a binomial number / 10, so both ends are known."""
+    a = torch.zeros(10, dtype=torch.float64)
+    a[int(torch.randint(10, (1,), generator=generator))] = 1.0
+    return torch.tensor(interval(answer, a, torch.zeros_like(a)))
+
+
+WIDTHS = {  # the width of the interval, divided by what it should be
+    (0.93, 1.07): "the interval is as wide as it should be",
+    (0.8, 0.87): "the interval is too narrow: it leaves out 5 % at each end, so it is one of 90 %",
+    (1.32, 1.52): "the interval is too wide: each sample has only half as many questions as there are",
+    (2.5, 12.0): "the interval is far too wide: a and b are drawn apart, or the differences are not averaged",
+}
+
+
+def width(answer, generator):
+    a, b = pairs_of(generator)
+    _, low, high = interval(answer, a, b)
+    wanted = 2 * 1.96 * (a - b).std(correction=0).item() / len(a) ** 0.5  # for so many questions, nearly
+    return verdict((high - low) / wanted)
+
+
+def verdict(ratio):
+    return next(
+        (words for (a, b), words in WIDTHS.items() if a <= ratio <= b), f"the interval has {ratio:.1f} times the width"
+    )
+
+
+def one_sample(answer, generator):
+    a, b = (x[:30] for x in pairs_of(generator))
+    mean, low, high = interval(answer, a, b, samples=1)
+    exact = abs(mean - (a - b).mean().item()) < 1e-9
+    return (
+        "with one sample both ends are its mean" if low == high else "`samples` is not obeyed",
+        "the mean is that of a - b" if exact else "the first number is the mean of the samples, not that of a - b",
+    )
+
+
+def levels(answer, generator):
+    a, b = pairs_of(generator)
+    (_, low, high), (_, outer_low, outer_high) = (interval(answer, a, b, level=level) for level in (0.5, 0.99))
+    ratio = (outer_high - outer_low) / max(high - low, 1e-12)  # 2.576 / 0.674 for a normal distribution
+    return (
+        "another level gives another interval" if 3.3 < ratio < 4.4 else f"the widths at 0.99 and 0.5: {ratio:.1f} : 1"
+    )
+
+
+def repeatable(answer, generator):
+    a, b = (x[:50] for x in pairs_of(generator))
+    first, second = (interval(answer, a, b, seed=3) for _ in range(2))
+    other = interval(answer, a, b, seed=4)
+    return (
+        "the same generator, the same interval" if first == second else "the same generator, another interval",
+        "another generator, another interval" if other != first else "another generator changes nothing",
+    )
+
+
+def wrong_bootstrap(
+    sign=1, draw="with repetition", paired=True, of="means", tails=2, generator_used="given", fixed=None, first="mean",
+    obeys_level=True, seeded=None, normal=False,
+):  # fmt: skip
+    """Return a bootstrap as a learner may write it; its switches are the mistakes."""
+
+    def paired_bootstrap(a, b, generator, samples=10_000, level=0.95):
+        a, b, Q = a.double(), b.double(), len(a)
+        level = level if obeys_level else 0.95
+        if generator_used == "none":
+            generator = None
+        elif generator_used == "its own":
+            generator = torch.Generator().manual_seed(0)
+        S = fixed or samples
+        if draw == "half":
+            rows = torch.randint(Q, (S, Q // 2), generator=generator)
+        elif draw == "shuffled":
+            rows = torch.stack([torch.randperm(Q, generator=generator) for _ in range(min(S, 50))])
+        else:
+            rows = torch.randint(Q, (S, Q), generator=generator)
+        if paired:
+            means = (a - b)[rows].mean(1)
+        else:
+            means = a[rows].mean(1) - b[torch.randint(Q, (S, Q), generator=generator)].mean(1)
+        means = (a - b) if of == "differences" else means
+        tail = (1 - level) / tails
+        low, high = sign * means.quantile(torch.tensor([tail, 1 - tail], dtype=means.dtype))
+        middle = sign * (means if first == "samples" else a - b).mean()
+        if normal:
+            half = 1.96 * (means.std() if normal == "of the means" else (a - b).std() / Q**0.5)
+            low, high = middle - half, middle + half
+        return middle.item(), min(low, high).item(), max(low, high).item()
+
+    return paired_bootstrap
+
+
+def bootstrap_by_loop(a, b, generator, samples=10_000, level=0.95):
+    difference, means = (a - b).double(), []
+    for start in range(0, samples, 500):
+        size = (min(500, samples - start), len(difference))
+        drawn = (torch.rand(size, generator=generator, dtype=torch.float64) * size[1]).long()
+        means.extend(difference[drawn].mean(1).tolist())
+    means.sort()
+    cut = (1 - level) / 2
+    return sum(difference.tolist()) / len(difference), means[int(cut * samples)], means[-1 - int(cut * samples)]
+
+
+bootstrap = Build(
+    id="12.4",
+    course=paired_bootstrap,
+    stages=(
+        Stage("the mean", mean_difference),
+        Stage("a case by hand", by_hand),
+        Stage("the width", width),
+        Stage("samples", one_sample),
+        Stage("level", levels),
+        Stage("the generator", repeatable),
+    ),
     mistakes=(
         Mistake(
-            "the wrong axis",
-            lambda scores, relevant, k: found(scores, relevant, k, dim=0).any(0).float().mean(),
-            "you took the k best queries of each text. A query's scores stand in a row: the k best along dim 1.",
-            "dim=0 in place of dim=1",
+            "b - a",
+            wrong_bootstrap(sign=-1),
+            "this is the mean of b - a: a better search a would get a negative difference.",
+            "two arguments exchanged",
         ),
         Mistake(
-            "precision",
-            lambda scores, relevant, k: found(scores, relevant, k).float().mean(),
-            "this is precision@k: which share of the k hits is right. Here a query counts as answered as soon as one "
-            "of its k hits is right.",
-            "https://github.com/erikbern/ann-benchmarks/issues/263",
+            "drawn without repetition",
+            wrong_bootstrap(draw="shuffled"),
+            "each of your samples holds every question once, so all means are equal. Draw with repetition: "
+            "`torch.randint(Q, (samples, Q), generator=generator)`, not `randperm`.",
+            "a permutation taken for a resample; replace=False in a library's call",
         ),
         Mistake(
-            "every right hit counted",
-            lambda scores, relevant, k: found(scores, relevant, k).float().sum(1).mean(),
-            "you count every right hit, so a query can count for more than 1. One right hit or three, it is answered: "
-            "`any`, not `sum`.",
-            "https://github.com/RUCAIBox/RecBole/issues/1107",
+            "quantiles of the differences",
+            wrong_bootstrap(of="differences"),
+            "these are the quantiles of the differences of single questions. The interval is for their *mean*: draw "
+            "samples, take the mean of each, then the quantiles of these means.",
+            "the spread of questions taken for that of a mean",
         ),
         Mistake(
-            "the share of the right texts",
-            lambda scores, relevant, k: (found(scores, relevant, k).float().sum(1) / relevant.sum(1)).mean(),
-            "this is the share of all right texts that were found. Who asks how to invert a matrix needs one answer, "
-            "not all of them.",
-            "https://github.com/apple/axlearn/pull/195",
+            "a normal interval",
+            wrong_bootstrap(normal=True),
+            "this is the mean ± 1.96 standard errors. For few or lopsided differences it is another interval (here it "
+            "reaches below 0, though no difference does). Take the quantiles of the means of the samples.",
+            "the textbook's interval in place of the percentiles",
         ),
         Mistake(
-            "the k worst",
-            lambda scores, relevant, k: found(scores, relevant, k, largest=False).any(1).float().mean(),
-            "these are the k lowest scores. Scores, unlike distances, are good when they are high.",
-            "argsort's default is ascending",
+            "a normal interval of the means",
+            wrong_bootstrap(normal="of the means"),
+            "this is the mean ± 1.96 standard deviations of the samples' means, which takes them for a normal "
+            "distribution (here it reaches below 0, though no difference does). Take the quantiles of the means.",
+            "the standard bootstrap interval in place of the percentiles; Efron and Tibshirani 1993, chapter 13",
         ),
         Mistake(
-            "a count",
-            lambda scores, relevant, k: found(scores, relevant, k).any(1).sum().float(),
-            "this is the number of answered queries. Divide by how many there are.",
-            "a sum in place of a mean",
+            "not paired",
+            wrong_bootstrap(paired=False),
+            "a and b are drawn apart: the sample of a has other questions than that of b, and what makes a question "
+            "easy or hard for both goes into the interval. Draw once, and take the difference on the same questions.",
+            "a bootstrap for two independent groups; Efron and Tibshirani 1993, chapter 8",
+        ),
+        Mistake(
+            "5 % at each end",
+            wrong_bootstrap(tails=1),
+            "you leave out 1 - level at *each* end, so your interval of 95 % is one of 90 %. Half of it goes to each "
+            "end: the quantiles (1 - level) / 2 and 1 - (1 - level) / 2.",
+            "np.percentile(means, [5, 95]) for an interval of 95 %",
+        ),
+        Mistake(
+            "half as many",
+            wrong_bootstrap(draw="half"),
+            "your samples have half as many questions as there are, so their means vary more. Each sample has Q.",
+            "subsampling taken for the bootstrap",
+        ),
+        Mistake(
+            "always 10,000",
+            wrong_bootstrap(fixed=10_000),
+            "`samples` is not used: your function draws as many as it likes.",
+            "a number of the text written into the function",
+        ),
+        Mistake(
+            "the mean of the samples",
+            wrong_bootstrap(first="samples"),
+            "the first number should be the mean of a - b itself. The mean of the samples is near it, and changes with "
+            "every generator.",
+            "the middle of the bootstrap distribution reported as the estimate",
+        ),
+        Mistake(
+            "always 95 %",
+            wrong_bootstrap(obeys_level=False),
+            "`level` is not used: the interval is one of 95 % whatever is asked for.",
+            "0.025 and 0.975 written into the function",
+        ),
+        Mistake(
+            "torch's own random numbers",
+            wrong_bootstrap(generator_used="none"),
+            "your draws do not come from `generator`: called twice with the same one, it gives two intervals. Hand it "
+            "on: `torch.randint(…, generator=generator)`.",
+            "the argument accepted and forgotten",
+        ),
+        Mistake(
+            "a generator of its own",
+            wrong_bootstrap(generator_used="its own"),
+            "your function makes a generator of its own, so every call has the same draws. Use the one that it is "
+            "given.",
+            "a seed set inside a function",
         ),
     ),
     hints=(
-        "The numbers of the k best texts of each query: `scores.topk(k, dim=1).indices`, (Q, k).",
-        "`relevant.gather(1, indices)` says which of them are right, (Q, k).",
-        "`.any(1).float().mean()`",
+        "The difference for each question first: `difference = (a - b).double()`, (Q,). From here on the two searches "
+        "cannot come apart.",
+        "Samples are rows of question numbers: `drawn = torch.randint(Q, (samples, Q), generator=generator)`.",
+        "`difference[drawn].mean(1)` is one mean for each sample. Then `.quantile(…)` at (1 - level) / 2 and 1 minus "
+        "that.",
     ),
-    praise="One right hit answers a query.",
-    also=more_texts,
-    other_ways=(
-        lambda s, right, k: (
-            torch.stack([t[row.argsort(descending=True)[:k]].any() for row, t in zip(s, right, strict=True)])
-            .float()
-            .mean()
-        ),
-        lambda s, right, k: sum(bool(t[row.topk(k).indices].sum()) for row, t in zip(s, right, strict=True)) / len(s),
-    ),
+    praise="Whatever makes a question hard for both searches has dropped out.",
+    other_ways=(bootstrap_by_loop,),
 )
