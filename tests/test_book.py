@@ -225,10 +225,12 @@ def test_the_workshop_runs_through_without_gaps_and_names_only_what_is_there():
 # --- the glossary -----------------------------------------------------------------------------------------------------
 
 
+TOLD = {lesson.number: book.told(lessons.read_notebook(lesson.path)) for lesson in FOUND}
+
+
 @pytest.mark.parametrize("term", [pytest.param(term, id=term["en"]) for term in book.glossary_terms()])
 def test_each_term_of_the_glossary_is_used_by_a_lesson_and_has_its_chinese_word_and_a_sentence(term):
-    texts = {lesson.number: book.prose(lessons.read_notebook(lesson.path)) for lesson in FOUND}
-    assert book.first_use(term, texts) is not None
+    assert book.first_use(term, TOLD) is not None
     assert re.search(r"[\u4e00-\u9fff]", term["zh"])
     assert term["says"].endswith((".", "?")) and 4 <= len(term["says"].split()) <= 25
     assert "|" not in term["en"] + term["zh"] + term["says"]  # it would end the table's cell
@@ -240,8 +242,28 @@ def test_no_term_stands_twice_and_each_leads_to_its_first_lesson():
     table = rows(book.glossary_table(FOUND))
     assert [row[0].strip("*").lower() for row in table] == sorted(names)
     by_name = {row[0]: row for row in table}
-    assert by_name["**BM25**"][3] == f"[12](lessons/{FILES['12']})"
+    assert by_name["**BM25**"][3] == f"[10](lessons/{FILES['10']})"
     assert "{.language-zh-Hans}" in by_name["**BM25**"][1]  # a screen reader then reads it as Chinese
+
+
+@pytest.mark.parametrize(
+    ("name", "lesson"),
+    [("attention head", "03"), ("negative", "09"), ("positive", "09"), ("bidirectional context", "05"), ("mask", "01"),
+     ("uniformity", "10"), ("sentence embedding", "10"), ("assert", "00"), ("collapse", "09")],
+)  # fmt: skip
+def test_a_term_leads_to_the_lesson_that_means_it_and_not_to_a_word_that_looks_like_it(name, lesson):
+    (term,) = [term for term in book.glossary_terms() if term["en"] == name]
+    assert book.first_use(term, TOLD) == lesson
+
+
+def test_a_term_is_looked_for_as_a_whole_word_and_not_among_the_titles_of_sources():
+    texts = {"00": "the heading of [MASK]", "01": "masks and heads"}
+    assert book.first_use({"en": "head", "find": "heads?"}, texts) == "01"
+    assert book.first_use({"en": "mask", "find": "masks?"}, texts) == "01"
+    assert book.first_use({"en": "heading", "from": "01"}, texts) is None
+    cells = [("markdown", "Text.\n\n**Where this comes from**\n\n* Uniformity."), ("code", "assert x")]
+    told = book.told({"cells": [{"cell_type": kind, "source": text} for kind, text in cells]})
+    assert "Uniformity" not in told and told.endswith("assert")
 
 
 def test_a_term_that_no_lesson_uses_is_refused(monkeypatch):

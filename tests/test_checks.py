@@ -4,15 +4,15 @@ import dataclasses
 import importlib
 import pkgutil
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import nextbert_lite.checks
-from nextbert_lite.checks import core
+from nextbert_lite.checks import core, lesson_14
 from nextbert_lite.checks.core import Build, CheckFailed, Exercise, Fault, Mistake, Prediction, Stage
-from nextbert_lite.core.contrastive import info_nce_loss
 
 MODULES = [
     importlib.import_module(f"nextbert_lite.checks.{module.name}")
@@ -200,27 +200,14 @@ def pads_the_callers_lists(sequences, pad_id):
     return ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
 
-def takes_the_last_sentence_off(documents, i, j, is_next, cls_id, sep_id):
-    j = (j + 1) % len(documents) if i == j else j
-    b = documents[i if is_next else j][-1]
-    documents[i].pop()
-    a = [token for sentence in documents[i] for token in sentence]
-    return [cls_id, *a, sep_id, *b, sep_id], [0] * (len(a) + 2) + [1] * (len(b) + 1), int(is_next)
-
-
-def renames_the_callers_list(names):
-    names[:] = ALL["14.2"].right(names)
-    return list(names)
+def adds_the_type_to_the_callers_table(ids, tokens, positions, types, weight, bias):
+    tokens += types[0]
+    return ALL["14.3"].right(ids, tokens, positions, torch.zeros_like(types), weight, bias)
 
 
 def cuts_the_callers_list(ids, start, n):
     del ids[start + 1 + n : -1], ids[1 : start + 1]
     return list(ids)
-
-
-def adds_to_the_first_layer(hidden, mask):
-    hidden[1] += hidden[-1]
-    return (hidden[1] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True) / 2
 
 
 def zeroes_the_callers_features(joined, H, h, order):
@@ -240,10 +227,8 @@ def centres_the_callers_tensor(x, gain, bias, eps):
         ("01.4", pads_the_callers_lists, "argument number 1 in place: .* their list changed"),
         ("04.1", centres_the_callers_tensor, "argument number 1 in place: .* their tensor changed"),
         ("06.5", zeroes_the_callers_features, r"argument number 1 in place: .* their tensor changed.*`x.clone\(\)`"),
-        ("07.2", takes_the_last_sentence_off, "argument number 1 in place: .* their list changed"),
-        ("10.2", adds_to_the_first_layer, "argument number 1 in place: .* their list changed"),
         ("10.4", cuts_the_callers_list, "argument number 1 in place: .* their list changed"),
-        ("14.2", renames_the_callers_list, "argument number 1 in place: .* their list changed"),
+        ("14.3", adds_the_type_to_the_callers_table, "argument number 2 in place: .* their tensor changed"),
     ],
     ids=lambda value: f"lesson{value}" if isinstance(value, str) and value[:2].isdigit() else "",
 )
@@ -256,7 +241,7 @@ FROM_THE_NOTEBOOK = {
     "02.3": "def f(q, k, v, m):\n    return (q @ k.mT / D**0.5).masked_fill(~m[:, None], -torch.inf).softmax(-1) @ v",
     "03.1": "def f(x, H):\n    return torch.stack([x[..., h * D : (h + 1) * D] for h in range(H)], 1)",
     "05.5": "def f(ids, draw, rate, most):\n    return right(ids, draw, share, most)",
-    "09.3": "def f(S, temperature):\n    return right(S, temperature) * len(S) / D * 8 / 5",
+    "09.4": "def f(S, temperature):\n    return right(S, temperature) * len(S) / D * 8 / 5",
     "10.4": "def f(ids, start, n):\n    return [2, *ids[1:-1][start : start + n5], 3]",
 }
 
@@ -276,50 +261,24 @@ def test_a_number_that_fits_the_lessons_sizes_only_is_refused():
         ALL["02.3"](lambda q, k, v, m: (q @ k.mT / 8**0.5).masked_fill(~m[:, None], -torch.inf).softmax(-1) @ v)
 
 
-def all_chunks_with_their_graphs(weight, x, y, chunk):
-    w = weight.clone().requires_grad_()
-    a, b = (torch.cat([torch.tanh(rows @ w) for rows in side.split(chunk)]) for side in (x, y))
-    return torch.autograd.grad(info_nce_loss(a, b), w)[0]
-
-
-def the_third_pass_at_once(weight, x, y, chunk):
-    w = weight.clone().requires_grad_()
-    a, p = (torch.tanh(side @ weight).requires_grad_() for side in (x, y))
-    info_nce_loss(a, p).backward()
-    for side, gradient in ((x, a.grad), (y, p.grad)):
-        torch.tanh(side @ w).backward(gradient)
-    return w.grad
-
-
-def by_torch_func(weight, x, y, chunk):
-    return torch.func.grad(lambda w: info_nce_loss((x @ w).tanh(), (y @ w).tanh()))(weight)
-
-
 def in_chunks(encode, order, size):
     vectors = torch.cat([encode(rows) for rows in order.split(size)])
     return vectors[order.argsort()]
 
 
 LIMITS = {
-    "lesson09.5-the whole batch": (
-        "09.5",
-        by_torch_func,
-        "6 rows were embedded at once with a graph, where a chunk has 2",
-    ),
-    "lesson09.5-third pass": ("09.5", the_third_pass_at_once, "6 rows were embedded at once with a graph"),
-    "lesson09.5-all graphs": ("09.5", all_chunks_with_their_graphs, "the graphs of 12 rows lived at the same time"),
-    "lesson10.3-at once": (
-        "10.3",
+    "lesson10.2-at once": (
+        "10.2",
         lambda encode, lengths, size: encode(torch.arange(len(lengths))),
         "`encode` got 9 texts at once, where `size` is 4",
     ),
-    "lesson10.3-one by one": (
-        "10.3",
+    "lesson10.2-one by one": (
+        "10.2",
         lambda encode, lengths, size: in_chunks(encode, lengths.argsort(), 1),
         "`encode` was called 9 times; 9 texts, 4 at a time, are 3 chunks",
     ),
-    "lesson10.3-not sorted": (
-        "10.3",
+    "lesson10.2-not sorted": (
+        "10.2",
         lambda encode, lengths, size: in_chunks(encode, torch.arange(len(lengths)), size),
         "not encoded in the order of their lengths",
     ),
@@ -602,3 +561,32 @@ def test_an_unknown_exercise_is_refused():
 
 def test_a_notebook_shows_the_message_without_a_traceback():
     assert CheckFailed("02.1: wrong")._render_traceback_() == ["CheckFailed: 02.1: wrong"]
+
+
+# --- lesson 14: the encoder of the learner's own package --------------------------------------------------------------
+
+OWN = "from nextbert_lite import Encoder as Base\n\n\nclass Encoder(Base): ...\n\n\n"
+PACKAGES = {
+    "none": (None, "there is no my_bert beside this notebook"),
+    "passes": (f"{OWN}YOURS = ('Encoder', 'EncoderLayer')", "yours, from my_bert, with your EncoderLayer."),
+    "the course's": (f"{OWN}YOURS = ('train',)", "since 04.5 is not yours yet"),
+    "fails": ("class Encoder: ...\n\n\nYOURS = ('Encoder',)", "my_bert's does not pass 04.5"),
+    "broken": ("import nothing_of_this_name", "my_bert cannot be used (ModuleNotFoundError"),
+}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, id=f"lesson14.1-{kind}") for kind in PACKAGES])
+def test_lesson_14_takes_the_learners_encoder_where_it_passes_and_says_whose_it_is(kind, tmp_path, monkeypatch, capsys):
+    text, said = PACKAGES[kind]
+    if text is not None:
+        (tmp_path / "my_bert").mkdir()
+        (tmp_path / "my_bert" / "__init__.py").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_bert", raising=False)
+    path = list(sys.path)
+    encoder = lesson_14.my_encoder()
+    sys.modules.pop("my_bert", None)
+    assert sys.path == path
+    assert encoder.__module__ == ("my_bert" if kind == "passes" else "nextbert_lite.core.encoder")
+    out = capsys.readouterr().out
+    assert said in out and out.count("\n") == 1

@@ -425,14 +425,22 @@ def glossary_terms() -> list[dict]:
     return tomllib.loads((BOOK / "glossary.toml").read_text(encoding="utf-8"))["terms"]
 
 
+def told(notebook: dict) -> str:
+    """Return what a lesson tells: its text without the titles of its sources, and the words of its asserts."""
+    text = prose(notebook).split("**Where this comes from**")[0]
+    asserts = any("assert " in text_of(cell) for cell in notebook["cells"] if cell["cell_type"] == "code")
+    return text + ("\n\nassert" if asserts else "")
+
+
 def first_use(term: dict, texts: dict[str, str]) -> str | None:
-    """Return the number of the first lesson whose text uses the term. texts: number -> text."""
-    wanted = re.compile(rf"\b(?:{term.get('find') or re.escape(term['en'])})", re.IGNORECASE)
-    return next((number for number, text in texts.items() if wanted.search(text)), None)
+    """Return the number of the first lesson that uses the term as a whole word. texts: number -> text."""
+    wanted = re.compile(rf"(?<![\w\[])(?:{term.get('find') or re.escape(term['en'])})(?!\w)", re.IGNORECASE)
+    later = (number for number in texts if number >= term.get("from", ""))
+    return next((number for number in later if wanted.search(texts[number])), None)
 
 
 def glossary_table(found: list[Lesson]) -> str:
-    texts = {lesson.number: prose(lessons.read_notebook(lesson.path)) for lesson in found}
+    texts = {lesson.number: told(lessons.read_notebook(lesson.path)) for lesson in found}
     by_number = {lesson.number: lesson for lesson in found}
     rows = []
     for term in sorted(glossary_terms(), key=lambda term: term["en"].lower()):
@@ -552,7 +560,7 @@ def toctrees(found: list[Lesson]) -> str:
     blocks = [("The course", ["map"])]
     for part in dict.fromkeys(lesson.part for lesson in found):
         blocks.append((part, [f"lessons/{lesson.path.stem}" for lesson in found if lesson.part == part]))
-    blocks.append(("To look up", ["glossary", "reference/index", "teachers", "licence"]))
+    blocks.append(("To look up", ["use", "glossary", "reference/index", "teachers", "licence"]))
     return "\n\n".join(
         f"```{{toctree}}\n:hidden:\n:caption: {json.dumps(caption)}\n\n" + "\n".join(pages) + "\n```"
         for caption, pages in blocks

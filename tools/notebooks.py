@@ -157,13 +157,15 @@ def build(paths, times):
 def course_table():
     """Return the README's table: a row for each lesson, from its header and the measured times."""
     measured = json.loads(TIMES.read_text()) if TIMES.exists() else {}
-    rows = ["| lesson | the question it answers | your time | machine |", "|---|---|---|---|"]
+    rows, minutes = ["| lesson | the question it answers | your time | machine |", "|---|---|---|---|"], 0
     for path in sorted(SOURCES.glob("*.py")):
         lesson = read_source(path).metadata["lesson"]
         number = path.stem.split("_")[0]
         seconds = f"{measured[path.stem]} s" if path.stem in measured else "not measured"
         link = f"[{number} {lesson['title']}](notebooks/{path.stem}.ipynb)"
         rows.append(f"| {link} | {lesson['question']} | {lesson['minutes']} min | {seconds} |")
+        minutes += lesson["minutes"]
+    rows.append(f"| all of it | | {minutes / 60:.0f} hours | {sum(measured.values()) / 60:.0f} min |")
     return "\n".join(rows)
 
 

@@ -2,8 +2,8 @@
 
     python tools/results.py 03_heads --seeds 0 1 2
 
-Runs the lesson's cells once for each seed with all rows (`seed` and `every_row` of its cell of parameters; in older
-lessons NEXTBERT_SEED and NEXTBERT_ALL), and collects the variable `results_WORD` of NAME = NN_WORD, a list of rows.
+Runs the lesson's cells once for each seed with all rows (`seed` and `every_row` of its cell of parameters), and
+collects the variable `results_WORD` of NAME = NN_WORD, a list of rows.
 """
 
 import argparse
@@ -30,7 +30,6 @@ ROOT = Path(__file__).resolve().parent.parent
 def rows_of(name, seed):
     """Run a lesson with this seed up to its cell that fills the table's variable, and return that list of rows."""
     lesson, word = name.split("_", 1)
-    os.environ |= {"NEXTBERT_SEED": str(seed), "NEXTBERT_ALL": "1"}
     names = {"__name__": "__main__"}
     (source,) = (ROOT / "notebooks" / "source").glob(f"{lesson}_*.py")
     with contextlib.redirect_stdout(io.StringIO()):
