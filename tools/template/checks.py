@@ -7,9 +7,20 @@ different results on `inputs`, or they are one mistake.
 
 import torch
 
-from nextbert_lite.checks.core import Exercise, Mistake, Prediction, hint, solution
+from nextbert_lite.checks.core import (
+    OTHER_SIZES,
+    Build,
+    Exercise,
+    Mistake,
+    Prediction,
+    Stage,
+    hint,
+    mine,
+    solution,
+    untouched,
+)
 
-__all__ = ["hint", "largest", "mean_of_real", "mean_with_padding", "solution"]
+__all__ = ["hint", "largest", "mean_over_real", "mean_with_padding", "mine", "solution"]
 
 
 def vectors_and_mask(generator):
@@ -32,12 +43,56 @@ def negative_vectors_and_mask(generator):
     return negative(vectors_and_mask(generator))
 
 
-mean_of_real = Exercise(
+# --- the build: what the lesson goes on with --------------------------------------------------------------------------
+
+
+def mean_of_real(vectors, mask):
+    """vectors: (B, T, C), mask: (B, T), True at real tokens -> (B, C)"""
+    total = (vectors * mask[:, :, None]).sum(dim=1)
+    return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def by_hand(answer, generator):
+    """One text without padding: what any mean gives."""
+    return untouched(answer, torch.tensor([[[1.0, 6.0], [3.0, 2.0]]]), torch.ones(1, 2, dtype=torch.bool))
+
+
+def padded(answer, generator):
+    return untouched(answer, *vectors_and_mask(generator))
+
+
+def no_token(answer, generator):
+    vectors, mask = vectors_and_mask(generator)
+    mask[2] = False
+    return untouched(answer, vectors, mask)
+
+
+def precise(answer, generator):
+    vectors, mask = vectors_and_mask(generator)
+    return untouched(answer, vectors.double(), mask)
+
+
+def sizes(answer, generator):
+    return untouched(answer, *other_sizes(generator))
+
+
+mean_over_real = Build(
     id="NN.1",
-    right=lambda vectors, mask: (vectors * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True),
-    inputs=vectors_and_mask,
-    also=other_sizes,
+    course=mean_of_real,
+    stages=(
+        Stage("a text by hand", by_hand),
+        Stage("padding", padded),
+        Stage("a text without tokens", no_token),
+        Stage("float64", precise),
+        Stage(OTHER_SIZES, sizes),
+    ),
     mistakes=(
+        Mistake(
+            "the sum",
+            lambda vectors, mask: (vectors * mask[:, :, None]).sum(1),
+            "this is the sum. Divide it by the number of real tokens.",
+            "REPLACE: where was this mistake seen?",
+        ),
         Mistake(
             "padding in the mean",
             lambda vectors, mask: vectors.mean(1),
@@ -51,16 +106,38 @@ mean_of_real = Exercise(
             "the right sum, but divided by the width of the batch. Divide by the number of real tokens, `mask.sum(1)`.",
             "https://github.com/huggingface/sentence-transformers/issues/230 (what is the sum divided by?)",
         ),
+        Mistake(
+            "nothing divided by nothing",
+            lambda vectors, mask: (vectors * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True),
+            "a text without a real token gives NaN, because 0 is divided by 0. Divide by at least 1.",
+            "REPLACE: where was this mistake seen?",
+        ),
+        Mistake(
+            "always float32",
+            lambda vectors, mask: mean_of_real(vectors, mask).float(),
+            "the result is float32 although the vectors are float64. Keep the dtype of the vectors.",
+            "REPLACE: where was this mistake seen?",
+        ),
+        Mistake(
+            "a width of the notebook",
+            lambda vectors, mask: mean_of_real(vectors, mask)[:, :6].reshape(len(vectors), 6),
+            "the number of features is a number in your code. Take it from the arguments.",
+            "REPLACE: where was this mistake seen?",
+        ),
     ),
     hints=(
         "What should the vectors at the padding count in the sum?",
-        "Multiply by the mask, `vectors * mask[:, :, None]`, sum over the tokens, divide by `mask.sum(1)`.",
+        "Multiply by the mask, sum over the tokens, and divide by `mask.sum(1)`, but by 1 at least.",
     ),
     praise="REPLACE: what was right about it, in one sentence.",
     other_ways=(
-        lambda vectors, mask: torch.stack([text[real].mean(0) for text, real in zip(vectors, mask, strict=True)]),
+        lambda vectors, mask: torch.stack(
+            [x[m].mean(0) if m.any() else torch.zeros_like(x[0]) for x, m in zip(vectors, mask, strict=True)]
+        ),
     ),
 )
+
+# --- the other exercises ----------------------------------------------------------------------------------------------
 
 mean_with_padding = Prediction(
     id="NN.2",

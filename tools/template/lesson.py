@@ -40,10 +40,16 @@ ax.set(xlabel="position", ylabel="text")
 ax.set_title("REPLACE: each text is padded to the longest one")
 plots.show(fig, alt=f"REPLACE: of {mask.numel()} positions in the batch {mask.sum()} are real, the others padding.")
 
+# %% [markdown]
+# REPLACE: what the learner needs to know of these imports. Take this cell out if there is nothing.
+
 # %%
 import torch
 
 from nextbert_lite.checks import lesson_NN as check
+
+# %% [markdown]
+# What another run may change stands in one cell:
 
 # %% tags=["parameters"]
 seed = 0  # of whatever is drawn in this lesson; the tests also run it with others
@@ -77,22 +83,40 @@ print(vectorised.tolist())
 assert vectorised.tolist() == by_hand
 
 # %% [markdown]
-# ### Exercise NN.1 · REPLACE: a name ●●○ · 5 minutes
+# ### Exercise NN.1 · build REPLACE: a name ●●● · 20 minutes
 #
-# REPLACE: what to write, and nothing about how. Write the mean for a batch of texts.
+# REPLACE: the lesson's build, a class or a loop of 10 to 60 lines; say what to write, all that the check asks, and
+# nothing about how. Here: write the mean for a batch of texts, in the dtype of the vectors. A text without a real token
+# gives zeros. The arguments stay as they are.
 
 
-# %% tags=["exercise-NN.1"]
+# %% tags=["exercise-NN.1", "my-bert-example"]
 def mean_of_real(vectors, mask):
     """vectors: (B, T, C), mask: (B, T), True at real tokens -> (B, C)"""
     ### BEGIN SOLUTION
     total = (vectors * mask[:, :, None]).sum(dim=1)
-    return total / mask.sum(dim=1, keepdim=True)
+    return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
     ### END SOLUTION
 
 
 # %% tags=["nbval-check-output"]
-check.mean_of_real(mean_of_real)
+check.mean_over_real(mean_of_real)
+
+# %% [markdown]
+# The lesson goes on with your function if it passes, and with the course's if not:
+
+# %% tags=["nbval-check-output"]
+mean_of_real = check.mine("NN.1", mean_of_real)
+
+# %% [markdown]
+# REPLACE: what the build is used for. Here the same text has the same mean, however wide its batch is:
+
+# %% tags=["nbval-check-output"]
+for width in (3, 6, 12):
+    padded = torch.zeros(1, width, 2)
+    padded[0, :2] = vectors[:2]
+    print(width, mean_of_real(padded, torch.arange(width)[None] < 2).tolist())
+    assert mean_of_real(padded, torch.arange(width)[None] < 2).tolist() == [by_hand]
 
 # %% [markdown]
 # ## 2. REPLACE: the next idea
@@ -119,6 +143,9 @@ check.mean_with_padding(mean)
 means = [torch.tensor([8.0] * 3 + [0.0] * (width - 3)).mean().item() for width in (3, 6, 12, 24)]
 print(means)
 assert means == sorted(means, reverse=True)
+
+# %% [markdown]
+# REPLACE: where somebody met this, with a link.
 
 # %% [markdown]
 # ### Exercise NN.3 · find the bug ●●○ · 5 minutes
@@ -150,6 +177,9 @@ def largest(vectors, mask):
 
 # %% tags=["nbval-check-output"]
 check.largest(largest)
+
+# %% [markdown]
+# REPLACE: what the bug would have done in a real model, or how to see it early.
 
 # %% [markdown]
 # ## What to remember
