@@ -834,7 +834,7 @@ for name in ("agreement", "pronoun"):
     print(
         f"   after the topic, its own part falls fastest in steps {steps_at[steepest]:,} to {steps_at[steepest + 1]:,}"
     )
-    own[name] = part, measured[start][f"{name} part"], part / total, start <= steepest < end
+    own[name] = part, measured[start][f"{name} part"], part / total, start <= steepest <= end  # or right after
 fall, before, proportion, meanwhile = own["agreement"]
 assert before > 0.4 * measured[2]["agreement part"]  # a plateau, and then
 assert fall > 0.4 * before and proportion > 0.1 and meanwhile
