@@ -596,7 +596,8 @@ def lay_out(into: Path) -> None:
     values = inserts(found)
     for page in BOOK.glob("*.md"):
         text = re.sub(r"<!-- insert: (\w+) -->", lambda m: values[m[1]], page.read_text(encoding="utf-8"))
-        (into / page.name).write_text(text, encoding="utf-8")
+        (into / page.name).write_text(text.replace("](../docs/", "](docs/"), encoding="utf-8")
+    shutil.copytree(ROOT / "docs", into / "docs")
     for name, text in reference_pages().items():
         (into / "reference" / name).write_text(text, encoding="utf-8")
     figures = {}
@@ -620,6 +621,7 @@ def lay_out(into: Path) -> None:
 def fingerprint() -> str:
     """Return a hash of all that the book is made from."""
     paths = [Path(__file__), ROOT / "LICENSE", TIMES, *sorted(BOOK.glob("*.*")), *sorted((BOOK / "static").iterdir())]
+    paths += sorted((ROOT / "docs").iterdir())
     paths += [*sorted((ROOT / "notebooks").glob("*.ipynb")), *sorted((ROOT / "nextbert_lite").rglob("*.py"))]
     digest = hashlib.sha256(sys.version.encode())
     for path in paths:
