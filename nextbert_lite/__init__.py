@@ -14,6 +14,7 @@ ROOMS = {
         "heads": "MLMHead MaskedLanguageModel",
         "contrastive": "SentenceEncoder alignment info_nce_loss nt_xent_loss pool uniformity",
         "classify": "ClassificationHead TextClassifier TokenClassificationHead TokenClassifier",
+        "modern": "ModernConfig ModernEncoder local_attention rotate",
     },
     "training: what trains it": {
         "tokenizer": "Tokenizer train_bpe word_level",
