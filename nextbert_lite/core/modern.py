@@ -172,6 +172,7 @@ class GatedFeedForward(nn.Module):
         self.out = nn.Linear(config.ffn_width, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (..., C) -> (..., C)."""
         a, g = self.into(x).chunk(2, dim=-1)
         return self.out(self.activation(a) * g)
 
