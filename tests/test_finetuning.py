@@ -32,6 +32,7 @@ from nextbert_lite.use.finetuning import (
     class_logits,
     fine_tune,
     fit_temperature,
+    macro_f1,
     with_dropout,
 )
 
@@ -292,7 +293,7 @@ def test_five_lines_learn_a_file_and_keep_what_they_learned(write, start, tmp_pa
     assert Classifier.load(tmp_path / "made").predict(["w0 w9", "w1 w9", "w2 w9"]) == answers
     said = capsys.readouterr().out
     assert "60 texts, 3 labels: 48 to train, 12 held out" in said
-    assert "accuracy 1.00 on the held-out texts (always 'even': 0.33)" in said
+    assert "accuracy 1.00 on the held-out texts (always 'even': 0.33), macro-F1 1.00" in said
 
 
 @pytest.mark.parametrize("of", [list, torch.tensor, np.array, lambda row: list(torch.tensor(row))])
@@ -348,7 +349,7 @@ def test_the_temperature_is_chosen_on_the_held_out_texts_and_is_at_least_one(sta
 
 def test_a_few_held_out_texts_that_are_all_right_make_no_classifier_surer(start):
     made = quick(start, *rows(), report=None)
-    assert made.history[-1]["accuracy"] == 1.0 and made.temperature == 1.0
+    assert made.history[-1]["accuracy"] == made.history[-1]["macro_f1"] == 1.0 and made.temperature == 1.0
 
 
 def test_a_frozen_encoder_keeps_its_weights(start):
@@ -626,3 +627,10 @@ def test_a_damaged_a_missing_and_a_newer_file_are_refused(made, tmp_path, name, 
         (tmp_path / name).write_bytes(change((tmp_path / name).read_bytes()))
     with pytest.raises(error, match=message):
         Classifier.load(tmp_path)
+
+
+def test_macro_f1_counts_a_rare_class_as_much_as_a_common_one():
+    labels = torch.tensor([0] * 8 + [1, 1])
+    assert macro_f1(torch.zeros(10, dtype=torch.long), labels, 2) == pytest.approx((2 * 0.8 / 1.8 + 0) / 2)
+    assert macro_f1(labels, labels, 2) == 1.0
+    assert macro_f1(labels, labels, 3) == pytest.approx(2 / 3)  # a class that is neither there nor guessed counts 0

@@ -283,7 +283,7 @@ class Beside:
     """A model beside the perfect one, on the same corrupted tokens; all in nats per selected token.
 
     excess = loss - floor, paired; standard_error is the excess's, floor_error the floor's, over sentences.
-    kinds: "masked", "kept", "replaced" -> (share of the selected tokens, loss, floor).
+    kinds: "masked", "kept", "replaced" -> (proportion of the selected tokens, loss, floor).
     """
 
     loss: float

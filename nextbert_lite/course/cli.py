@@ -199,7 +199,7 @@ def parser() -> argparse.ArgumentParser:
         "--rate",
         type=number(0, 1, "a share of the tokens; 0.15 and 0.3 are"),
         default=0.3,
-        help="share of tokens that are selected (default: 0.3)",
+        help="proportion of tokens that are selected (default: 0.3)",
     )
     command.add_argument(
         "--set",

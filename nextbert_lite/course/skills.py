@@ -22,7 +22,7 @@ CHUNK = 500
 
 
 def skills(model: MaskedLanguageModel, tokenizer: Tokenizer, world: ToyWorld, n: int = 4000) -> dict:
-    """Return the share of right verbs by construction, and what the subject's head has to do with it.
+    """Return the proportion of right verbs by construction, and what the subject's head has to do with it.
 
     agreement: of n questions, those with a misleading noun before the gap. held_out: all of n / 4 questions in
     constructions that the language never says. subject_head: the head that looks most at the subject from the gap, in

@@ -179,7 +179,7 @@ def adamw(model: nn.Module, lr: float) -> torch.optim.AdamW:
 
 
 def linear_schedule(step: int, steps: int, warmup: int) -> float:
-    """Return the share of the learning rate at a step: up from 1/warmup to 1, then down to 0 after the last step."""
+    """Return the fraction of the learning rate at a step: up from 1/warmup to 1, then down to 0 after the last step."""
     return min((step + 1) / max(1, warmup), (steps - step) / max(1, steps - warmup), 1.0)
 
 

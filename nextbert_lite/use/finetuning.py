@@ -36,7 +36,7 @@ LEAST = 4  # texts that each label needs: some to learn from, at least one held 
 
 
 def calibration_bins(probabilities: Tensor, labels: Tensor, bins: int = 10) -> Tensor:
-    """Return for each bin of confidence the share of texts, their mean confidence and their accuracy, (bins, 3).
+    """Return for each bin of confidence the proportion of texts, their mean confidence and accuracy, (bins, 3).
 
     probabilities: (N, K), labels: (N,). Confidence is the largest probability; a bin holds (i/bins, (i + 1)/bins].
     """
@@ -88,7 +88,7 @@ class Classifier:
     """A fine-tuned model with its tokenizer and the names of its labels. `fine_tune` makes one.
 
     model, tokenizer, labels: in the order of the logits; temperature: what the logits are divided by; max_len: where a
-    text is cut; history: one entry an epoch, loss and accuracy on the held-out texts; long: as in `fine_tune`.
+    text is cut; history: for each epoch loss, accuracy and macro-F1 on the held-out texts; long: as in `fine_tune`.
     """
 
     def __init__(
@@ -241,8 +241,9 @@ def fine_tune(
         of_parts = learner(asked.to(device)).float().cpu() if frozen else class_logits(model, asked, tokenizer.pad_id)
         logits = _of_texts(of_parts, [parts[i] for i in test])
         loss = F.cross_entropy(logits, y[test]).item()
-        accuracy = (logits.argmax(-1) == y[test]).float().mean().item()
-        history.append({"epoch": len(history) + 1, "loss": loss, "accuracy": accuracy})
+        guesses = logits.argmax(-1)
+        accuracy, f1 = (guesses == y[test]).float().mean().item(), macro_f1(guesses, y[test], len(names))
+        history.append({"epoch": len(history) + 1, "loss": loss, "accuracy": accuracy, "macro_f1": f1})
         if loss <= min(entry["loss"] for entry in history):
             best.update(epoch=len(history), logits=logits)
             best["weights"] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -260,11 +261,11 @@ def fine_tune(
     temperature = max(1.0, fit_temperature(best["logits"], y[test]))
     common = max(names, key=labels.count)
     always = sum(labels[i] == common for i in test) / len(test)
-    accuracy = history[best["epoch"] - 1]["accuracy"]
+    accuracy, f1 = (history[best["epoch"] - 1][figure] for figure in ("accuracy", "macro_f1"))
     tell(
         f"{len(texts)} texts, {len(names)} labels: {len(train)} to train, {len(test)} held out. Best of {len(history)} "
-        f"epochs: {best['epoch']}, accuracy {accuracy:.2f} on the held-out texts (always {common!r}: {always:.2f}). "
-        "The epoch was chosen on them, so new texts may do a little worse."
+        f"epochs: {best['epoch']}, accuracy {accuracy:.2f} on the held-out texts (always {common!r}: {always:.2f}), "
+        f"macro-F1 {f1:.2f}. The epoch was chosen on them, so new texts may do a little worse."
     )
     if report is not None:
         words, known = words_alone(texts, labels, train, test), known_words(texts, tokenizer)
@@ -274,9 +275,16 @@ def fine_tune(
     return Classifier(model.cpu(), tokenizer, names, temperature, max_len, history, long)
 
 
+def macro_f1(guesses: Tensor, labels: Tensor, classes: int) -> float:
+    """Return the mean over the classes of F1: each class counts alike, and one that is never guessed right counts 0."""
+    from sklearn.metrics import f1_score  # here, as below: who only predicts need not wait for it
+
+    return float(f1_score(labels, guesses, labels=range(classes), average="macro", zero_division=0))
+
+
 def words_alone(texts: Sequence[str], labels: Sequence[str], train: Sequence[int], test: Sequence[int]) -> float:
     """Return what logistic regression on TF-IDF of one and two words gets right of the test, trained on the rest."""
-    from sklearn.feature_extraction.text import TfidfVectorizer  # here: who only predicts need not wait for it
+    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
     tfidf = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]")
@@ -286,7 +294,7 @@ def words_alone(texts: Sequence[str], labels: Sequence[str], train: Sequence[int
 
 
 def known_words(texts: Sequence[str], tokenizer: Tokenizer) -> float:
-    """Return the share of the texts' words, each as often as it stands there, that are one token and not unknown."""
+    """Return the proportion of the texts' words, each as often as it occurs, that are one token and not unknown."""
     counts = Counter(word for text in texts for word in re.findall(r"\w+", text))
     ids = tokenizer.encode_batch([f" {word}" for word in counts])
     known = [n for n, row in zip(counts.values(), ids, strict=True) if len(row) == 3 and row[1] != tokenizer.unk_id]

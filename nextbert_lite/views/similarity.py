@@ -84,7 +84,7 @@ class SimilarityMatrix(View):
         shares /= shares.sum(1, keepdims=True)
         fig, axes = plots.figure(1, 2, size=(8.0, 3.6))
         lowest = min(0.0, cosines.min())
-        names = ("cosine", f"share of the softmax at τ = {self.temperature:g}")
+        names = ("cosine", f"softmax probability at τ = {self.temperature:g}")
         for ax, matrix, name, low in zip(axes, (cosines, shares), names, (lowest, 0.0), strict=True):
             ax.imshow(matrix, vmin=low, vmax=1, cmap="Blues")
             for (i, j), value in np.ndenumerate(matrix):
@@ -107,7 +107,7 @@ class SimilarityMatrix(View):
 
 
 def _axes(vectors: Tensor) -> tuple[Tensor, float]:
-    """Return two orthonormal axes (C, 2), and which share of the variance they show."""
+    """Return two orthonormal axes (C, 2), and the proportion of the variance that they show."""
     C = vectors.shape[1]
     if C <= 2:
         return torch.eye(C, 2, dtype=torch.float64), 1.0
