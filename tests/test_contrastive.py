@@ -720,6 +720,7 @@ REFUSED = {
     "uniformity: NaN": (lambda: uniformity(spoilt(A)), ValueError, f"the embeddings {NOT_FINITE}"),
     "alignment: NaN first": (lambda: alignment(spoilt(A), B), ValueError, f"the embeddings {NOT_FINITE}"),
     "alignment: NaN second": (lambda: alignment(A, spoilt(B)), ValueError, f"the embeddings {NOT_FINITE}"),
+    "alignment: a list": (lambda: alignment(A.tolist(), B), TypeError, "the embeddings are list; expected a tensor"),
     "alignment: fewer": (lambda: alignment(A, N), ValueError, r"a has the shape \(4, 8\), b \(3, 8\): row i of both"),
     "uniformity: of one": (lambda: uniformity(A[:1]), ValueError, "uniformity needs at least two vectors, got 1"),
     "pooling: max": (lambda: sentence_encoder("max"), ValueError, "'max'; choose one of mean, cls, first-last"),

@@ -76,9 +76,10 @@ def alignment(a: Tensor, b: Tensor) -> Tensor:
 
     a, b: (N, C), row i of both belong together. Wang and Isola 2020 (arXiv:2005.10242), equation 2 with alpha = 2.
     """
+    a, b = check_vectors(a), check_vectors(b)
     if a.shape != b.shape:
         raise ValueError(f"a has the shape {tuple(a.shape)}, b {tuple(b.shape)}: row i of both must belong together.")
-    a, b = (F.normalize(check_vectors(x), dim=-1) for x in (a, b))
+    a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
     return (a - b).square().sum(-1).mean()
 
 

@@ -272,9 +272,10 @@ print(f"2 - 2 · the mean cosine of partners: {2 - 2 * (u * v).sum(1).mean():.4f
 # %%
 def alignment(a, b):
     """a, b: (N, C), row i of both belong together -> the mean squared distance of partners on the unit sphere"""
+    a, b = check_vectors(a), check_vectors(b)
     if a.shape != b.shape:
         raise ValueError(f"a has the shape {tuple(a.shape)}, b {tuple(b.shape)}: row i of both must belong together.")
-    a, b = (F.normalize(check_vectors(x), dim=-1) for x in (a, b))
+    a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
     return (a - b).square().sum(-1).mean()
 
 
