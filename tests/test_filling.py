@@ -54,3 +54,9 @@ def test_a_text_that_cannot_be_filled_is_refused_and_the_models_mode_kept(reader
     with pytest.raises(ValueError, match=message):
         fill_mask(*reader, text)
     assert reader[0].training
+
+
+def test_rows_of_the_table_that_are_no_token_are_not_proposed(reader):
+    model, _ = reader
+    [answers] = fill_mask(model, words(20), "w1 [MASK]", k=1000)
+    assert len(answers) == 25 and sum(p for _, p in answers) < 1

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from test_pretrained import BERT, perturbed, sentence_files, transformers_tokenizer
 
-from nextbert_lite import Encoder, SentenceEncoder, embed, fine_tune, load, load_pretrained
+from nextbert_lite import Encoder, ModernConfig, ModernEncoder, SentenceEncoder, embed, fine_tune, load, load_pretrained
 from nextbert_lite.core.heads import MaskedLanguageModel
 from nextbert_lite.use import checkpoints
 from nextbert_lite.use.parts import read_parts
@@ -101,3 +101,42 @@ def test_what_is_no_model_is_named(forms, use):
     with pytest.raises(FileNotFoundError, match="there is no checkpoint 'nothing'"):
         use(TEXTS, "nothing")
     assert read_parts((model, tokenizer)).model is model
+
+
+class Mine(torch.nn.Module):
+    """What a learner may have built: another class with the same methods, and other names inside."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config, self.inside = config, Encoder(config)
+
+    def forward(self, ids, mask=None):
+        return self.inside(ids, mask)
+
+    def initialise(self, module):
+        self.inside.initialise(module)
+
+
+def test_a_learners_own_encoder_is_taken_and_fine_tuned_as_their_class(forms):
+    encoder, tokenizer = forms["mean"][1]
+    mine = Mine(encoder.config).eval()
+    mine.inside.load_state_dict(encoder.state_dict())
+    assert torch.equal(embed(TEXTS, (mine, tokenizer)), embed(TEXTS, (encoder, tokenizer)))
+    classifier = fine_tune(WORDS, ["one", "other"] * 4, start=(mine, tokenizer), epochs=1, report=None)
+    assert isinstance(classifier.model.encoder, Mine)
+
+
+def test_a_modern_encoder_is_embedded_saved_loaded_and_fine_tuned_as_any_other(forms, tmp_path):
+    tokenizer = forms["mean"][1][1]
+    torch.manual_seed(0)
+    config = ModernConfig(tokenizer.vocab_size, width=16, ffn_width=24, max_len=32, window=2, pad_id=tokenizer.pad_id)
+    model = SentenceEncoder(ModernEncoder(config), "first-last").eval()
+    checkpoints.save(tmp_path / "own", model, tokenizer, {"name": "own"}, half=False)
+    again = load(tmp_path / "own")
+    assert again.model.encoder.config == config and again.model.pooling == "first-last"
+    assert torch.equal(embed(TEXTS, tmp_path / "own", device="cpu"), embed(TEXTS, (model, tokenizer)))
+    classifier = fine_tune(WORDS, ["one", "other"] * 4, start=again, epochs=1, report=None)
+    classifier.save(tmp_path / "classifier")
+    loaded = type(classifier).load(tmp_path / "classifier")
+    assert isinstance(loaded.model.encoder, ModernEncoder) and loaded.model.encoder.config.dropout == 0.1
+    assert torch.equal(loaded.probabilities(TEXTS), classifier.probabilities(TEXTS))

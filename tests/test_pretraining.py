@@ -386,7 +386,7 @@ def folder(copy, unfinished, monkeypatch):
         ({"lines": True}, ValueError, "lines is for text files of your own; the corpus toy has none"),
         ({"corpus": "latin.txt"}, ValueError, r"is not utf-8: byte 0xe9 in line 1 .* Save the file as UTF-8\.$"),
         ({"corpus": "empty"}, ValueError, r"has no \.txt file"),
-        ({"preset": "huge"}, ValueError, "there is no preset 'huge'; choose one of tiny, small, base"),
+        ({"preset": "huge"}, ValueError, "there is no preset 'huge'; choose one of tiny, small, base, modern-tiny"),
         ({"minutes": 1.0}, ValueError, "either minutes or steps"),
         ({"steps": None}, ValueError, "either minutes or steps"),
         ({"changes": {"wings": 2}}, ValueError, "wings is no field"),

@@ -35,6 +35,7 @@ What follows -- goes to JupyterLab:
 PRETRAIN_EXAMPLES = """examples:
   nextbert-lite pretrain --corpus toy --steps 3000 --out my-toy           the toy world, near its floor in a minute
   nextbert-lite pretrain --corpus docs --minutes 10 --out my-docs         the documentation on this machine
+  nextbert-lite pretrain --corpus docs --preset modern-small --minutes 10 --out my-modern    with ModernBERT's parts
   nextbert-lite pretrain --corpus notes/ --minutes 20 --out my-notes      your own .txt files
   nextbert-lite pretrain --corpus reviews.txt --lines --minutes 20 --out my-reviews    one text a line
 The folder gets model.safetensors, tokenizer.json and card.json; in Python:
@@ -193,7 +194,7 @@ def parser() -> argparse.ArgumentParser:
         help="toy, docs (the documentation of your installed packages), or a path of .txt files",
     )
     command.add_argument("--lines", action="store_true", help="each line of the files is a text, not each paragraph")
-    command.add_argument("--preset", default="tiny", help="size of the model: tiny (default), small or base")
+    command.add_argument("--preset", default="tiny", help="tiny (default), small or base; modern-tiny, -small, -base")
     run_options(command, batch=32, lr="by the preset")
     command.add_argument(
         "--rate",
@@ -208,7 +209,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FIELD=VALUE",
         dest="changes",
-        help="change a field of the preset's EncoderConfig: --set max_len=64 --set norm=pre",
+        help="change a field of the preset's EncoderConfig or ModernConfig: --set norm=pre, --set window=16",
     )
     command.add_argument(
         "--vocab",
@@ -344,11 +345,13 @@ def run_options(command: argparse.ArgumentParser, batch: int, lr: str) -> None:
     command.add_argument("--replace", action="store_true", help="when finished, take the place of the model in --out")
 
 
-def config_field(text: str) -> tuple[str, int | float | str]:
-    """Read FIELD=VALUE; a value that looks like a number is one."""
+def config_field(text: str) -> tuple[str, int | float | str | bool | None]:
+    """Read FIELD=VALUE; a value that looks like a number is one, and True, False and None are Python's."""
     name, equals, value = text.partition("=")
     if not (name and equals and value):
         raise argparse.ArgumentTypeError(f"'{text}' is not FIELD=VALUE; norm=pre and max_len=64 are")
+    if value in ("True", "False", "None"):
+        return name, {"True": True, "False": False}.get(value)
     if value.isdigit():
         return name, int(value)
     try:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
-from nextbert_lite.core.encoder import PRESETS, Encoder, EncoderConfig
+from nextbert_lite.core.encoder import PRESETS, EncoderConfig
 from nextbert_lite.core.heads import MaskedLanguageModel
+from nextbert_lite.core.modern import MODERN_PRESETS, ModernConfig, encoder_of
 from nextbert_lite.corpora.bayes import compare
 from nextbert_lite.corpora.harvest import SPLITS
 from nextbert_lite.corpora.python_docs import load_docs, text_hash
@@ -31,6 +32,7 @@ from nextbert_lite.use import checkpoints
 HELD_OUT_RATE, HELD_OUT_SEED = 0.15, 1_000_003
 SAMPLE = 8  # batches of the quick figure that a test computes again
 LEARNING_RATES = {"tiny": 3e-3, "small": 1e-3, "base": 3e-4}
+CONFIGS = dict.fromkeys(PRESETS, EncoderConfig) | dict.fromkeys(MODERN_PRESETS, ModernConfig)
 
 
 @dataclass
@@ -178,25 +180,27 @@ def pretrain(
     corpus: "toy", "docs", or the path of a text file or of a folder of .txt files; lines: each line of them is a text,
     not each paragraph. Give minutes, which are turned into steps by a trial, or steps. The same call goes on from an
     unfinished run, bit for bit.
-    changes: fields of EncoderConfig that differ from the preset's. bf16: see `fit`'s mixed_precision.
+    preset: one of `CONFIGS`. changes: fields of its EncoderConfig or ModernConfig that differ. bf16: see `fit`'s
+    mixed_precision.
     Raises FileExistsError for a folder that has a model already (unless `replace`) or other files; ValueError for wrong
     arguments, and for an unfinished run with others; OSError for what cannot be read or written.
     """
     out = Path(out)
-    if preset not in PRESETS:
-        raise ValueError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}.")
+    if preset not in CONFIGS:
+        raise ValueError(f"there is no preset {preset!r}; choose one of {', '.join(CONFIGS)}.")
+    fields = CONFIGS[preset]
     runs.check_length(minutes, steps)
     changes = dict(changes or {})
-    unknown = [name for name in changes if name == "vocab_size" or name not in EncoderConfig.__dataclass_fields__]
+    unknown = [name for name in changes if name == "vocab_size" or name not in fields.__dataclass_fields__]
     if unknown:
-        raise ValueError(f"{unknown[0]} is no field of EncoderConfig that can be set here.")
-    config = EncoderConfig.preset(preset, len(SPECIALS) + 1, **changes)  # refuses impossible ones before any work
+        raise ValueError(f"{unknown[0]} is no field of {fields.__name__} that can be set here.")
+    config = fields.preset(preset, len(SPECIALS) + 1, **changes)  # refuses impossible ones before any work
     if lines and corpus in ("toy", "docs"):
         raise ValueError(f"lines is for text files of your own; the corpus {corpus} has none. Leave it out.")
     max_len = config.max_len
     if max_len < LEAST + 2:
         raise ValueError(f"max_len is {max_len}; it must be at least {LEAST + 2}.")
-    lr = LEARNING_RATES[preset] if lr is None else lr
+    lr = LEARNING_RATES[preset.removeprefix("modern-")] if lr is None else lr
     options = dict(corpus=str(corpus), preset=preset, changes=changes, minutes=minutes, batch=batch, lr=lr, rate=rate)
     options |= dict(lines=lines or None)  # older runs have none
     options |= dict(vocab_size=None if corpus == "toy" else vocab_size, seed=seed, bf16=bf16)
@@ -217,7 +221,7 @@ def pretrain(
 
     torch.manual_seed(seed)
     config = dataclasses.replace(config, vocab_size=source.tokenizer.vocab_size)
-    model = MaskedLanguageModel(Encoder(config)).to(chosen)
+    model = MaskedLanguageModel(encoder_of(config.to_dict())).to(chosen)
     batches = source.training(batch, rate, seed)
     if run:
         steps = run["steps"]

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from nextbert_lite.core.encoder import EncoderConfig
 from nextbert_lite.core.masking import IGNORE
+from nextbert_lite.core.modern import ModernConfig
 from nextbert_lite.files import read_safetensors, write_safetensors
 from nextbert_lite.training.device import pick_device
 from nextbert_lite.validate import check_count
@@ -99,7 +100,7 @@ def fit(
     bfloat16 = device.type == "cuda" if mixed_precision is None else mixed_precision
     settings |= dict(seed=seed, mixed_precision=bfloat16)
     config = getattr(getattr(model, "encoder", model), "config", None)
-    if isinstance(config, EncoderConfig):  # another number of heads, say, has weights of the same shapes
+    if isinstance(config, EncoderConfig | ModernConfig):  # another number of heads, say, has weights of the same shapes
         settings |= config.to_dict()
     settings |= {name: getattr(model, name) for name in OF_LOSS if hasattr(model, name)}
     if checkpoint is not None and Path(checkpoint).exists():

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from nextbert_lite import __version__
 from nextbert_lite.core.contrastive import SentenceEncoder
-from nextbert_lite.core.encoder import Encoder, EncoderConfig
 from nextbert_lite.core.heads import MaskedLanguageModel
+from nextbert_lite.core.modern import encoder_of
 from nextbert_lite.corpora.harvest import Document, installed_versions
 from nextbert_lite.corpora.python_docs import DocsCorpus, near_duplicates, text_hash
 from nextbert_lite.files import (
@@ -119,7 +119,7 @@ def load(name: str | Path) -> Checkpoint:
     if "labels" in card:
         raise ValueError(f"{name} holds a classifier: `Classifier.load({str(name)!r})` reads it.")
     with fitting(name):
-        encoder = Encoder(EncoderConfig(**card["config"]))
+        encoder = encoder_of(card["config"])
         model = SentenceEncoder(encoder, card["pooling"]) if "pooling" in card else MaskedLanguageModel(encoder)
         model.load_state_dict(weights)
     if line := corpus_difference(card):

@@ -15,6 +15,7 @@ from nextbert_lite.validate import check_count, check_tokenizer
 def fill_mask(model: MaskedLanguageModel, tokenizer: Tokenizer, text: str, k: int = 5) -> list[list[tuple[str, float]]]:
     """Return, for each [MASK] in the text, the k likeliest tokens with their probabilities.
 
+    A table that is larger than the vocabulary, as ModernBERT's, has rows for no token: these are not proposed.
     Raises ValueError when the text has no [MASK], or does not fit into the model.
     """
     check_tokenizer(tokenizer)
@@ -27,7 +28,7 @@ def fill_mask(model: MaskedLanguageModel, tokenizer: Tokenizer, text: str, k: in
         gap = tokenizer.backend.id_to_token(tokenizer.mask_id)
         raise ValueError(f"there is no {gap} in the text {text!r}: write one where a word is to be guessed.")
     with evaluating(model):
-        probabilities = model(ids.to(model.head.bias.device))[0, gaps].softmax(-1).cpu()
+        probabilities = model(ids.to(model.head.bias.device))[0, gaps].softmax(-1).cpu()[:, : tokenizer.vocab_size]
     if not probabilities.isfinite().all():
         raise ValueError("the model gives NaN: its weights hold NaN or an infinity. Load it or train it anew.")
     top = probabilities.topk(min(k, probabilities.shape[-1]))

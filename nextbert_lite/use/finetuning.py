@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from nextbert_lite.core.classify import TextClassifier
 from nextbert_lite.core.contrastive import SentenceEncoder
-from nextbert_lite.core.encoder import Encoder, EncoderConfig
+from nextbert_lite.core.encoder import Encoder
+from nextbert_lite.core.modern import encoder_of
 from nextbert_lite.files import say
 from nextbert_lite.training.batches import LabelledBatches, by_length, seeded
 from nextbert_lite.training.device import pick_device
@@ -159,7 +160,7 @@ class Classifier:
         if "labels" not in card:
             raise ValueError(f"{folder} holds no classifier but a model without labels: `load` reads it.")
         with checkpoints.fitting(folder):
-            model = TextClassifier(Encoder(EncoderConfig(**card["config"])), len(card["labels"]), card["pooling"])
+            model = TextClassifier(encoder_of(card["config"]), len(card["labels"]), card["pooling"])
             model.load_state_dict(weights)
             told = {
                 name: card[name] for name in ("labels", "temperature", "max_len", "history", "long") if name in card
@@ -303,7 +304,7 @@ def known_words(texts: Sequence[str], tokenizer: Tokenizer) -> float:
 
 def with_dropout(encoder: Encoder, dropout: float) -> Encoder:
     """Return a copy of an encoder that has this dropout in training. The shipped encoders have none."""
-    copy = Encoder(dataclasses.replace(encoder.config, dropout=dropout))
+    copy = type(encoder)(dataclasses.replace(encoder.config, dropout=dropout))  # a learner's own class too
     copy.load_state_dict(encoder.state_dict())
     return copy
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from torch import nn
 
 from nextbert_lite.core.contrastive import SentenceEncoder
-from nextbert_lite.core.encoder import Encoder
 from nextbert_lite.training.tokenizer import Tokenizer
 from nextbert_lite.use import checkpoints
 from nextbert_lite.use.pretrained import CONFIG, Published, load_pretrained
@@ -16,7 +15,7 @@ from nextbert_lite.use.pretrained import CONFIG, Published, load_pretrained
 Model = str | Path | Published | tuple[nn.Module, Tokenizer]
 FORMS = (
     "a checkpoint's name, a folder, what `load` or `load_pretrained` gives, or (model, tokenizer) with an Encoder, a "
-    "SentenceEncoder or a MaskedLanguageModel"
+    "ModernEncoder, a SentenceEncoder or a MaskedLanguageModel"
 )
 
 
@@ -41,10 +40,15 @@ def read_parts(model: Model) -> Parts:
     first, tokenizer = model
     if isinstance(first, Tokenizer) and isinstance(tokenizer, nn.Module):
         raise TypeError("this is (tokenizer, model); expected them the other way round: (model, tokenizer).")
-    encoder = first if isinstance(first, Encoder) else getattr(first, "encoder", None)
-    if not isinstance(encoder, Encoder) or not isinstance(tokenizer, Tokenizer):
+    encoder = first if is_encoder(first) else getattr(first, "encoder", None)
+    if not is_encoder(encoder) or not isinstance(tokenizer, Tokenizer):
         raise TypeError(f"({kind(first)}, {kind(tokenizer)}) is no model with its tokenizer; expected {FORMS}.")
     return Parts(first if isinstance(first, SentenceEncoder) else SentenceEncoder(encoder), tokenizer)
+
+
+def is_encoder(model: object) -> bool:
+    """Say whether something is an Encoder, a ModernEncoder, or a learner's own class that is made of their fields."""
+    return isinstance(model, nn.Module) and hasattr(getattr(model, "config", None), "max_len")
 
 
 def is_published(folder: str | Path) -> bool:
