@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import torch
+import torch.nn.functional as F
 from hypothesis import settings
 from torch import Tensor, nn
 
@@ -40,7 +41,7 @@ def perturbed(module: nn.Module, seed: int = 0) -> nn.Module:
     """
     generator = torch.Generator().manual_seed(seed)
     module.double().eval()
-    centres = {id(part.weight): 1.0 for part in module.modules() if isinstance(part, nn.LayerNorm)}
+    centres = {id(part.weight): 1.0 for part in module.modules() if isinstance(part, nn.LayerNorm | nn.RMSNorm)}
     with torch.no_grad():
         for parameter in module.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -174,6 +175,90 @@ def huggingface(ours: MaskedLanguageModel) -> nn.Module:
     state[f"{tail}.decoder.bias"] = ours.head.bias
     theirs.load_state_dict(state)  # strict: every parameter of theirs has one of ours
     return theirs.eval()
+
+
+def modern_huggingface(ours: MaskedLanguageModel) -> nn.Module:
+    """Return ModernBertForMaskedLM, or EuroBertForMaskedLM for RMS norms, with our weights.
+
+    All of our norms but the head's have no bias: there it is zero. EuroBERT has no such head: its decoder stays random.
+    """
+    from transformers import EuroBertConfig, EuroBertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
+
+    c, encoder, head = ours.encoder.config, ours.encoder, ours.head
+    shared = dict(vocab_size=c.vocab_size, hidden_size=c.width, num_hidden_layers=c.layers, pad_token_id=c.pad_id)
+    shared |= dict(num_attention_heads=c.heads, intermediate_size=c.ffn_width, max_position_embeddings=c.max_len)
+    shared |= dict(attn_implementation="sdpa")  # eager gives NaN where a row sees nothing
+    state = {"embed_tokens.weight": encoder.tokens.weight, "norm.weight": encoder.norm.weight}
+    if c.norm == "rms":
+        config = EuroBertConfig(
+            **shared,
+            num_key_value_heads=c.kv_heads,
+            rms_norm_eps=c.eps,
+            hidden_act=c.gate,
+            rope_parameters={"rope_type": "default", "rope_theta": c.theta},
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+        theirs = EuroBertForMaskedLM(config).to(encoder.norm.weight.dtype)
+        for i, layer in enumerate(encoder.layers):
+            parts = layer.attention.qkv.weight.split([c.width, *2 * [(c.kv_heads or c.heads) * layer.attention.D]])
+            state |= {f"layers.{i}.self_attn.{name}_proj.weight": p for name, p in zip("qkv", parts, strict=True)}
+            gate, up = layer.feed_forward.into.weight.chunk(2)
+            state |= {f"layers.{i}.mlp.gate_proj.weight": gate, f"layers.{i}.mlp.up_proj.weight": up}
+            state[f"layers.{i}.mlp.down_proj.weight"] = layer.feed_forward.out.weight
+            state[f"layers.{i}.self_attn.o_proj.weight"] = layer.attention.out.weight
+            state[f"layers.{i}.input_layernorm.weight"] = layer.norm1.weight
+            state[f"layers.{i}.post_attention_layernorm.weight"] = layer.norm2.weight
+        theirs.model.load_state_dict(state)
+        return theirs.eval()
+    config = ModernBertConfig(
+        **shared,
+        norm_eps=c.eps,
+        hidden_activation=c.gate,
+        local_attention=2 * c.window,
+        layer_types=[("sliding" if i % c.global_every else "full") + "_attention" for i in range(c.layers)],
+        rope_parameters={
+            "full_attention": {"rope_type": "default", "rope_theta": c.theta},
+            "sliding_attention": {"rope_type": "default", "rope_theta": c.local_theta or c.theta},
+        },
+        norm_bias=True,
+        classifier_bias=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        cls_token_id=1,
+        sep_token_id=2,
+    )
+    theirs = ModernBertForMaskedLM(config).to(encoder.norm.weight.dtype)
+    names = {"tokens": "embeddings.tok_embeddings", "embedding_norm": "embeddings.norm", "norm": "final_norm"}
+    inside = {"norm1": "attn_norm", "attention.qkv": "attn.Wqkv", "attention.out": "attn.Wo", "norm2": "mlp_norm"}
+    inside |= {"feed_forward.into": "mlp.Wi", "feed_forward.out": "mlp.Wo"}
+    names |= {f"layers.{i}.{a}": f"layers.{i}.{b}" for i in range(c.layers) for a, b in inside.items()}
+    ours_of = encoder.state_dict()
+    state = {f"model.{b}.weight": ours_of[f"{a}.weight"] for a, b in names.items() if f"{a}.weight" in ours_of}
+    state |= {name: torch.zeros_like(t) for name, t in theirs.state_dict().items() if name.endswith("norm.bias")}
+    state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items() if name != "bias"}
+    theirs.load_state_dict(state | {"decoder.weight": encoder.tokens.weight, "decoder.bias": head.bias})
+    return theirs.eval()
+
+
+def exact_rotation(patch) -> None:
+    """Let transformers' ModernBERT and EuroBERT compute in the numbers they are given: parts of them take float32."""
+    from transformers.models.eurobert import modeling_eurobert as euro
+    from transformers.models.modernbert import modeling_modernbert as modern
+
+    def angles(self, x, position_ids, layer_type=None):
+        rope, D = self.config.rope_parameters, self.config.hidden_size // self.config.num_attention_heads
+        speed = (rope[layer_type] if layer_type else rope)["rope_theta"] ** (-torch.arange(0, D, 2).double() / D)
+        angle = (position_ids[..., None] * speed).repeat(1, 1, 2)
+        return angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+
+    def root_mean_square(self, x):
+        return F.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
+
+    patch.setattr(modern, "apply_rotary_pos_emb", euro.apply_rotary_pos_emb)  # the same, in the numbers' own type
+    patch.setattr(modern.ModernBertRotaryEmbedding, "forward", angles)
+    patch.setattr(euro.EuroBertRotaryEmbedding, "forward", angles)
+    patch.setattr(euro.EuroBertRMSNorm, "forward", root_mean_square)
 
 
 # --- the contrastive losses of two libraries ------------------------------------------------------------------------

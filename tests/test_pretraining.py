@@ -23,6 +23,7 @@ from nextbert_lite import files, load
 from nextbert_lite.core.encoder import Encoder, EncoderConfig
 from nextbert_lite.core.heads import MaskedLanguageModel
 from nextbert_lite.core.masking import IGNORE
+from nextbert_lite.core.modern import ModernConfig
 from nextbert_lite.corpora.bayes import compare
 from nextbert_lite.corpora.python_docs import near_duplicates, text_hash
 from nextbert_lite.course import cli, pretraining
@@ -587,8 +588,20 @@ def test_the_command_refuses_wrong_arguments(arguments, words, capsys):
 
 
 def test_settings_are_read_as_numbers_where_they_are_numbers():
-    read = [cli.config_field(text) for text in ("max_len=64", "dropout=0.1", "norm=pre")]
-    assert read == [("max_len", 64), ("dropout", 0.1), ("norm", "pre")]
+    read = [cli.config_field(text) for text in ("max_len=64", "dropout=0.1", "norm=pre", "window=None", "gate=False")]
+    assert read == [("max_len", 64), ("dropout", 0.1), ("norm", "pre"), ("window", None), ("gate", False)]
+
+
+def test_a_modern_preset_is_pretrained_and_takes_the_fields_of_its_own_configuration(tmp_path, capsys):
+    options = ["--steps", "4", "--batch", "8", "--device", "cpu", "--out", str(tmp_path / "model")]
+    preset = ["--preset", "modern-tiny", "--set", "window=4", "--set", "width=16"]
+    assert cli.main(["pretrain", "--corpus", "toy", *options, *preset]) == 0
+    model, tokenizer = load(tmp_path / "model")
+    assert model.encoder.config == ModernConfig.preset("modern-tiny", tokenizer.vocab_size, window=4, width=16)
+    said = read_card(tmp_path / "model")["training"]
+    assert (said["preset"], said["changes"], said["lr"]) == ("modern-tiny", {"window": 4, "width": 16}, 3e-3)
+    assert cli.main(["pretrain", "--corpus", "toy", *options, *preset, "--replace", "--set", "positions=none"]) == 2
+    assert "positions is no field of ModernConfig that can be set here" in capsys.readouterr().err
 
 
 def test_a_run_that_diverges_says_so_in_one_line(tmp_path, monkeypatch, capsys):
