@@ -755,7 +755,7 @@ AS_BERT = {"model_type": "bert", "type_vocab_size": 0, "hidden_act": "gelu", **B
 AS_DISTILBERT = {"model_type": "distilbert", **DISTILBERT, "activation": "gelu"}
 NO_ENCODER = "config.json describes no encoder: "
 CONFIGURATIONS = {  # kind, what its config.json says instead, words
-    "another family": ("BERT", {"model_type": "modernbert"}, "is 'modernbert'; .* one of bert, roberta, distilbert"),
+    "another family": ("BERT", {"model_type": "deberta-v2"}, "is 'deberta-v2'; .* one of bert, roberta, distilbert, m"),
     "no family": ("BERT", {"model_type": ...}, "model_type is None"),
     "an activation": ("BERT", {"hidden_act": "silu"}, "hidden_act is 'silu'; this encoder can express only gelu"),
     "and DistilBERT's": ("DistilBERT", {"activation": "gelu_fast"}, "activation is 'gelu_fast'; .* can express only"),

@@ -31,6 +31,18 @@ class MLMHead(nn.Module):
         return F.linear(self.norm(self.activation(self.dense(hidden))), embedding, self.bias)
 
 
+class UntiedHead(nn.Linear):
+    """Hidden states to a score for each word by a matrix of its own: EuroBERT's head, in the place of an MLMHead."""
+
+    def __init__(self, encoder: Encoder):
+        super().__init__(encoder.config.width, encoder.config.vocab_size)
+        encoder.initialise(self)
+
+    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+        """hidden: (..., C) -> logits (..., V). embedding: (V, C), not used."""
+        return super().forward(hidden)
+
+
 class MaskedLanguageModel(nn.Module):
     """An encoder with an MLM head: what is pretrained (Devlin et al. 2019, section 3.1)."""
 

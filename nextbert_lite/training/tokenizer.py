@@ -30,7 +30,8 @@ class Tokenizer:
 
     specials: a published tokenizer's own, at any id: {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>",
     "mask": "<mask>"}, say. They take the places of [PAD], [UNK], [CLS], [SEP] and [MASK] in what is said here. What
-    such a tokenizer stores on cutting and padding is switched off: it would cut without a word.
+    such a tokenizer stores on cutting and padding is switched off: it would cut without a word. One of
+    bytes may have no "unk": `unk_id` is None then.
     `special_ids`: the ids of all special tokens, in ascending order.
     """
 
@@ -40,11 +41,11 @@ class Tokenizer:
             self._check_own()
         else:
             self._check_published()
-        names = SPECIALS if specials is None else [specials[role] for role in ROLES]
-        five = [backend.token_to_id(token) for token in names]
+        names = SPECIALS if specials is None else [specials.get(role) for role in ROLES]
+        five = [token and backend.token_to_id(token) for token in names]
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = five
         more = (i for i, token in backend.get_added_tokens_decoder().items() if token.special)
-        self.special_ids = tuple(sorted({*five, *more}))
+        self.special_ids = tuple(sorted({*five, *more} - {None}))
 
     def _check_own(self) -> None:
         missing = [token for i, token in enumerate(SPECIALS) if self.backend.token_to_id(token) != i]
@@ -55,7 +56,9 @@ class Tokenizer:
             )
 
     def _check_published(self) -> None:
-        if set(self.specials) != set(ROLES) or len(set(self.specials.values())) < len(ROLES):
+        no_unknown = isinstance(self.backend.model, models.BPE) and "unk" not in self.specials
+        roles = set(ROLES) - ({"unk"} if no_unknown else set())
+        if set(self.specials) != roles or len(set(self.specials.values())) < len(roles):
             raise ValueError(f"specials are {self.specials}; they must name five different tokens for {ROLES}.")
         missing = [token for token in self.specials.values() if self.backend.token_to_id(token) is None]
         if missing:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nextbert_lite import __version__
 from nextbert_lite.core.contrastive import SentenceEncoder
-from nextbert_lite.core.heads import MaskedLanguageModel
+from nextbert_lite.core.heads import MaskedLanguageModel, UntiedHead
 from nextbert_lite.core.modern import encoder_of
 from nextbert_lite.corpora.harvest import Document, installed_versions
 from nextbert_lite.corpora.python_docs import DocsCorpus, near_duplicates, text_hash
@@ -121,6 +121,8 @@ def load(name: str | Path) -> Checkpoint:
     with fitting(name):
         encoder = encoder_of(card["config"])
         model = SentenceEncoder(encoder, card["pooling"]) if "pooling" in card else MaskedLanguageModel(encoder)
+        if "head.weight" in weights:
+            model.head = UntiedHead(encoder)
         model.load_state_dict(weights)
     if line := corpus_difference(card):
         say(line)

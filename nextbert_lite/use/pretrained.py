@@ -1,9 +1,9 @@
-"""A published checkpoint in the course's own encoder: BERT, RoBERTa, DistilBERT, and MiniLM, which is a small BERT.
+"""A published checkpoint in the course's own encoders: BERT (MiniLM is one), RoBERTa, DistilBERT, ModernBERT, EuroBERT.
 
     published = load_pretrained("a/folder")
     vectors = embed(["sort a list"], published)
 
-What the encoder cannot express is refused by name, and so is every tensor that is missing or left over: nothing is half
+What they cannot express is refused by name, and so is every tensor that is missing or left over: nothing is half
 loaded. Weights are read from safetensors only; no pickle is opened and no code of a checkpoint runs.
 """
 
@@ -23,7 +23,8 @@ from tokenizers import Tokenizer as Backend
 from torch import Tensor, nn
 
 from nextbert_lite.core.encoder import ACTIVATIONS, Encoder, EncoderConfig
-from nextbert_lite.core.heads import MaskedLanguageModel
+from nextbert_lite.core.heads import MaskedLanguageModel, UntiedHead
+from nextbert_lite.core.modern import GATES, ModernConfig, ModernEncoder, encoder_of
 from nextbert_lite.files import check_readable, json_of, share_dir
 from nextbert_lite.training.tokenizer import ROLES, Tokenizer
 
@@ -39,7 +40,7 @@ FILES = (CONFIG, WEIGHTS, *TOKENIZER_FILES, *ADDED_FILES, *SENTENCE_FILES, *POOL
 class Published(NamedTuple):
     """What `load_pretrained` gives: models in eval mode, on the CPU."""
 
-    encoder: Encoder
+    encoder: Encoder | ModernEncoder
     tokenizer: Tokenizer
     mlm: MaskedLanguageModel | None  # the same encoder with its head, where one is stored
     pooling: str | None  # "mean" or "cls", where the folder is one of sentence-transformers
@@ -54,6 +55,8 @@ class Family(NamedTuple):
     decoder: str
     specials: tuple[str, ...]
     tokenizer: str
+    only: dict[str, object]
+    defaults: dict[str, object]
 
 
 def _families() -> dict[str, Family]:
@@ -73,7 +76,7 @@ AS_STORED = ("PreTrainedTokenizer", "TokenizersBackend", "XLMRobertaTokenizer") 
 OTHER_WORDS = {"word_tokenizer_type": "basic", "subword_tokenizer_type": "wordpiece"}  # BertJapaneseTokenizer's
 OUR_ACTIVATION = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 OUR_POOLING = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "mean": "mean", "cls": "cls"}
-DEFAULTS = {"eps": 1e-12, "dropout": 0.1}  # transformers' own, for fields that config.json leaves out
+LAYERS = {"full_attention": "theta", "sliding_attention": "local_theta"}  # what a modern config.json calls its layers
 ONLY_SENTENCES = {  # config_sentence_transformers.json: what can be obeyed, and what is said of all else
     "default_prompt_name": (None, "no prompt can be added."),
     "truncate_dim": (None, "vectors cannot be cut here. Write null there if you want the whole ones."),
@@ -83,7 +86,6 @@ ONLY_SENTENCES = {  # config_sentence_transformers.json: what can be obeyed, and
     ),
     "model_type": ("SentenceTransformer", "only a SentenceTransformer can be read."),
 }
-ONLY = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 LEFT_OUT = (  # tensors that are knowingly not read: the pooler, next-sentence prediction, the numbers 0, 1, 2, …
     "pooler.dense.weight",
     "pooler.dense.bias",
@@ -176,23 +178,26 @@ def read_family(settings: dict, path: Path) -> Family:
     model_type = settings.get("model_type")
     if model_type not in FAMILIES:
         raise ValueError(f"{path}: model_type is {model_type!r}; this encoder can be one of {', '.join(FAMILIES)}.")
-    for field, only in ONLY.items():
+    family = FAMILIES[model_type]
+    for field, only in family.only.items():
         if settings.get(field, only) != only:
             raise ValueError(f"{path}: {field} is {settings[field]!r}; this encoder can express only {only!r}.")
-    return FAMILIES[model_type]
+    return family
 
 
-def read_config(settings: dict, family: Family, tokenizer: Tokenizer, path: Path) -> EncoderConfig:
-    """Return config.json as a configuration of our encoder."""
+def read_config(settings: dict, family: Family, tokenizer: Tokenizer, path: Path) -> EncoderConfig | ModernConfig:
+    """Return config.json as a configuration of one of our encoders."""
     fields = family.fields
-    missing = [theirs for ours, theirs in fields.items() if theirs not in settings and ours not in DEFAULTS]
+    missing = [theirs for ours, theirs in fields.items() if theirs not in settings and ours not in family.defaults]
     if missing:
         raise ValueError(f"{path} does not say {', '.join(missing)}. Copy it again from where the model comes from.")
-    values = DEFAULTS | {ours: settings[theirs] for ours, theirs in fields.items() if theirs in settings}
-    activation, width = values["activation"], values["width"]
-    if activation not in OUR_ACTIVATION:
-        known = ", ".join(OUR_ACTIVATION)
-        raise ValueError(f"{path}: {fields['activation']} is {activation!r}; this encoder can express only {known}.")
+    values = family.defaults | {ours: settings[theirs] for ours, theirs in fields.items() if theirs in settings}
+    function, known = ("gate", {name: name for name in GATES}) if "gate" in fields else ("activation", OUR_ACTIVATION)
+    width = values["width"]
+    if values[function] not in known:
+        raise ValueError(
+            f"{path}: {fields[function]} is {values[function]!r}; this encoder can express only {', '.join(known)}."
+        )
     if settings.get("embedding_size", width) != width:
         raise ValueError(
             f"{path}: embedding_size is {settings['embedding_size']} and {fields['width']} {width}; this encoder's "
@@ -204,12 +209,14 @@ def read_config(settings: dict, family: Family, tokenizer: Tokenizer, path: Path
             f"{path}: pad_token_id is {settings.get('pad_token_id', 1)}, but the tokenizer beside it pads with "
             f"{pad_id}. They are not of one model."
         )
-    values |= {"activation": OUR_ACTIVATION[activation], "pad_id": pad_id}
+    values |= {function: known[values[function]], "pad_id": pad_id}
     try:
+        if function == "gate":
+            values |= read_rotation(settings, values, path)
         if family is ROBERTA:  # positions count from pad_id + 1
             values |= {"position_offset": pad_id + 1, "max_len": values["max_len"] - (pad_id + 1)}
-        config = EncoderConfig(**values)
-    except (ValueError, TypeError) as error:
+        config = (ModernConfig if function == "gate" else EncoderConfig)(**values)
+    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise ValueError(f"{path} describes no encoder: {error}") from None
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
@@ -217,6 +224,35 @@ def read_config(settings: dict, family: Family, tokenizer: Tokenizer, path: Path
             "They are not of one model."
         )
     return config
+
+
+def read_rotation(settings: dict, values: dict, path: Path) -> dict:
+    """Return theta and the layers' windows as our fields, from config.json in its form of 2024 or in today's."""
+    count, ropes = values["layers"], settings.get("rope_parameters") or {}
+    by_kind = (
+        {kind: ropes.get(kind) or {} for kind in LAYERS} if set(LAYERS) & ropes.keys() else {"full_attention": ropes}
+    )
+    for rope in (*by_kind.values(), settings.get("rope_scaling") or {}):
+        usual = {
+            "rope_type": "default",
+            "type": "default",
+            "partial_rotary_factor": 1.0,
+            "rope_theta": rope.get("rope_theta"),
+        }
+        if odd := [f"{field} {value!r}" for field, value in rope.items() if usual.get(field) != value is not None]:
+            raise ValueError(f"its rotation has {', '.join(odd)}, and this encoder only a theta")
+    found = {LAYERS[kind]: rope["rope_theta"] for kind, rope in by_kind.items() if "rope_theta" in rope}
+    if settings.get("head_dim") not in (None, values["width"] // values["heads"]):
+        raise ValueError(f"head_dim is {settings['head_dim']}, and here each of the heads has width / heads features")
+    if "window" not in values:
+        return found | {"kv_heads": values["kv_heads"] or None}
+    every = settings.get("global_attn_every_n_layers", 3)
+    kinds = settings.get("layer_types") or [("sliding" if i % every else "full") + "_attention" for i in range(count)]
+    is_full = [kind == "full_attention" for kind in kinds]
+    every = next((i for i in range(1, count) if is_full[i : i + 1] == [True]), max(1, count))
+    if is_full != [i % every == 0 for i in range(count)] or not set(kinds) <= LAYERS.keys():
+        raise ValueError(f"its layer_types are {kinds}, and here the layers 0, n, 2n, … are full, the others sliding")
+    return found | {"global_every": every, "window": values["window"] // 2}
 
 
 def read_tokenizer(folder: Path, family: Family, settings: dict) -> Tokenizer:
@@ -231,7 +267,7 @@ def read_tokenizer(folder: Path, family: Family, settings: dict) -> Tokenizer:
     name = str(told.get("tokenizer_class") or settings.get("tokenizer_class") or family.tokenizer).removesuffix("Fast")
     own = next((f for f in FAMILIES.values() if f.tokenizer == name), None)
     if own is None and name not in AS_STORED:
-        known = ", ".join([*(f.tokenizer for f in FAMILIES.values()), *AS_STORED])
+        known = ", ".join(dict.fromkeys([*(f.tokenizer for f in FAMILIES.values()), *AS_STORED]))
         raise ValueError(f"{folder}: its tokenizer_class is {name}, which cannot be read here; only {known} can.")
     for field, usual in OTHER_WORDS.items():
         if told.get(field) not in (None, usual):
@@ -240,11 +276,19 @@ def read_tokenizer(folder: Path, family: Family, settings: dict) -> Tokenizer:
     stored = read_json(found, dict) if found.name == TOKENIZER else {}
     usual = (own or (ROBERTA if name == "XLMRobertaTokenizer" else family)).specials
     named = {role: told.get(f"{role}_token") or token for role, token in zip(ROLES, usual, strict=True)}
+    named = {role: token for role, token in named.items() if token}  # EuroBERT's bytes need no token for the unknown
     specials = {role: token["content"] if isinstance(token, dict) else token for role, token in named.items()}
+    if specials["pad"] == specials["sep"]:
+        raise ValueError(
+            f"{folder}: pad_token is {specials['pad']}, which also ends each text, so padding cannot be told from it. "
+            f"Name another special token of {found.name} as pad_token in {TOKENIZER_CONFIG}, such as <|pad|>. No layer "
+            "looks at padding, so any token will do that no text holds."
+        )
     try:
         words = told_words(folder, told, stored, set(specials.values()))
         if own is None:
             backend = Backend.from_file(str(found))
+            check_ends(backend, [specials["cls"], specials["sep"]] if family.tokenizer.endswith("Fast") else [])
         else:
             check_kind(stored, own)
             backend = (byte_pairs if own is ROBERTA else word_pieces)(found, told, stored, words, specials)
@@ -257,6 +301,14 @@ def read_tokenizer(folder: Path, family: Family, settings: dict) -> Tokenizer:
         return Tokenizer(backend, specials)
     except Exception as error:  # the tokenizers library has no class of its own for this
         raise ValueError(f"{found} gives no tokenizer: {error}") from error
+
+
+def check_ends(backend: Backend, ends: list[str]) -> None:
+    """Raise ValueError unless a tokenizer puts these two tokens around a text, as `Tokenizer` does."""
+    text = backend.encode("a", add_special_tokens=False).tokens
+    whole = backend.encode("a").tokens
+    if ends and whole != [ends[0], *text, ends[1]]:
+        raise ValueError(f"of the text 'a' it makes {whole}; a text here starts with {ends[0]} and ends with {ends[1]}")
 
 
 def find_words(folder: Path, name: str, own: Family | None) -> Path:
@@ -448,11 +500,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def build(
-    config: EncoderConfig, family: Family, tensors: dict[str, Tensor], settings: dict, path: Path
-) -> tuple[Encoder, MaskedLanguageModel | None]:
+    config: EncoderConfig | ModernConfig, family: Family, tensors: dict[str, Tensor], settings: dict, path: Path
+) -> tuple[Encoder | ModernEncoder, MaskedLanguageModel | None]:
     """Return the encoder and, where its head is stored, the language model, made of exactly these tensors."""
     with torch.device("meta"):  # shapes without memory; no random number is drawn
-        mlm = MaskedLanguageModel(Encoder(config))
+        mlm = MaskedLanguageModel(encoder_of(config.to_dict()))
+        if "head.dense" not in family.modules:
+            mlm.head = UntiedHead(mlm.encoder)
     if family is ROBERTA:
         mlm.head.activation = ACTIVATIONS["gelu"]  # whatever the layers have
     shapes = {name: list(parameter.shape) for name, parameter in mlm.state_dict().items()}
@@ -465,7 +519,8 @@ def build(
     if "head.bias" not in names:
         mlm.encoder.load_state_dict({n.removeprefix("encoder."): t for n, t in state.items()}, assign=True)
         return mlm.encoder, None
-    for part, ours in (("weight", "encoder.tokens.weight"), ("bias", "head.bias")):
+    tied = (("weight", "encoder.tokens.weight"), ("bias", "head.bias")) if "head.dense" in family.modules else ()
+    for part, ours in tied:
         again = tensors.get(f"{family.decoder}.{part}", state[ours])
         if not settings.get("tie_word_embeddings", True) or not torch.equal(again.to(dtype), state[ours]):
             raise ValueError(
@@ -477,18 +532,24 @@ def build(
 
 
 def match(
-    shapes: dict[str, list[int]], config: EncoderConfig, family: Family, tensors: dict[str, Tensor], what: str
+    shapes: dict[str, list[int]],
+    config: EncoderConfig | ModernConfig,
+    family: Family,
+    tensors: dict[str, Tensor],
+    what: str,
 ) -> dict[str, list[str]]:
     """Return, for each of our parameters, its tensors' names; without the head's where no head is stored."""
     for other in FAMILIES.values():
-        foreign = [name for name in tensors if other is not family and name.startswith(other.prefix)]
+        foreign = [name for name in tensors if other.prefix != family.prefix and name.startswith(other.prefix)]
         if foreign:
             raise ValueError(f"{what} by its {CONFIG}, holds {foreign[0]}: they are not of one model.")
-    layers = {found[1] for name in tensors if (found := re.search(r"\blayer\.(\d+)\.", name))}
+    layers = {found[1] for name in tensors if (found := re.search(r"\blayers?\.(\d+)\.", name))}
     if len(layers) != config.layers:
         raise ValueError(f"{what} of {config.layers} layers by its {CONFIG}, holds {len(layers)} layers.")
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
     names = {ours: their_names(ours, family, prefix) for ours in shapes}
+    if isinstance(config, ModernConfig):
+        even_biases(names, shapes, tensors, what)
     head = {theirs for ours, group in names.items() if ours.startswith("head") for theirs in group}
     decoder = {f"{family.decoder}.{part}" for part in ("weight", "bias")}
     if not (head | decoder) & tensors.keys():
@@ -508,6 +569,22 @@ def match(
     return names
 
 
+def even_biases(
+    names: dict[str, list[str]], shapes: dict[str, list[int]], tensors: dict[str, Tensor], what: str
+) -> None:
+    """Add zeros for the biases that a modern head lacks and ours has; drop those of layers that have none here."""
+    has_head = any(theirs in tensors for ours, group in names.items() if ours.startswith("head") for theirs in group)
+    for ours, group in names.items():
+        if ours.startswith("head"):
+            if has_head and ours.endswith("bias"):
+                tensors.setdefault(group[0], torch.zeros(shapes[ours]))
+            continue
+        for bias in (theirs.removesuffix("weight") + "bias" for theirs in group):
+            if tensors.get(bias, torch.zeros(1)).any():
+                raise ValueError(f"{what}, has {bias}, which is not zero: this encoder's layers have no biases.")
+            tensors.pop(bias, None)
+
+
 def their_names(ours: str, family: Family, prefix: str) -> list[str]:
     """Return the names of the tensors that, one below the other, are our parameter."""
     module, _, part = ours.rpartition(".")
@@ -519,9 +596,10 @@ def their_names(ours: str, family: Family, prefix: str) -> list[str]:
 
 def join(group: list[str], tensors: dict[str, Tensor], shape: list[int], path: Path) -> Tensor:
     """Return the tensors of one parameter one below the other, if each has its shape."""
-    expected = [shape[0] // len(group), *shape[1:]]
-    for name in group:
-        found = tensors[name]
+    first = shape[1] if len(group) == 3 and len(shape) == 2 else shape[0] // len(group)  # of queries: all heads'
+    rows = [first, *[(shape[0] - first) // max(1, len(group) - 1)] * (len(group) - 1)]
+    for name, count in zip(group, rows, strict=True):
+        found, expected = tensors[name], [count, *shape[1:]]
         if list(found.shape) != expected:
             raise ValueError(f"{path}: {name} has the shape {list(found.shape)}; by {CONFIG} it should be {expected}.")
         if found.dtype not in FLOATS:
@@ -529,9 +607,11 @@ def join(group: list[str], tensors: dict[str, Tensor], shape: list[int], path: P
     return torch.cat([tensors[name] for name in group])
 
 
-def shorten(encoder: Encoder, max_len: int) -> None:
+def shorten(encoder: Encoder | ModernEncoder, max_len: int) -> None:
     """Keep the first `max_len` positions of an encoder, in place."""
     encoder.config = dataclasses.replace(encoder.config, max_len=max_len)
+    if isinstance(encoder, ModernEncoder):  # has no table of them
+        return
     rows = max_len + encoder.config.position_offset
     encoder.positions = nn.Embedding.from_pretrained(encoder.positions.weight[:rows].detach().clone(), freeze=False)
 
