@@ -371,7 +371,7 @@ def try_to_load(what, config=None, leave_out=None):
 try_to_load("a missing tensor", leave_out="encoder.layer.0.output.dense.bias")
 try_to_load("another activation function", config={"hidden_act": "silu"})
 try_to_load("relative positions", config={"position_embedding_type": "relative_key"})
-try_to_load("ModernBERT", config={"model_type": "modernbert"})
+try_to_load("DeBERTa", config={"model_type": "deberta-v2"})
 
 # %% [markdown]
 # Each is refused, and the message names the reason. All four could have run: the missing bias would stay at zero, and
