@@ -30,6 +30,7 @@ ROOMS = {
     "use: what people do with a model": {
         "checkpoints": "load read_card",
         "pretrained": "load_pretrained",
+        "export": "export",
         "filling": "fill_mask",
         "embedding": "embed",
         "search": "Bm25 SearchIndex mrr ndcg_at paired_bootstrap recall_at",

@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   nextbert-lite demo                          pretrain a small encoder on real text, in about 2 minutes
   nextbert-lite pretrain --corpus docs --minutes 20 --out my-model    train a model of your own to keep
   nextbert-lite pairs --data mine.csv --minutes 5 --out my-encoder    a sentence encoder from pairs of your own
+  nextbert-lite export my-encoder for-others --format sentence-transformers    a folder that other libraries open
   nextbert-lite search "invert a matrix"      search the documentation of your installed packages
 """
 START_EXAMPLES = """A file that is there is never overwritten.
@@ -242,6 +243,16 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=pairs)
 
     command = commands.add_parser(
+        "export",
+        help="write a checkpoint for transformers or sentence-transformers",
+        description="Write a checkpoint and its tokenizer as a folder that one of these two libraries opens.",
+    )
+    command.add_argument("checkpoint", metavar="CHECKPOINT", type=named, help="a shipped one's name, or a folder")
+    command.add_argument("folder", metavar="FOLDER", type=folder, help="a new folder")
+    command.add_argument("--format", default="transformers", help="transformers (default) or sentence-transformers")
+    command.set_defaults(run=export)
+
+    command = commands.add_parser(
         "search",
         help="search the documentation of your installed packages",
         description="Search the documentation of Python, PyTorch, NumPy and Matplotlib on this machine, by words and "
@@ -410,6 +421,17 @@ def pairs(options: argparse.Namespace) -> int:
     from nextbert_lite.course.pairs import train_pairs
 
     return 130 if train_pairs(**arguments_of(options)) is None else 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write a checkpoint for another library."""
+    from nextbert_lite.use.checkpoints import load
+    from nextbert_lite.use.export import export as write
+
+    write(*load(options.checkpoint), options.folder, options.format)
+    opens = "SentenceTransformer" if options.format == "sentence-transformers" else "AutoModel.from_pretrained"
+    print(f"Wrote {options.folder}; in Python: {opens}({str(options.folder)!r})")
+    return 0
 
 
 def arguments_of(options: argparse.Namespace) -> dict:
