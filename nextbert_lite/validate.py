@@ -57,7 +57,9 @@ def check_types(types: Tensor | None, ids: Tensor, count: int) -> Tensor:
     if types is None:
         return torch.zeros_like(ids)
     if not count:
-        raise ValueError("token_types were given, but this model has none: set token_types in its EncoderConfig.")
+        raise ValueError(
+            "token_types were given, but this model has none: leave them out (an EncoderConfig sets them)."
+        )
     whole = isinstance(types, Tensor) and types.dtype in (torch.int64, torch.int32) and types.shape == ids.shape
     if not whole or types.min() < 0 or types.max() >= count:
         shape = tuple(ids.shape)
