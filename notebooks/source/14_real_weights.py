@@ -388,6 +388,9 @@ try_to_load("DeBERTa", config={"model_type": "deberta-v2"})
 # | NeoBERT (2025) | rotary positions, SwiGLU, RMSNorm for the layer norm |
 # | EuroBERT (2025) | the same three; the two larger sizes have fewer heads for keys and values than for queries |
 #
+# `load_pretrained` reads ModernBERT and EuroBERT too, but into another encoder, which lesson 15 builds. The other two are
+# refused.
+#
 # The encoder inside a ColBERT of BERT's family would fit. What differs comes after it: ColBERT keeps one vector for each
 # token in place of one for each text.
 
