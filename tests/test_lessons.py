@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 import nextbert_lite
 from nextbert_lite.checks import lesson_01, lesson_08, lesson_09, lesson_12, lesson_14, lesson_23
 from nextbert_lite.checks.core import Build, CheckFailed, Exercise, Prediction, find
-from nextbert_lite.core import attention, classify, contrastive, encoder, heads, masking
+from nextbert_lite.core import attention, classify, contrastive, encoder, heads, masking, modern
 from nextbert_lite.course.workspace import learner_version, lesson_number
 from nextbert_lite.course.workspace import read_notebook as read
 
@@ -59,6 +59,14 @@ BUILT = {
         classify.TokenClassifier,
     ],
     "14": [lesson_14.load_bert, lesson_14.norm_weighted],
+    "15": [
+        modern.rotate,
+        modern.near,
+        modern.local_attention,
+        modern.RotaryAttention,
+        modern.GatedFeedForward,
+        modern.ModernLayer,
+    ],
     "23": [lesson_23.Battery],
 }
 

@@ -178,7 +178,7 @@ class GatedFeedForward(nn.Module):
 
 
 class ModernLayer(nn.Module):
-    """x = x + attention(norm(x)), then x = x + feed-forward(norm(x)): pre-norm, as all encoders since 2023."""
+    """x = x + attention(norm(x)), then x = x + feed-forward(norm(x)): pre-norm, as in ModernBERT and NeoBERT."""
 
     def __init__(self, config: ModernConfig, index: int):
         super().__init__()
