@@ -14,7 +14,16 @@ import torch
 import torch.nn.functional as F
 from oracles import drawn
 
-from nextbert_lite import AttentionExplorer, EmbeddingExplorer, MaskingPlayground, SimilarityMatrix, load, show, views
+from nextbert_lite import (
+    AttentionExplorer,
+    EmbeddingExplorer,
+    ExplanationMatrix,
+    MaskingPlayground,
+    SimilarityMatrix,
+    load,
+    show,
+    views,
+)
 from nextbert_lite.core.contrastive import info_nce_loss
 from nextbert_lite.core.encoder import Encoder, EncoderConfig
 from nextbert_lite.core.heads import MaskedLanguageModel
@@ -72,6 +81,7 @@ VIEWS = {
         {"before": random(3, 2), "after": random(3, 2)}, list("aab"), ["$x", "y_", "<z>"]
     ),
     "similarity": lambda: SimilarityMatrix(random(3, 8), random(3, 8, seed=1), ["a", "$b", "c_"]),
+    "explanations": lambda: ExplanationMatrix(TOKENS, {"one": [0.0, 1.0, 0.0, 0.5], "two": [-2.0, 1.0, 0.0, 0.0]}),
 }
 
 
@@ -87,6 +97,7 @@ WITH_DOLLARS = {
         {name: random(4, 2, seed=seed) for name, seed in TWO.items()}, HOSTILE, HOSTILE, title=PRICE
     ),
     "similarity": lambda: SimilarityMatrix(random(4, 8), random(4, 8, seed=1), HOSTILE, title=PRICE),
+    "explanations": lambda: ExplanationMatrix(HOSTILE, {name: [0.0, 1.0, 2.0, 3.0] for name in TWO}, title=PRICE),
 }
 
 
@@ -443,6 +454,32 @@ def test_anchors_and_positives_may_have_names_of_their_own():
     assert SimilarityMatrix(random(2, 4), random(2, 4), ["A", "B"]).labels == ["A", "B", "A", "B"]
 
 
+# --- explanations -----------------------------------------------------------------------------------------------------
+
+
+def test_explanations_are_stored_to_four_digits_in_the_order_that_they_come():
+    view = ExplanationMatrix(TOKENS, {"b": torch.tensor([0.123456, 0, -2.0, 1e-9]), "a": [1, 2, 3, 4]}, word=2)
+    assert (view.words, view.names, view.word) == (TOKENS, ["b", "a"], 2)
+    assert view.scores == [[0.1235, 0.0, -2.0, 1e-9], [1.0, 2.0, 3.0, 4.0]]
+
+
+EXPLANATIONS = {
+    "no word": ({"words": [], "scores": {"a": []}}, "there are 0 words and 1 rows of scores"),
+    "no row": ({"scores": {}}, "there are 4 words and 0 rows of scores"),
+    "41 words": ({"words": ["w"] * 41, "scores": {"a": [0.0] * 41}}, "41 words and 1 rows of scores; give 1 to 40"),
+    "too few": ({"scores": {"a": [1.0]}}, r"'a' has scores of the shape \(1,\); expected one for each of 4 words"),
+    "NaN": ({"scores": {"a": [1.0, float("nan"), 0, 0]}}, "the scores of 'a' hold NaN"),
+    "no such word": ({"word": 4}, "word is 4; it is a word's number, 0 to 3, or -1"),
+    "half a word": ({"word": 0.0}, "word is 0.0; it is a word's number"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), EXPLANATIONS.values(), ids=EXPLANATIONS)
+def test_explanations_that_cannot_be_drawn_are_refused_with_what_to_do(change, message):
+    with pytest.raises(ValueError, match=message):
+        ExplanationMatrix(**{"words": TOKENS, "scores": {"a": [0.0, 1.0, 2.0, 3.0]}} | change)
+
+
 # --- showing and storing ----------------------------------------------------------------------------------------------
 
 
@@ -536,7 +573,7 @@ def test_the_javascript_asks_for_nothing_and_writes_text_as_text(path):
 
 
 def test_each_view_has_its_own_file_of_javascript_that_is_whole():
-    for view in (AttentionExplorer, EmbeddingExplorer, MaskingPlayground, SimilarityMatrix):
+    for view in (AttentionExplorer, EmbeddingExplorer, ExplanationMatrix, MaskingPlayground, SimilarityMatrix):
         assert str(view._esm).startswith("// Shared by the views") and str(view._esm).endswith(
             "export default { render };\n"
         )

@@ -16,7 +16,7 @@ import pytest
 from nbclient import NotebookClient
 
 import nextbert_lite
-from nextbert_lite.checks import lesson_01, lesson_08, lesson_09, lesson_12, lesson_14, lesson_23
+from nextbert_lite.checks import lesson_01, lesson_08, lesson_09, lesson_12, lesson_14, lesson_22, lesson_23
 from nextbert_lite.checks.core import Build, CheckFailed, Exercise, Prediction, find
 from nextbert_lite.core import attention, classify, contrastive, encoder, heads, masking, modern
 from nextbert_lite.course.workspace import learner_version, lesson_number
@@ -67,6 +67,7 @@ BUILT = {
         modern.GatedFeedForward,
         modern.ModernLayer,
     ],
+    "22": [lesson_22.mean_ranks, lesson_22.score_explanation, lesson_22.restored],
     "23": [lesson_23.Battery],
 }
 

@@ -1,4 +1,4 @@
-"""What the four views share: the style, how numbers are stored, and how a view is shown."""
+"""What the views share: the style, how numbers are stored, and how a view is shown."""
 
 from __future__ import annotations
 

@@ -11,7 +11,14 @@ import pytest
 import torch
 from visits import HOW
 
-from nextbert_lite import AttentionExplorer, EmbeddingExplorer, MaskingPlayground, SimilarityMatrix, load
+from nextbert_lite import (
+    AttentionExplorer,
+    EmbeddingExplorer,
+    ExplanationMatrix,
+    MaskingPlayground,
+    SimilarityMatrix,
+    load,
+)
 from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
 
 sync_api = pytest.importorskip("playwright.sync_api", reason=HOW)
@@ -135,6 +142,11 @@ def similarity(**options):
     return SimilarityMatrix(circle(90.0, 200.0, 330.0), circle(50.0, 122.0, 300.0), ["red", "green", "blue"], **options)
 
 
+def explanations(**options):
+    scores = {"the truth": [0, 0.69, 0, 0], "gradient": [0.2, -0.4, 0.1, 0.4], "nothing": [0, 0, 0, 0]}
+    return ExplanationMatrix(["the", "cook", "near", "ovens"], scores, title="Why this verb?", **options)
+
+
 def get(page, name):
     return page.evaluate("(name) => window.model.get(name)", name)
 
@@ -171,10 +183,11 @@ def views(toy):
         "embeddings": embeddings(),
         "masking": MaskingPlayground(model, tokenizer, world),
         "similarity": similarity(),
+        "explanations": explanations(),
     }
 
 
-KINDS = ["attention", "two models", "embeddings", "masking", "similarity"]
+KINDS = ["attention", "two models", "embeddings", "masking", "similarity", "explanations"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -218,6 +231,7 @@ def test_text_is_drawn_and_never_run(draw, toy):
         ),
         EmbeddingExplorer({evil: torch.rand(3, 2), "x": torch.rand(3, 2)}, [evil] * 3, [evil] * 3, selected=0),
         SimilarityMatrix(circle(0.0, 90.0), circle(10.0, 80.0), [evil, evil], title=evil, row=0),
+        ExplanationMatrix([evil, evil], {evil: [1.0, 2.0]}, title=evil, word=1),
         playground,
     ):
         page = draw(view)
@@ -675,3 +689,32 @@ def test_what_is_said_of_a_row_stands_below_the_matrix_so_that_no_row_moves_unde
     table = page.locator(".nbx-matrix").bounding_box()
     for said in (page.locator(".nbx-status"), page.get_by_text("loss = mean")):
         assert said.bounding_box()["y"] >= table["y"] + table["height"]
+
+
+# --- explanations -----------------------------------------------------------------------------------------------------
+
+
+def test_each_row_of_explanations_says_its_largest_word_and_ties(draw):
+    page = draw(explanations())
+    status = page.locator(".nbx-status")
+    expect(status).to_have_text("The largest of each row. the truth: cook; gradient: cook = ovens; nothing: none.")
+    cells = page.locator("tbody td").all_inner_texts()
+    assert cells[:8] == ["0", "0.69", "0", "0", "0.20", "-0.40", "0.10", "0.40"]
+
+
+def test_a_word_is_chosen_by_pointer_or_keys_and_ranked_by_each_method(draw):
+    page = draw(explanations())
+    page.get_by_role("button", name="cook").click()
+    assert get(page, "word") == 1
+    status = page.locator(".nbx-status")
+    expect(status).to_contain_text("“cook” is, of 4 words, number 1 by the truth (0.69); number 1 by gradient (-0.40)")
+    page.keyboard.press("ArrowRight")
+    assert get(page, "word") == 2
+    expect(status).to_contain_text("“near” is, of 4 words, number 2 by the truth (0); number 4 by gradient (0.10)")
+    expect(page.locator("tbody td.own")).to_have_count(3)
+    page.get_by_role("button", name="the").hover()
+    expect(status).to_contain_text("“the” is")
+    page.mouse.move(1, 1)
+    expect(status).to_contain_text("“near” is")
+    page.get_by_role("button", name="near").click()
+    assert get(page, "word") == -1
