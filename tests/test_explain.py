@@ -103,10 +103,11 @@ def test_the_gradient_needs_no_parameter_that_learns(reader, frozen):
 
 
 def test_a_word_of_several_tokens_gets_one_score():
-    tokenizer = train_bpe(["return the sum of all elements, or zero."] * 3, 262)
+    tokenizer = train_bpe(["return the sum of all elements, or zero."] * 3, 400)
     model = perturbed(MaskedLanguageModel(Encoder(config(vocab_size=tokenizer.vocab_size, max_len=60)))).float()
-    text = "return the [MASK] of  all elements, or zero."
-    assert len(tokenizer.encode(text, allow_specials=True)) > 12
+    text = "return the [MASK] of  all elements, or zeros."
+    pieces = tokenizer.tokens(tokenizer.encode(text, allow_specials=True))
+    assert " the" in pieces and len(pieces) > len(text.split()) + 2  # a token may begin with the space before its word
     for method in METHODS:
         found = explain(model, tokenizer, text, method)
         assert [word for word, _ in found] == text.split()

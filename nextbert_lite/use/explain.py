@@ -54,11 +54,9 @@ def explain(
 def _words_of(tokenizer: Tokenizer, text: str) -> list[int]:
     """Return for each token, [CLS] and [SEP] included, the number of its word between spaces; -1 for those two."""
     tokenizer.backend.encode_special_tokens = False
-    found = []
-    for start, end in tokenizer.backend.encode(text, add_special_tokens=False).offsets:
-        piece = text[start:end]  # byte-level tokens may begin with the space before their word
-        found.append(len((text[: start + len(piece) - len(piece.lstrip())] + "x").split()) - 1)
-    return [-1, *found, -1]
+    offsets = tokenizer.backend.encode(text, add_special_tokens=False).offsets
+    # counted at a token's end: a byte-level token may begin with the space before its word
+    return [-1, *(len(text[:end].split()) - 1 for _, end in offsets), -1]
 
 
 @torch.no_grad()
