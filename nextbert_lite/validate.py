@@ -335,3 +335,28 @@ def check_labels(labels: Tensor, shape: tuple[int, ...], classes: int) -> Tensor
             "-100 for what has no label. Count classes from 0, or make the head larger."
         )
     return labels
+
+
+def check_hidden(ids: Tensor, hidden: Tensor, words: Tensor, rates: Tensor | None) -> None:
+    """Raise ValueError unless `hidden` are booleans (B, T) at words only, one in each text, or rates (B,) are given."""
+    if not isinstance(hidden, Tensor) or hidden.dtype != torch.bool or hidden.shape != ids.shape:
+        raise ValueError(f"hidden must be booleans of the shape {tuple(ids.shape)}, True at the words to be guessed.")
+    if not words.any():
+        raise ValueError(
+            "the batch has no word, special tokens only, so there are no nats a word: leave out empty texts."
+        )
+    if (hidden & ~words).any():
+        raise ValueError("a special token is hidden; hide words only: `hide_words` does.")
+    if rates is None and not hidden.any(1).all():
+        raise ValueError("no word of a text is hidden, so it has no n / k: hide one at least, or give the rates.")
+    if rates is not None and (rates.shape != ids.shape[:1] or not ((rates > 0) & (rates <= 1)).all()):
+        raise ValueError(f"rates must be {len(ids)} numbers, one a text, greater than 0 and at most 1.")
+
+
+def check_writing(steps: int, order: str, temperature: float, orders: Sequence[str]) -> None:
+    """Raise ValueError for a number of steps, an order or a temperature with which nothing can be written."""
+    check_count("steps", steps)
+    if order not in orders:
+        raise ValueError(f"order is {order!r}; choose one of {', '.join(orders)}.")
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature is {temperature!r}; it must be a number greater than 0, and finite.")

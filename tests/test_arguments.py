@@ -43,6 +43,7 @@ from nextbert_lite.training.loop import History
 from nextbert_lite.use.finetuning import calibration_error, class_logits, fit_temperature
 from nextbert_lite.use.search import fuse, ranks, recall_at
 from nextbert_lite.views.masking import MaskingPlayground
+from nextbert_lite.views.writing import WritingSteps
 
 TOKENIZER = words(35)  # ids 0 to 39
 torch.manual_seed(0)
@@ -318,6 +319,8 @@ REFUSED = {
     "gap: exchanged": (lambda: fill_mask(TOKENIZER, MODEL, "w1 [MASK]"), TypeError, EXCHANGED),
     "gap: an encoder": (lambda: fill_mask(ENCODER, TOKENIZER, "[MASK]"), TypeError, "the model is Encoder; words are"),
     "gap: k": (lambda: fill_mask(MODEL, TOKENIZER, "[MASK]", 0), ValueError, WHOLE.format("k", 0, 1)),
+    "writing: a word": (lambda: WritingSteps("tiny", TOKENIZER, "[MASK]"), TypeError, "the model is str; expected one"),
+    "writing: exchanged": (lambda: WritingSteps(TOKENIZER, MODEL, "[MASK]"), TypeError, EXCHANGED),
     "view: an encoder": (
         lambda: MaskingPlayground(ENCODER, TOKENIZER, None, ["w1 w2"]),
         TypeError,

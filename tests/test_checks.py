@@ -282,6 +282,18 @@ LIMITS = {
         lambda encode, lengths, size: in_chunks(encode, torch.arange(len(lengths)), size),
         "not encoded in the order of their lengths",
     ),
+    "lesson17.5-no generator": (
+        "17.5",
+        lambda logits, seed: torch.multinomial(logits.float().softmax(-1), 1)[:, 0],
+        "the same seed gives other words each time",
+    ),
+    "lesson17.5-a seed of its own": (
+        "17.5",
+        lambda logits, seed: torch.multinomial(
+            logits.float().softmax(-1), 1, generator=torch.Generator().manual_seed(7)
+        )[:, 0],
+        "another seed gives the same words",
+    ),
 }
 
 

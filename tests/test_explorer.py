@@ -20,6 +20,7 @@ from nextbert_lite import (
     ExplanationMatrix,
     MaskingPlayground,
     SimilarityMatrix,
+    WritingSteps,
     load,
     show,
     views,
@@ -29,7 +30,7 @@ from nextbert_lite.core.encoder import Encoder, EncoderConfig
 from nextbert_lite.core.heads import MaskedLanguageModel
 from nextbert_lite.corpora.bayes import PerfectModel
 from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
-from nextbert_lite.use.filling import fill_mask
+from nextbert_lite.use.filling import fill_mask, write
 from nextbert_lite.views.embeddings import nearest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -386,6 +387,71 @@ def test_the_model_answers_without_dropout_and_its_mode_is_kept(untrained):
     model.eval()
     assert one == MaskingPlayground(model, tokenizer, world, [COURSE_SENTENCE]).model
     assert not model.training
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+GAPS = "the cook [MASK] [MASK] ovens [MASK] the waiters"
+
+
+@pytest.fixture(scope="module")
+def writing(toy):
+    model, tokenizer, _ = toy
+    return WritingSteps(model, tokenizer, GAPS, orders=("left", "surest"), seeds=(0, 1))
+
+
+def test_each_run_says_what_was_written_when_and_how_surely(writing, toy):
+    model, tokenizer, _ = toy
+    T, S, K = 8, writing.steps, writing.choices
+    assert S == 3 and len(writing.names) == len(writing.tokens) == 4 and writing.names[0] == "left to right, draw 1"
+    written = numbers(writing.written).reshape(4, T)
+    assert written[0].tolist() == [0, 0, 1, 2, 0, 3, 0, 0] and sorted(written[3]) == [0] * 5 + [1, 2, 3]
+    third = " ".join([*writing.tokens[0][:5], "[MASK]", "the", "waiters"])  # left to right: one gap is left
+    by_model = {word: p for word, p in fill_mask(model, tokenizer, third, k=500)[0] if not word.startswith("[")}
+    scale = sum(by_model.values())
+    word, chance = writing.tokens[0][5], numbers(writing.chances).reshape(4, T)[0, 5] / 65535
+    assert chance == pytest.approx(by_model[word] / scale, abs=2e-5)
+    best = writing.words[numbers(writing.guesses).reshape(4, S, T, K)[0, 2, 5, 0]]
+    assert best == max(by_model, key=by_model.get)
+    assert numbers(writing.sureness).reshape(4, S, T, K)[0, 2, 5, 0] / 65535 == pytest.approx(
+        by_model[best] / scale, abs=2e-5
+    )
+
+
+def test_a_run_of_the_view_is_what_the_sampler_writes(writing, toy):
+    model, tokenizer, _ = toy
+    assert " ".join(writing.tokens[1]) == write(model, tokenizer, GAPS, order="left", seed=1)
+
+
+def test_a_function_may_write_too_and_a_model_keeps_its_mode(toy, untrained):
+    _, tokenizer, world = toy
+    perfect = PerfectModel(world, 1e-6)
+    view = WritingSteps(lambda ids: perfect(ids).log(), tokenizer, " ".join(["[MASK]"] * 11), orders=["random"])
+    assert np.isfinite(world.log_probability([" ".join(view.tokens[0])]).item())
+    model, tokenizer, _ = untrained
+    model.train()
+    one = WritingSteps(model, tokenizer, GAPS).chances
+    assert model.training
+    model.eval()
+    assert WritingSteps(model, tokenizer, GAPS).chances == one
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("the cook", {}, "2 tokens and 0 gaps"),
+        ("[MASK] " * 33, {}, "33 tokens and 33 gaps.* at most 32 tokens"),
+        (GAPS, {"steps": 4}, "8 tokens and 3 gaps, to be written in 4 steps"),
+        (GAPS, {"steps": 0}, "steps is 0; it must be a whole number"),
+        (GAPS, {"orders": ["best"]}, "order is 'best'; choose one of random, left, surest, drawn"),
+        (GAPS, {"step": 4}, "step is 4, of 3; it is counted from 0"),
+    ],
+    ids=["no gap", "too long", "more steps than gaps", "no steps", "no such order", "no such step"],
+)
+def test_a_text_that_cannot_be_written_is_refused(text, options, message, toy):
+    model, tokenizer, _ = toy
+    with pytest.raises(ValueError, match=message):
+        WritingSteps(model, tokenizer, text, **options)
 
 
 # --- similarity -------------------------------------------------------------------------------------------------------

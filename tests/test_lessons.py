@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 import nextbert_lite
 from nextbert_lite.checks import lesson_01, lesson_08, lesson_09, lesson_12, lesson_14, lesson_22, lesson_23
 from nextbert_lite.checks.core import Build, CheckFailed, Exercise, Prediction, find
-from nextbert_lite.core import attention, classify, contrastive, encoder, heads, masking, modern
+from nextbert_lite.core import attention, classify, contrastive, diffusion, encoder, heads, masking, modern
 from nextbert_lite.course.workspace import learner_version, lesson_number
 from nextbert_lite.course.workspace import read_notebook as read
 
@@ -67,6 +67,7 @@ BUILT = {
         modern.GatedFeedForward,
         modern.ModernLayer,
     ],
+    "17": [diffusion.hide_words, diffusion.diffusion_loss, diffusion.fill_gaps],
     "22": [lesson_22.mean_ranks, lesson_22.score_explanation, lesson_22.restored],
     "23": [lesson_23.Battery],
 }

@@ -17,6 +17,7 @@ from nextbert_lite import (
     ExplanationMatrix,
     MaskingPlayground,
     SimilarityMatrix,
+    WritingSteps,
     load,
 )
 from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
@@ -184,10 +185,11 @@ def views(toy):
         "masking": MaskingPlayground(model, tokenizer, world),
         "similarity": similarity(),
         "explanations": explanations(),
+        "writing": WritingSteps(model, tokenizer, " ".join(["[MASK]"] * 11), seeds=(0, 1), title="How it is written"),
     }
 
 
-KINDS = ["attention", "two models", "embeddings", "masking", "similarity", "explanations"]
+KINDS = ["attention", "two models", "embeddings", "masking", "similarity", "explanations", "writing"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -225,7 +227,10 @@ def test_text_is_drawn_and_never_run(draw, toy):
     playground = MaskingPlayground(model, tokenizer, world, [COURSE_SENTENCE], title=evil)
     playground.words = [evil] * len(playground.words)
     playground.sentences = [[evil] * len(playground.sentences[0])]
+    writing = WritingSteps(model, tokenizer, "the [MASK]", orders=["left"], title=evil, step=1)
+    writing.words, writing.tokens, writing.names = [evil] * len(writing.words), [[evil, evil]], [evil]
     for view in (
+        writing,
         AttentionExplorer(
             [[evil, "b"], [evil, "d"]], {evil: [weights(2, 2)] * 2, "x": [weights(2, 2)] * 2}, title=evil
         ),
@@ -621,6 +626,66 @@ def test_with_a_kernel_a_sentence_can_be_typed(draw, views):
     page.evaluate("(answer) => window.receive(answer)", longer)
     expect(page.locator(".nbx-words button")).to_have_count(2 * len(guess.tokens))
     expect(page.locator(".nbx-words button").first).to_have_text("[MASK]")
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def steps_of(view):
+    """When each position of each run is written, (R, 11)."""
+    return torch.frombuffer(bytearray(view.written), dtype=torch.uint16).to(int).reshape(-1, 11)
+
+
+def test_the_buttons_and_the_slider_walk_through_the_steps(draw, views):
+    view = views["writing"]
+    page, steps = draw(view), steps_of(view)[0].tolist()
+    words = page.locator(".nbx-words button")
+    expect(words).to_have_count(11)
+    expect(words.filter(has_text="[MASK]")).to_have_count(11)
+    expect(page.get_by_role("button", name="one step back")).to_be_disabled()
+    for step in (1, 2, 3):
+        page.get_by_role("button", name="one step on").click()
+        assert get(page, "step") == step
+        at = steps.index(step)
+        expect(words.nth(at)).to_contain_text(view.tokens[0][at])
+        expect(words.filter(has_text="[MASK]")).to_have_count(11 - step)
+        expect(page.locator(".nbx-status")).to_contain_text(
+            f"Step {step} of 11 wrote “{view.tokens[0][at]}” at position {at + 1}"
+        )
+    page.get_by_role("button", name="one step back").click()
+    expect(words.filter(has_text="[MASK]")).to_have_count(9)
+    page.get_by_role("slider", name="step").fill("11")
+    expect(words.filter(has_text="[MASK]")).to_have_count(0)
+    expect(page.get_by_role("button", name="one step on")).to_be_disabled()
+    expect(page.locator(".nbx-status")).to_contain_text("The text is whole")
+
+
+def test_a_gap_shows_what_fits_now_and_a_word_what_it_was_drawn_from(draw, views):
+    view = views["writing"]
+    page, steps, K = draw(view), steps_of(view)[0].tolist(), view.choices
+    guesses = torch.frombuffer(bytearray(view.guesses), dtype=torch.uint16).to(int).reshape(-1, 11, 11, K)
+    rows, last = page.locator("table tbody tr"), steps.index(11)
+    page.locator(".nbx-words button").nth(last).click()
+    expect(page.locator("caption")).to_have_text(f"Position {last + 1}, still a gap: what would fit now")
+    for k in range(K):
+        expect(rows.nth(k).locator("th")).to_have_text(view.words[guesses[0, 0, last, k]])
+    page.get_by_role("slider", name="step").fill("11")
+    expect(page.locator("caption")).to_have_text(f"Position {last + 1}, written at step 11: what it was drawn from")
+    expect(rows.filter(has_text=f"{view.tokens[0][last]} ✓")).to_have_count(1)
+
+
+def test_the_keyboard_walks_over_the_places_and_another_order_is_another_text(draw, views):
+    view = views["writing"]
+    page = draw(view)
+    page.locator(".nbx-words button").nth(get(page, "token")).focus()
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(".nbx-words button").nth(9)).to_be_focused()
+    assert get(page, "token") == 9
+    page.get_by_role("combobox", name="order").select_option("left to right, draw 2")
+    assert get(page, "run") == 3
+    page.get_by_role("slider", name="step").fill("1")
+    expect(page.locator(".nbx-words button").first).to_contain_text(view.tokens[3][0])
 
 
 # --- similarity -------------------------------------------------------------------------------------------------------
