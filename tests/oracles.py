@@ -290,3 +290,25 @@ def drawn(fig):
         fig.savefig(buffer, format="svg")
     tree = ElementTree.fromstring(buffer.getvalue())
     return {"".join(text.itertext()) for text in tree.iter("{http://www.w3.org/2000/svg}text")}
+
+
+def deberta_attention(ours, k: int, heads: int):
+    """Return transformers' DebertaV2 attention with the weights of a `DisentangledAttention`, distances up to k.
+
+    Its √(3D) is computed in float32; the returned module's own is in float64, as the parity needs.
+    """
+    from transformers import DebertaV2Config
+    from transformers.models.deberta_v2 import modeling_deberta_v2 as published
+
+    C = ours.out.in_features
+    settings = {"hidden_size": C, "num_attention_heads": heads, "attention_probs_dropout_prob": 0.0}
+    settings |= {"hidden_dropout_prob": 0.0, "relative_attention": True, "max_relative_positions": k}
+    settings |= {"pos_att_type": ["p2c", "c2p"], "position_buckets": -1, "share_att_key": False}
+    theirs = published.DisentangledSelfAttention(DebertaV2Config(**settings)).double().eval()
+    qkv = zip(("query_proj", "key_proj", "value_proj"), ours.qkv.weight.chunk(3), ours.qkv.bias.chunk(3), strict=True)
+    weights = {f"{name}.{kind}": value for name, w, b in qkv for kind, value in (("weight", w), ("bias", b))}
+    for name, part in (("pos_key_proj", ours.place_key), ("pos_query_proj", ours.place_query)):
+        weights |= {f"{name}.weight": part.weight, f"{name}.bias": part.bias}
+    theirs.load_state_dict(weights)
+    published.scaled_size_sqrt = lambda layer, factor: torch.tensor(layer.size(-1) * factor, dtype=layer.dtype).sqrt()
+    return theirs

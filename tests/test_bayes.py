@@ -228,17 +228,21 @@ def test_the_influence_of_a_word_equals_the_divergence_of_two_posteriors(small):
         torch.testing.assert_close(row, expected, **CLOSE)
 
 
-@pytest.mark.parametrize("by_place", [False, True])
-def test_the_best_discriminator_equals_a_sum_over_all_originals(small, by_place):
+@pytest.mark.parametrize("by", ["nothing", "place", "word"])
+def test_the_best_discriminator_equals_a_sum_over_all_originals(small, by):
     sentences, V, T = all_sentences(small), len(small.words), small.emissions.shape[1]
     rate, draw = 0.3, torch.Generator().manual_seed(4)
-    q = torch.rand((T, V) if by_place else (V,), generator=draw, dtype=torch.float64)
+    q = torch.rand({"nothing": (V,), "place": (T, V), "word": (V, V)}[by], generator=draw, dtype=torch.float64)
     q = q / q.sum(-1, keepdim=True)
     ids, mask = small.sample_ids(40, seed=13)
     chosen = some_hidden(mask, seed=5, rate=rate)
-    drawn = torch.multinomial(q.expand(T, V), len(ids), replacement=True, generator=draw).T + FIRST
-    ids[:, 1 : 1 + T] = torch.where(chosen[:, 1 : 1 + T], drawn, ids[:, 1 : 1 + T])
-    table = q.expand(T, V)
+    if by == "word":
+        drawn = torch.multinomial(q[(ids - FIRST).clamp(min=0).flatten()], 1, generator=draw).view(ids.shape) + FIRST
+        ids = torch.where(chosen, drawn, ids)
+    else:
+        drawn = torch.multinomial(q.expand(T, V), len(ids), replacement=True, generator=draw).T + FIRST
+        ids[:, 1 : 1 + T] = torch.where(chosen[:, 1 : 1 + T], drawn, ids[:, 1 : 1 + T])
+    table = q.expand(T, V) if by != "word" else None
     found = replaced(small, ids, rate, q)
     for y, row in zip(sentences_of(ids), found, strict=True):
         total, was = 0.0, [0.0] * len(y)
@@ -246,7 +250,8 @@ def test_the_best_discriminator_equals_a_sum_over_all_originals(small, by_place)
             if len(x) != len(y):
                 continue
             seen = [
-                (1 - rate) * (a == b) + rate * float(table[t, b]) for t, (a, b) in enumerate(zip(x, y, strict=True))
+                (1 - rate) * (a == b) + rate * float(q[a, b] if by == "word" else table[t, b])
+                for t, (a, b) in enumerate(zip(x, y, strict=True))
             ]
             p *= math.prod(seen)
             total += p

@@ -16,7 +16,16 @@ import pytest
 from nbclient import NotebookClient
 
 import nextbert_lite
-from nextbert_lite.checks import lesson_01, lesson_08, lesson_09, lesson_12, lesson_14, lesson_22, lesson_23
+from nextbert_lite.checks import (
+    lesson_01,
+    lesson_08,
+    lesson_09,
+    lesson_12,
+    lesson_14,
+    lesson_16,
+    lesson_22,
+    lesson_23,
+)
 from nextbert_lite.checks.core import Build, CheckFailed, Exercise, Prediction, find
 from nextbert_lite.core import attention, classify, contrastive, diffusion, encoder, heads, masking, modern
 from nextbert_lite.course.workspace import learner_version, lesson_number
@@ -67,6 +76,7 @@ BUILT = {
         modern.GatedFeedForward,
         modern.ModernLayer,
     ],
+    "16": [lesson_16.ReplacedTokenModel, lesson_16.DisentangledAttention],
     "17": [diffusion.hide_words, diffusion.diffusion_loss, diffusion.fill_gaps],
     "22": [lesson_22.mean_ranks, lesson_22.score_explanation, lesson_22.restored],
     "23": [lesson_23.Battery],

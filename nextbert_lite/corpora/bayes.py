@@ -151,13 +151,15 @@ def influence(world: ToyWorld, ids: Tensor, gap: Tensor, hidden: Tensor | None =
 def replaced(world: ToyWorld, ids: Tensor, rate: float, generator: Tensor) -> Tensor:
     """Return P(the word at t was replaced | all words), (B, L): the best discriminator that there can be.
 
-    Each word was selected with probability `rate`, and then drawn from generator, (V,) or (T, V), which looks at no
-    other word; a draw that gives the word itself replaces nothing (ELECTRA, Clark et al. 2020, arXiv:2003.10555).
+    Each word was selected with probability `rate`, and then drawn from generator, which looks at no other word: (V,),
+    (T, V) for each place, or (V, V) for each word that it replaces. A draw that gives the word itself replaces nothing
+    (ELECTRA, Clark et al. 2020, arXiv:2003.10555).
     """
     V, T = len(world.words), world.emissions.shape[1]
     q = torch.as_tensor(generator, dtype=torch.float64)
-    q = q.expand(T, V)
-    if not 0 < rate < 1 or (q < 0).any() or not torch.allclose(q.sum(1), torch.ones(T, dtype=q.dtype)):
+    of_word = q.shape == (V, V)
+    q = q if of_word else q.expand(T, V)
+    if not 0 < rate < 1 or (q < 0).any() or not torch.allclose(q.sum(1), torch.ones(len(q), dtype=q.dtype)):
         raise ValueError(f"rate is {rate}, between 0 and 1 expected; generator: probabilities of the {V} words.")
     result = torch.zeros(ids.shape, dtype=torch.float64)
     for rows, symbols, frames in _by_length(world, _symbols(world, ids)):
@@ -165,10 +167,15 @@ def replaced(world: ToyWorld, ids: Tensor, rate: float, generator: Tensor) -> Te
             raise ValueError(f"a text has {MASK}: the discriminator reads words only.")
         n = symbols.shape[1]
         e = _emitted(world, symbols, frames)
-        drawn = rate * q[torch.arange(n), symbols][..., None]
+        if of_word:
+            drawn = rate * (world.emissions[frames, :n] @ q).permute(1, 2, 0)[torch.arange(n), symbols]
+            itself = rate * q.diagonal()[symbols][..., None] * e
+        else:
+            drawn = rate * q[torch.arange(n), symbols][..., None]
+            itself = drawn * e
         seen = (1 - rate) * e + drawn
         others = _scaled(world.frame_probabilities[frames].log() + _others(seen.log()))
-        result[rows, 1 : 1 + n] = (others * drawn * (1 - e)).sum(-1) / (others * seen).sum(-1)
+        result[rows, 1 : 1 + n] = (others * (drawn - itself)).sum(-1) / (others * seen).sum(-1)
     return result
 
 
