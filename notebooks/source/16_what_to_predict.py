@@ -274,7 +274,8 @@ assert context == sorted(context, reverse=True)
 # Write the class `ReplacedTokenModel(generator, encoder, tokenizer, rate, weight)`, an `nn.Module` that keeps its arguments
 # under these names. `generator` is a module: `generator(ids, mask)` gives logits (B, T, V), as a `MaskedLanguageModel` does.
 # `encoder` is an `Encoder`. Of the tokenizer use `special_ids` and `mask_id`; a token whose id is not in `special_ids` is called
-# *ordinary* (padding is special too). `ids` (B, T) is the original text, `mask` (B, T) is True at real tokens.
+# *ordinary* (padding is special too); the method `ordinary` finds them. `ids` (B, T) is the original text, `mask` (B, T) is
+# True at real tokens.
 #
 # | step | write | the check then stops at |
 # |---|---|---|
@@ -291,13 +292,14 @@ assert context == sorted(context, reverse=True)
 class ReplacedTokenModel(nn.Module):
     """ELECTRA: a generator replaces tokens, a discriminator asks of each token whether it was replaced."""
 
-    ### BEGIN SOLUTION
     def __init__(self, generator, encoder, tokenizer, rate=0.15, weight=50.0):
         super().__init__()
+        ### BEGIN SOLUTION
         self.generator, self.encoder, self.tokenizer = generator, encoder, tokenizer
         self.rate, self.weight = rate, weight
         C = encoder.config.width
         self.dense, self.out = nn.Linear(C, C), nn.Linear(C, 1)
+        ### END SOLUTION
 
     def ordinary(self, ids):
         """True where a token is no special one, (B, T)"""
@@ -305,6 +307,7 @@ class ReplacedTokenModel(nn.Module):
 
     def corrupt(self, ids, mask):
         """ids: the text, mask: True at real tokens, both (B, T) -> seen, replaced, the generator's loss"""
+        ### BEGIN SOLUTION
         selected = (torch.rand(ids.shape, device=ids.device) < self.rate) & self.ordinary(ids)
         masked = ids.masked_fill(selected, self.tokenizer.mask_id)
         logits = self.generator(masked, mask)[selected]  # (S, V), S tokens are selected
@@ -313,19 +316,22 @@ class ReplacedTokenModel(nn.Module):
         if len(logits):
             seen[selected] = torch.multinomial(logits.detach().softmax(-1), 1)[:, 0]
         return seen, seen != ids, loss
+        ### END SOLUTION
 
     def forward(self, ids, mask=None):
         """ids, mask: (B, T) -> the logit of "this token was replaced", (B, T)"""
+        ### BEGIN SOLUTION
         return self.out(F.gelu(self.dense(self.encoder(ids, mask))))[..., 0]
+        ### END SOLUTION
 
     def loss(self, ids, mask):
         """ids, mask: (B, T) -> the generator's loss + weight · the discriminator's, a scalar"""
+        ### BEGIN SOLUTION
         seen, replaced, generator_loss = self.corrupt(ids, mask)
         asked = self.ordinary(ids)
         logits = self(seen, mask)[asked]
         return generator_loss + self.weight * F.binary_cross_entropy_with_logits(logits, replaced[asked].to(logits))
-
-    ### END SOLUTION
+        ### END SOLUTION
 
 
 # %% tags=["nbval-check-output"]
@@ -1003,16 +1009,18 @@ plots.show(
 class DisentangledAttention(nn.Module):
     """The attention of DeBERTa (He et al. 2021, arXiv:2006.03654, section 3.1), with distances up to k."""
 
-    ### BEGIN SOLUTION
     def __init__(self, C, H, k):
         super().__init__()
+        ### BEGIN SOLUTION
         self.H, self.k = H, k
         self.qkv = nn.Linear(C, 3 * C)
         self.place_key, self.place_query = nn.Linear(C, C), nn.Linear(C, C)
         self.out = nn.Linear(C, C)
+        ### END SOLUTION
 
     def forward(self, x, places, mask=None):
         """x: (B, T, C), places: (2k, C), mask: as in lesson 03 -> (B, T, C), weights (B, H, T, T)"""
+        ### BEGIN SOLUTION
         B, T, C = x.shape
         H, D = self.H, C // self.H
         q, k, v = self.qkv(x).view(B, T, 3, H, D).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
@@ -1027,8 +1035,7 @@ class DisentangledAttention(nn.Module):
             scores = scores.masked_fill(~mask, -torch.inf)
         weights = scores.softmax(-1)
         return self.out((weights @ v).transpose(1, 2).reshape(B, T, C)), weights
-
-    ### END SOLUTION
+        ### END SOLUTION
 
 
 # %% tags=["nbval-check-output"]
