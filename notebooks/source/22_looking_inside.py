@@ -1469,7 +1469,7 @@ four = {name: values[3] for name, values in curves.items()}
 cheaper = (every[3] < four["gradient"] - 1e-9).double().mean().item()
 print(f"of the {len(every[3])} choices of four heads, {cheaper:.0%} cost less than the raw gradient's")
 assert cheaper > 0.85 and four["gradient"] > every[3].mean() > four["measured effect"]
-assert four["gradient"] > four["gradient, layer by layer"] + 0.2
+assert four["gradient"] > four["gradient, layer by layer"]
 
 # %% tags=["hide-input"]
 fig, ax = plots.figure(size=(6.8, 3.5))
@@ -1496,7 +1496,8 @@ plots.show(
 # %% [markdown]
 # With four heads gone, the raw gradient has taken layer 1 away as a whole, and nearly every other choice costs less. With one or
 # two it may be better or worse than the mean of all choices, because layer 1's importances are nearly equal and their order
-# changes with the drawn texts (try another seed). Layer by layer, the same numbers do much better at four heads. The measured order has an advantage that it should not have: it was measured
+# changes with the drawn texts (try another seed). Layer by layer, the same numbers do better at four heads; by how much depends on
+# the draw, too. The measured order has an advantage that it should not have: it was measured
 # on the texts on which it is judged. Even so it is not always the best choice, because it says what *one* head's removal costs
 # while all others are there, and heads stand in for each other. No list of single heads can know that.
 
