@@ -82,22 +82,22 @@ def make(clone, *arguments):
 
 @pytest.fixture(scope="module")
 def made(clone):
-    """What is printed when lesson 15 is made and built in the copy."""
-    new = make(clone, "new", "15", "The mean of real tokens: why?")
-    built = make(clone, "build", "--only", "15", "--times")
+    """What is printed when lesson 30 is made and built in the copy."""
+    new = make(clone, "new", "30", "The mean of real tokens: why?")
+    built = make(clone, "build", "--only", "30", "--times")
     assert (new.returncode, built.returncode) == (0, 0), new.stderr + built.stderr
     return new.stdout, built.stdout
 
 
 def test_a_new_lesson_passes_the_tests_of_lessons_and_checks_as_it_is(clone, made):
     files = ["tests/test_lessons.py", "tests/test_checks.py"]
-    tests = run(clone, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", "lesson15", *files)
+    tests = run(clone, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", "lesson30", *files)
     assert tests.returncode == 0, tests.stdout + tests.stderr
     assert int(re.search(r"(\d+) passed", tests.stdout)[1]) > 30, tests.stdout
 
 
 def test_a_new_lesson_is_formatted_and_lint_finds_nothing_in_it(clone, made):
-    files = ["notebooks/source/15_the_mean_of_real_tokens_why.py", "nextbert_lite/checks/lesson_15.py"]
+    files = ["notebooks/source/30_the_mean_of_real_tokens_why.py", "nextbert_lite/checks/lesson_30.py"]
     for command in (["check"], ["format", "--check"]):
         ruff = run(clone, "-m", "ruff", *command, "--no-cache", *files)
         assert ruff.returncode == 0, ruff.stdout + ruff.stderr
@@ -105,42 +105,42 @@ def test_a_new_lesson_is_formatted_and_lint_finds_nothing_in_it(clone, made):
 
 def test_a_new_lesson_says_what_to_replace_and_where_it_stands(clone, made):
     new, _ = made
-    source = (clone / "notebooks" / "source" / "15_the_mean_of_real_tokens_why.py").read_text(encoding="utf-8")
-    assert "# # 15 · The mean of real tokens: why?" in source
+    source = (clone / "notebooks" / "source" / "30_the_mean_of_real_tokens_why.py").read_text(encoding="utf-8")
+    assert "# # 30 · The mean of real tokens: why?" in source
     assert source.count("REPLACE") > 15 and not re.search("NN|TITLE|PART", source)
-    assert "make notebooks ONLY=15 TIMES=1" in new and "REPLACE" in new and "'Part I: build'" in new
+    assert "make notebooks ONLY=30 TIMES=1" in new and "REPLACE" in new and "'Part I: build'" in new
 
 
 def test_building_a_new_lesson_draws_the_map_of_lesson_00_from_todays_headers(clone, made):
     _, built = made
-    assert re.findall(r"^(\S+\.py) …", built, re.MULTILINE) == ["00_map.py", "15_the_mean_of_real_tokens_why.py"]
+    assert re.findall(r"^(\S+\.py) …", built, re.MULTILINE) == ["00_map.py", "30_the_mean_of_real_tokens_why.py"]
     (cell,) = json.loads((clone / "notebooks" / "00_map.ipynb").read_text(encoding="utf-8"))["cells"]
     assert "".join(cell["outputs"][0]["text"]).splitlines() == [
         "00 The map | Part I: build",
         "02 A new title | Part I: build",
-        "15 The mean of real tokens: why? | Part I: build",
+        "30 The mean of real tokens: why? | Part I: build",
     ]
-    again = make(clone, "build", "--only", "15")
-    assert re.findall(r"^(\S+\.py) …", again.stdout, re.MULTILINE) == ["15_the_mean_of_real_tokens_why.py"]
+    again = make(clone, "build", "--only", "30")
+    assert re.findall(r"^(\S+\.py) …", again.stdout, re.MULTILINE) == ["30_the_mean_of_real_tokens_why.py"]
 
 
 @pytest.mark.parametrize(
     "number, title, words",
     [
-        ("15", "Another title", r"there is a lesson 15 already, notebooks/source/15_the_mean\S+\.py: take another"),
-        ("16", "A title", r"there is a lesson 16 already, nextbert_lite/checks/lesson_16\.py: take another"),
+        ("30", "Another title", r"there is a lesson 30 already, notebooks/source/30_the_mean\S+\.py: take another"),
+        ("31", "A title", r"there is a lesson 31 already, nextbert_lite/checks/lesson_31\.py: take another"),
         ("5", "A title", "'5' is no lesson's number: those have two digits"),
         ("105", "A title", "'105' is no lesson's number: those have two digits"),
         ("1x", "A title", "'1x' is no lesson's number: those have two digits"),
-        ("17", "", "'' is no title: it needs a letter"),
-        ("17", " \n", "'' is no title: it needs a letter"),
-        ("17", "…", "'…' is no title: it needs a letter"),
-        ("17", 'a "b"', r"""'a "b"' is no title: .* and no " \\ \|\."""),
+        ("32", "", "'' is no title: it needs a letter"),
+        ("32", " \n", "'' is no title: it needs a letter"),
+        ("32", "…", "'…' is no title: it needs a letter"),
+        ("32", 'a "b"', r"""'a "b"' is no title: .* and no " \\ \|\."""),
     ],
     ids=["a source", "checks", "one digit", "three", "a letter", "no title", "blanks", "no letter", "a quote"],
 )
 def test_what_is_no_new_lesson_is_refused_in_a_sentence_and_nothing_is_written(number, title, words, clone, made):
-    (clone / "nextbert_lite" / "checks" / "lesson_16.py").write_text("kept = True\n", encoding="utf-8")
+    (clone / "nextbert_lite" / "checks" / "lesson_31.py").write_text("kept = True\n", encoding="utf-8")
     before = {path: path.read_bytes() for path in clone.rglob("*.py")}
     with pytest.raises(SystemExit, match=f"^{words}[^\n]*$"):
         tool_of(clone).new(number, title)

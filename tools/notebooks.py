@@ -2,7 +2,7 @@
 
     python tools/notebooks.py build [--only 02] [--times]
     python tools/notebooks.py table            renews the course table and the picture of README.md
-    python tools/notebooks.py new 15 "Title"   makes a lesson that works, and its checks, to be filled with your own
+    python tools/notebooks.py new 18 "Title"   makes a lesson that works, and its checks, to be filled with your own
 
 A second build changes no byte. `--times` also measures each lesson and stores the seconds in notebooks/times.json.
 A changed header also builds lesson 00, whose map of the course is drawn from the notebooks' headers.

@@ -73,7 +73,7 @@ def gapped(model: MaskedLanguageModel, tokenizer: Tokenizer, text: str) -> Tenso
 
 def finite_logits(model: MaskedLanguageModel, ids: Tensor) -> Tensor:
     """Return the model's logits on the CPU; ValueError for NaN or +inf; -inf forbids a token."""
-    logits = model(ids.to(model.head.bias.device)).float().cpu()
+    logits = model(ids.to(model.head.bias.device)).cpu()
     if not logits.amax(-1).isfinite().all():  # NaN or inf among them, or every token forbidden
         raise ValueError("the model gives NaN: its weights hold NaN or an infinity. Load it or train it anew.")
     return logits

@@ -891,7 +891,7 @@ check.accumulation(accumulate)
 # **Discharge.** A mean of means weights *batches* equally, so the one token of the first micro-batch counted twenty times as much as a
 # token of the third. The same mistake in other clothes: the epoch's accuracy as the mean of its batches' accuracies
 # ([pytorch-lightning issue 2924](https://github.com/Lightning-AI/pytorch-lightning/issues/2924)), and data parallelism that averages
-# the ranks' means (lesson 20). The test is a reference: one large batch.
+# the ranks' means. The test is a reference: one large batch.
 
 # %% [markdown]
 # ## 7. Fourth ward: sampling
@@ -1402,4 +1402,4 @@ assert len(rounds) == 15
 #   [arXiv:2412.13663](https://arxiv.org/abs/2412.13663).
 # * The checks name further sources, one for each usual mistake.
 #
-# **Next:** lesson 24, where the parts that you built become a BERT of your own.
+# **Next:** `nextbert-lite assemble` collects the parts that you built into a BERT of your own.
