@@ -40,7 +40,7 @@ SOURCES = sorted((ROOT / "notebooks" / "source").glob("*.py"))
 LESSONS = [pytest.param(ROOT / "notebooks" / f"{source.stem}.ipynb", id=f"lesson{source.stem}") for source in SOURCES]
 
 # Seconds that a lesson, and all of them together, may take from a restarted kernel on two CPU cores.
-LIMITS = {"a lesson": 90, "06": 150, "08": 150, "12": 150, "14": 150, "all": 900}
+LIMITS = {"a lesson": 90, "06": 150, "08": 150, "12": 150, "14": 150, "all": 1500}
 
 COMPARED = "nbval-check-output"  # the tag of a cell whose printed text nbval compares with the stored one
 # The share of the cells with text that must have it, where it is not a third. In 11 nearly every cell prints what was

@@ -274,8 +274,8 @@ assert context == sorted(context, reverse=True)
 # Write the class `ReplacedTokenModel(generator, encoder, tokenizer, rate, weight)`, an `nn.Module` that keeps its arguments
 # under these names. `generator` is a module: `generator(ids, mask)` gives logits (B, T, V), as a `MaskedLanguageModel` does.
 # `encoder` is an `Encoder`. Of the tokenizer use `special_ids` and `mask_id`; a token whose id is not in `special_ids` is called
-# *ordinary* (padding is special too); the method `ordinary` finds them. `ids` (B, T) is the original text, `mask` (B, T) is
-# True at real tokens.
+# *ordinary* (padding is special too); `ordinary(ids)` is a place to find them in. `ids` (B, T) is the original text, `mask`
+# (B, T) is True at real tokens.
 #
 # | step | write | the check then stops at |
 # |---|---|---|
@@ -303,7 +303,9 @@ class ReplacedTokenModel(nn.Module):
 
     def ordinary(self, ids):
         """True where a token is no special one, (B, T)"""
+        ### BEGIN SOLUTION
         return ~torch.isin(ids, torch.tensor(self.tokenizer.special_ids, device=ids.device))
+        ### END SOLUTION
 
     def corrupt(self, ids, mask):
         """ids: the text, mask: True at real tokens, both (B, T) -> seen, replaced, the generator's loss"""
