@@ -77,7 +77,7 @@ every_row = False  # True trains every row of the stored tables, which takes som
 
 # %% tags=["nbval-check-output"]
 values = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])  # (T, D)
-weights = torch.tensor([[0.6, 0.2, 0.2], [0.2, 0.6, 0.2], [0.2, 0.2, 0.6]])  # (T, T), each row sums to 1
+weights = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.25, 0.25, 0.5]])  # (T, T), each row sums to 1
 once = weights @ values
 print("values         ", values.tolist())
 print("weights @ values", [[round(n, 2) for n in row] for row in once.tolist()])
