@@ -137,7 +137,7 @@ def step_times(report: Report, title: str, arms: dict[str, Arm], batches: list[B
     )
     report.data[f"training step, {title}"] = {"real": real, "seconds": seconds, "losses": losses}
     fastest = min(HUGGINGFACE, key=lambda name: quartiles(seconds[name])[1])
-    for name, least in ((fastest, 1.7), (TORCH, 1.2)):
+    for name, least in ((fastest, 2.0), (TORCH, 1.5)):
         report.goal(f"training step, {title}: {name} / ours", ratios(seconds[name], seconds[OURS])[1], least)
 
 
@@ -157,7 +157,8 @@ def inference_times(report: Report, title: str, arms: dict[str, Arm], batches: l
         rows = [[name, spread(quartiles(s), 0, 1e3), spread(ratios(s, seconds[OURS]))] for name, s in seconds.items()]
         report.say(f"### Inference, {shown} of every position, {title}", table(["", "ms", "times ours"], rows))
         report.data[f"inference, {what}, {title}"] = {"seconds": seconds}
-    report.say(f"In inference {TORCH} computes real tokens only (its nested tensors); the others compute padding too.")
+        report.goal(f"inference, {shown}: {TORCH} / ours", ratios(seconds[TORCH], seconds[OURS])[1], 1.0)
+    report.say(f"Ours and {TORCH} (by nested tensors) compute real tokens only; Hugging Face computes padding too.")
 
 
 # --- (b) end to end -------------------------------------------------------------------------------------------------
@@ -226,9 +227,12 @@ def sentences(report: Report, rounds: int, fewer: int, batch_size: int = 64, tex
         arms = make_sentence_arms(configuration(**SENTENCES, dropout=dropout), tokenizer)
         check_same_sentences(arms, batches[0])
         contrastive_steps(report, f"dropout {dropout:g}", arms, batches, rounds if dropout == 0 else fewer)
-    summaries, bodies = zip(*pairs[:texts], strict=True)
+    summaries, bodies = zip(*pairs, strict=True)
+    mixed = [text for pair in zip(summaries, bodies, strict=True) for text in pair]
     plain = {name: arms[name] for name in (OURS, THEIRS)}
-    embedding(report, plain, {"summaries": summaries, "bodies": bodies[: texts // 2]}, rounds)
+    kinds = {"bodies": bodies[: texts // 8], "summaries": summaries[: texts // 4]}
+    kinds |= {f"of mixed length, {some}": mixed[:some] for some in (64, 128, 500, 2000) if some <= 4 * texts}
+    embedding(report, plain, kinds, rounds)
 
 
 def contrastive_steps(
@@ -268,7 +272,7 @@ def embedding(report: Report, arms: dict[str, SentenceArm], texts: dict[str, Seq
     report.say(
         "### Embedding",
         "`embed(texts)` and `SentenceTransformer.encode(texts)` with their defaults; both put texts of like length "
-        "into a batch.",
+        "into a batch. *of mixed length*: summaries and bodies in turn.",
         table(["", "texts / s", "ours / theirs"], rows),
     )
 
@@ -517,7 +521,7 @@ def run(quick: bool) -> Report:
         report.say("Other programs were running: read ratios, not times.")
     steps(report, rounds=2 if quick else 10, fewer=1 if quick else 6)
     end_to_end(report, rounds=1 if quick else 3, fewer=1 if quick else 2, batches=3 if quick else 20)
-    sentences(report, rounds=2 if quick else 10, fewer=1 if quick else 6, texts=128 if quick else 512)
+    sentences(report, rounds=2 if quick else 10, fewer=1 if quick else 6, texts=128 if quick else 500)
     matrix_rate(report, rounds=3 if quick else 12)
     memory(report)
     growth(report, rounds=1 if quick else 5)

@@ -124,6 +124,13 @@ def test_no_gradient_is_kept(model, tokenizer):
     assert torch.is_grad_enabled()
 
 
+def test_bfloat16_gives_nearly_the_same_vectors(model, tokenizer):
+    """bfloat16 keeps 8 bits: a product of two numbers is off by at most 2⁻⁷ of it."""
+    exact, fast = (embed(TEXTS, (model, tokenizer), precision=kind) for kind in ("float32", "bfloat16"))
+    assert fast.dtype == torch.float32 and not torch.equal(fast, exact)
+    torch.testing.assert_close(fast, exact, rtol=0, atol=0.03)
+
+
 def test_a_model_in_float64_gives_float32(model, tokenizer):
     right = embed(TEXTS, (model, tokenizer))
     found = embed(TEXTS, (model.double(), tokenizer))
@@ -143,6 +150,12 @@ REFUSED = {
     "a long text": (["a", "sort", LONG], {}, ValueError, r'text 2 has 23 tokens; .* 16\. .*long="cut".*long="windows"'),
     "another way": (["sort"], {"long": "split"}, ValueError, "long is 'split'; choose one of error, cut, windows"),
     "batches of 0": (["sort"], {"batch_size": 0}, ValueError, "batch_size is 0"),
+    "a precision there is not": (
+        ["sort"],
+        {"precision": "int8"},
+        ValueError,
+        "precision is 'int8'; choose one of float32",
+    ),
     "no such device": (["sort"], {"device": "abacus"}, ValueError, "there is no device 'abacus' here"),
     "no such model": (["sort"], {"model": "gpt-9"}, FileNotFoundError, "there is no checkpoint 'gpt-9'"),
 }
