@@ -82,6 +82,19 @@ def check_targets(labels: Tensor, ids: Tensor, vocab_size: int) -> None:
     check_labels(labels, ids.shape, vocab_size)
 
 
+def check_gap_filler(model: object, use: str) -> None:
+    """Raise TypeError, which ends with `use`, unless the model has a head that fills gaps; a learner's own may, too."""
+    if not hasattr(getattr(model, "head", None), "bias"):
+        raise TypeError(f"the model is {type(model).__name__}; {use}.")
+
+
+def check_logits(logits: Tensor) -> Tensor:
+    """Return logits (..., V); ValueError for NaN, +inf or no possible token. -inf forbids one token."""
+    if not logits.amax(-1).isfinite().all():
+        raise ValueError("the model gives NaN: its weights hold NaN or an infinity. Load it or train it anew.")
+    return logits
+
+
 def check_heads(C: int, H: int) -> None:
     """Raise ValueError unless H heads divide the width C into equal parts."""
     if C < 1 or H < 1 or C % check_count("heads", H):

@@ -41,7 +41,7 @@ KINDS = {
 
 
 def encoder(kind):
-    return perturbed(encoder_of(KINDS[kind].to_dict())).float()
+    return perturbed(encoder_of(KINDS[kind])).float()
 
 
 def mlm(kind):
@@ -210,7 +210,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("config", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_expressed_is_refused_by_name_and_nothing_is_written(config, message, tokenizer, tmp_path):
-    model = encoder_of(config.to_dict())
+    model = encoder_of(config)
     with pytest.raises(ValueError, match=message):
         export(model, tokenizer("BERT"), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -243,6 +243,8 @@ class ModernEncoder(nn.Module):
         return (self.norm(x), inside) if return_inside else self.norm(x)
 
 
-def encoder_of(fields: dict) -> Encoder | ModernEncoder:
-    """Return a new encoder for the fields of either configuration, as a checkpoint's card holds them."""
-    return ModernEncoder(ModernConfig(**fields)) if "gate" in fields else Encoder(EncoderConfig(**fields))
+def encoder_of(config: EncoderConfig | ModernConfig | dict) -> Encoder | ModernEncoder:
+    """Return a new encoder for either configuration, or for its fields as a checkpoint's card holds them."""
+    if isinstance(config, dict):
+        config = (ModernConfig if "gate" in config else EncoderConfig)(**config)
+    return ModernEncoder(config) if isinstance(config, ModernConfig) else Encoder(config)

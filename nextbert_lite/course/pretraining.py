@@ -221,7 +221,7 @@ def pretrain(
 
     torch.manual_seed(seed)
     config = dataclasses.replace(config, vocab_size=source.tokenizer.vocab_size)
-    model = MaskedLanguageModel(encoder_of(config.to_dict())).to(chosen)
+    model = MaskedLanguageModel(encoder_of(config)).to(chosen)
     batches = source.training(batch, rate, seed)
     if run:
         steps = run["steps"]

@@ -108,6 +108,11 @@ class Tokenizer:
         whole = [[self.cls_id, *row, self.sep_id] for row in ids]
         return whole if max_len is None else [cut(row, max_len) for row in whole]
 
+    def offsets(self, text: str, *, allow_specials: bool = False) -> list[tuple[int, int]]:
+        """Return where in the text each token begins and ends, in characters, without [CLS] and [SEP]."""
+        self.backend.encode_special_tokens = not allow_specials
+        return self.backend.encode(text, add_special_tokens=False).offsets
+
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids; special tokens are left out."""
         return self.backend.decode(self.check_range(ids), skip_special_tokens=True)

@@ -9,7 +9,7 @@ from nextbert_lite.core.heads import MaskedLanguageModel
 from nextbert_lite.training.batches import pad
 from nextbert_lite.training.loop import evaluating
 from nextbert_lite.training.tokenizer import Tokenizer
-from nextbert_lite.validate import check_tokenizer
+from nextbert_lite.validate import check_gap_filler, check_tokenizer
 
 METHODS = ("occlusion", "gradient", "attention")
 
@@ -27,8 +27,7 @@ def explain(
     another method, and for a model that gives NaN or an infinite score.
     """
     check_tokenizer(tokenizer)
-    if not hasattr(getattr(model, "head", None), "bias"):  # a learner's own class is welcome
-        raise TypeError(f"the model is {type(model).__name__}; explain needs a MaskedLanguageModel, which fills gaps.")
+    check_gap_filler(model, "explain needs a MaskedLanguageModel, which fills gaps")
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; choose one of {', '.join(METHODS)}.")
     ids, mask = pad([tokenizer.encode(text, allow_specials=True)], tokenizer.pad_id)
@@ -53,8 +52,7 @@ def explain(
 
 def _words_of(tokenizer: Tokenizer, text: str) -> list[int]:
     """Return for each token, [CLS] and [SEP] included, the number of its word between spaces; -1 for those two."""
-    tokenizer.backend.encode_special_tokens = False
-    offsets = tokenizer.backend.encode(text, add_special_tokens=False).offsets
+    offsets = tokenizer.offsets(text, allow_specials=True)
     # counted at a token's end: a byte-level token may begin with the space before its word
     return [-1, *(len(text[:end].split()) - 1 for _, end in offsets), -1]
 

@@ -10,7 +10,7 @@ from nextbert_lite.core.heads import MaskedLanguageModel
 from nextbert_lite.training.batches import pad, seeded
 from nextbert_lite.training.loop import evaluating
 from nextbert_lite.training.tokenizer import Tokenizer
-from nextbert_lite.validate import check_count, check_tokenizer
+from nextbert_lite.validate import check_count, check_gap_filler, check_logits, check_tokenizer
 
 
 @torch.no_grad()
@@ -62,8 +62,7 @@ def write(
 def gapped(model: MaskedLanguageModel, tokenizer: Tokenizer, text: str) -> Tensor:
     """Return the ids of a text with gaps, (1, T); TypeError for no MaskedLanguageModel, ValueError without a gap."""
     check_tokenizer(tokenizer)
-    if not hasattr(getattr(model, "head", None), "bias"):  # a learner's own class is welcome
-        raise TypeError(f"the model is {type(model).__name__}; words are put into gaps by a MaskedLanguageModel.")
+    check_gap_filler(model, "words are put into gaps by a MaskedLanguageModel")
     ids, _ = pad([tokenizer.encode(text, allow_specials=True)], tokenizer.pad_id)
     if not (ids == tokenizer.mask_id).any():
         gap = tokenizer.backend.id_to_token(tokenizer.mask_id)
@@ -73,7 +72,4 @@ def gapped(model: MaskedLanguageModel, tokenizer: Tokenizer, text: str) -> Tenso
 
 def finite_logits(model: MaskedLanguageModel, ids: Tensor) -> Tensor:
     """Return the model's logits on the CPU; ValueError for NaN or +inf; -inf forbids a token."""
-    logits = model(ids.to(model.head.bias.device)).cpu()
-    if not logits.amax(-1).isfinite().all():  # NaN or inf among them, or every token forbidden
-        raise ValueError("the model gives NaN: its weights hold NaN or an infinity. Load it or train it anew.")
-    return logits
+    return check_logits(model(ids.to(model.head.bias.device)).cpu())

@@ -504,7 +504,7 @@ def build(
 ) -> tuple[Encoder | ModernEncoder, MaskedLanguageModel | None]:
     """Return the encoder and, where its head is stored, the language model, made of exactly these tensors."""
     with torch.device("meta"):  # shapes without memory; no random number is drawn
-        mlm = MaskedLanguageModel(encoder_of(config.to_dict()))
+        mlm = MaskedLanguageModel(encoder_of(config))
         if "head.dense" not in family.modules:
             mlm.head = UntiedHead(mlm.encoder)
     if family is ROBERTA:

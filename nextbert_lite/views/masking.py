@@ -16,7 +16,7 @@ from nextbert_lite.corpora.bayes import FIRST_WORD, PerfectModel
 from nextbert_lite.corpora.toy_world import COURSE_SENTENCE, ToyWorld
 from nextbert_lite.training.loop import evaluating
 from nextbert_lite.training.tokenizer import Tokenizer
-from nextbert_lite.validate import check_tokenizer
+from nextbert_lite.validate import check_gap_filler, check_logits, check_tokenizer
 from nextbert_lite.views import plots
 from nextbert_lite.views.view import View, integers, packed, script
 
@@ -86,8 +86,7 @@ class MaskingPlayground(View):
         token: int | None = None,
     ):
         check_tokenizer(tokenizer)
-        if not hasattr(getattr(model, "head", None), "bias"):  # a learner's own class is welcome
-            raise TypeError(f"the model is {type(model).__name__}; gaps are filled by a MaskedLanguageModel.")
+        check_gap_filler(model, "gaps are filled by a MaskedLanguageModel")
         self._model, self._tokenizer = model, tokenizer
         self._world = world
         self._predictor = None if world is None else PerfectModel(world)
@@ -191,7 +190,4 @@ class MaskingPlayground(View):
 def _probabilities(model: MaskedLanguageModel, ids: Tensor) -> Tensor:
     """Return the softmax at every position, (B, T, V), float64, on the CPU; the model's mode is kept."""
     with evaluating(model):
-        found = model(ids.to(model.head.bias.device)).double().softmax(-1).cpu()
-    if not found.isfinite().all():
-        raise ValueError("the model gives NaN: its weights hold NaN or an infinity. Load it or train it anew.")
-    return found
+        return check_logits(model(ids.to(model.head.bias.device))).double().softmax(-1).cpu()
