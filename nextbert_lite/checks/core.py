@@ -17,6 +17,7 @@ import copy
 import dis
 import importlib
 import io
+import numbers
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class Exercise:
     limit: Callable[[Callable, tuple], str | None] | None = (
         None  # what else the text asks: a sentence if it is not kept
     )
+    about: Callable[[Callable, tuple], str | None] | None = None  # a sentence on a wrong answer that has no name
     reads: Callable[[Any], Any] = lambda outcome: outcome  # what of the result is compared
     other_ways: tuple[Callable, ...] = ()  # other ways to write the right answer; the tests try each
 
@@ -108,7 +110,8 @@ class Exercise:
         for mistake in self.mistakes:
             if all(same(outcome, self.run(mistake.wrong, case)) for outcome, case in zip(outcomes, cases, strict=True)):
                 raise CheckFailed(f"{self.id}: {mistake.message}")
-        first = next(fault for fault in faults if fault)
+        said = None if self.about is None else self.about(answer, copy.deepcopy(cases[0]))
+        first = said or next(fault for fault in faults if fault)
         raise CheckFailed(f"{self.id}: {first} For a hint: check.hint('{self.id}').")
 
     def run(self, function: Callable, case: tuple) -> Any:
@@ -127,6 +130,7 @@ class Prediction:
     hints: tuple[str, ...]
     praise: str
     tolerance: float = 0.0
+    about: Callable[[Any], str | None] | None = None  # a sentence on a wrong guess that is of the right type
 
     def __call__(self, guess: Any) -> None:
         if guess is None or guess is ...:
@@ -138,8 +142,12 @@ class Prediction:
             if self.matches(guess, mistake.wrong):
                 raise CheckFailed(f"{self.id}: {mistake.message}")
         kind = type(self.right).__name__
-        asked = "" if comparable(guess, self.right) else f" The answer is of type {kind}, yours is {describe(guess)}."
-        raise CheckFailed(f"{self.id}: {guess!r} is not it.{asked} For a hint: check.hint('{self.id}').")
+        if not comparable(guess, self.right):
+            said = f"The answer is of type {kind}, yours is {describe(guess)}."
+        else:
+            said = None if self.about is None else self.about(guess)
+        more = f" {said}" if said else ""
+        raise CheckFailed(f"{self.id}: {guess!r} is not it.{more} For a hint: check.hint('{self.id}').")
 
     def matches(self, guess: Any, value: Any) -> bool:
         """Whether the guess is the value: numbers within the tolerance, else equal."""
@@ -153,9 +161,8 @@ class Prediction:
 def comparable(guess: Any, value: Any) -> bool:
     if isinstance(value, bool) or isinstance(guess, bool):
         return isinstance(value, bool) and isinstance(guess, bool)
-    numbers = int | float | Tensor
-    if isinstance(value, int | float):
-        return isinstance(guess, numbers) and (not isinstance(guess, Tensor) or guess.numel() == 1)
+    if isinstance(value, int | float):  # also 2/33 as a Fraction, and NumPy's numbers
+        return isinstance(guess, numbers.Real) or (isinstance(guess, Tensor) and guess.numel() == 1)
     return isinstance(guess, type(value))
 
 
@@ -286,6 +293,8 @@ def with_weights(module: nn.Module, like: nn.Module, generator: torch.Generator)
     wanted = {name: torch.randn(t.shape, generator=generator) * t.shape[-1] ** -0.5 for name, t in named(like).items()}
     given = named(module)
     missing, further = [n for n in wanted if n not in given], [n for n in given if n not in wanted]
+    if missing and not further and all(n.endswith("bias") and f"{n[:-4]}weight" in given for n in missing):
+        raise Fault(f"the module lacks {', '.join(missing)}. These layers have a bias: leave out `bias=False`.")
     if missing or further:
         lists = [f"{word} {', '.join(names)}" for word, names in (("lacks", missing), ("has also", further)) if names]
         raise Fault(f"the module {' and '.join(lists)}. Name its parts as the text does.")
