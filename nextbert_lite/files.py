@@ -44,8 +44,15 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nextbert_lite"
 
 
+def launched() -> bool:
+    """Return whether torchrun, or what sets its variables, started this process as one of several, called ranks."""
+    return "MASTER_ADDR" in os.environ and os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1")
+
+
 def say(line: str, flush: bool = False) -> None:
-    """Print a line; a console that lacks a character of it gets a question mark."""
+    """Print a line, of several ranks the first alone; a console that lacks a character of it gets a question mark."""
+    if launched() and os.environ.get("RANK") != "0":
+        return
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     print(line.encode(encoding, "replace").decode(encoding), flush=flush)
 

@@ -290,10 +290,10 @@ def test_after_ctrl_c_the_same_command_ends_with_the_same_weights(made, stopped,
 
 def test_a_run_in_minutes_goes_on_with_the_steps_it_began_with(made, tmp_path, monkeypatch):
     out, fit = tmp_path / "model", pretraining.fit
-    monkeypatch.setattr(pretraining, "steps_in", lambda *a: 12)
+    monkeypatch.setattr(pretraining, "steps_in", lambda *a, **more: 12)
     monkeypatch.setattr(pretraining, "fit", partial(fit, stop_after=0.0))
     assert toy(out, steps=None, minutes=0.02) is None
-    monkeypatch.setattr(pretraining, "steps_in", lambda *a: 999)
+    monkeypatch.setattr(pretraining, "steps_in", lambda *a, **more: 999)
     monkeypatch.setattr(pretraining, "fit", fit)
     assert toy(out, steps=None, minutes=0.02)["training"]["steps"] == 12
     assert same_weights(out, made[0])

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from nextbert_lite import __version__
+from nextbert_lite.files import launched
 
 EXAMPLES = """examples:
   nextbert-lite start workspace               fill the folder with the lessons and open JupyterLab on lesson 00
@@ -41,7 +42,8 @@ PRETRAIN_EXAMPLES = """examples:
   nextbert-lite pretrain --corpus reviews.txt --lines --minutes 20 --out my-reviews    one text a line
 The folder gets model.safetensors, tokenizer.json and card.json; in Python:
   model, tokenizer = nextbert_lite.load("my-docs")
-Ctrl-C, a full disk, a power cut: the same command goes on from the last checkpoint.
+Ctrl-C, a full disk, a power cut: the same command goes on from the last checkpoint. On several processes or GPUs:
+  torchrun --nproc-per-node 2 -m nextbert_lite pretrain --corpus docs --steps 3000 --batch 64 --out my-docs
 """
 PAIRS_EXAMPLES = """examples:
   nextbert-lite pairs --data questions.csv --minutes 5 --out my-encoder             a file with two columns
@@ -75,7 +77,8 @@ ADVICE = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 for trouble here, 2 for a wrong argument, 130 for Ctrl-C.
 
-    Expected trouble is one line on stderr. NEXTBERT_DEBUG=1 shows the whole traceback instead.
+    Expected trouble is one line on stderr; of several ranks it is one line for all, and 1 for a wrong argument too.
+    NEXTBERT_DEBUG=1 shows the whole traceback instead.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -88,13 +91,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except KeyboardInterrupt:
-        print("nextbert-lite: stopped by Ctrl-C.", file=sys.stderr)
+        if may_speak():
+            print("nextbert-lite: stopped by Ctrl-C.", file=sys.stderr)
         return 130
     except (OSError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
         if os.environ.get("NEXTBERT_DEBUG"):
             raise
-        print(f"nextbert-lite: {sentence(error)}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError | ArithmeticError) else 1
+        if may_speak():
+            print(f"nextbert-lite: {sentence(error)}", file=sys.stderr, flush=True)
+        return 2 if isinstance(error, ValueError | ArithmeticError) and not launched() else 1
+
+
+def may_speak() -> bool:
+    """Return whether this process may tell an error: of several ranks the first to have one does."""
+    if not launched():
+        return True
+    from nextbert_lite.training.distributed import first_to_say
+
+    return first_to_say()
 
 
 def split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -219,6 +233,13 @@ def parser() -> argparse.ArgumentParser:
         dest="vocab_size",
         metavar="VOCAB",
         help="tokens of the BPE vocabulary (default: 4096)",
+    )
+    command.add_argument(
+        "--accumulate",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="cut each batch into N parts, one after the other: less memory, the same gradient (default: 1)",
     )
     command.set_defaults(run=pretrain)
 
@@ -353,6 +374,11 @@ def run_options(command: argparse.ArgumentParser, batch: int, lr: str) -> None:
         default=None,
         help="products in bfloat16 on the CPU too: faster where the processor has them (a GPU does it anyway)",
     )
+    command.add_argument(
+        "--shard",
+        action="store_true",
+        help="started by torchrun: each process keeps a part of weights, gradients and optimizer (FSDP2)",
+    )
     command.add_argument("--replace", action="store_true", help="when finished, take the place of the model in --out")
 
 
@@ -411,16 +437,20 @@ def demo(options: argparse.Namespace) -> int:
 def pretrain(options: argparse.Namespace) -> int:
     """Pretrain and write a checkpoint; 130 when it was interrupted."""
     from nextbert_lite.course.pretraining import pretrain as run
+    from nextbert_lite.course.runs import alone_in
 
     options.changes = dict(options.changes)
-    return 130 if run(**arguments_of(options)) is None else 0
+    with alone_in(options.out):
+        return 130 if run(**arguments_of(options)) is None else 0
 
 
 def pairs(options: argparse.Namespace) -> int:
     """Train a sentence encoder and write it; 130 when it was interrupted."""
     from nextbert_lite.course.pairs import train_pairs
+    from nextbert_lite.course.runs import alone_in
 
-    return 130 if train_pairs(**arguments_of(options)) is None else 0
+    with alone_in(options.out):
+        return 130 if train_pairs(**arguments_of(options)) is None else 0
 
 
 def export(options: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ from nextbert_lite.course.tables import read_columns
 from nextbert_lite.files import file_hash, say
 from nextbert_lite.training.batches import PairBatches, pair_batch, seeded
 from nextbert_lite.training.device import pick_device
+from nextbert_lite.training.distributed import check_shares, join, on_first
 from nextbert_lite.training.loop import MakeBatch, fit, steps_in
 from nextbert_lite.training.tokenizer import Tokenizer, cut
 from nextbert_lite.use import checkpoints
@@ -235,6 +236,7 @@ def train_pairs(
     device: str | None = None,
     bf16: bool | None = None,
     replace: bool = False,
+    shard: bool = False,
 ) -> dict | None:
     """Train a sentence encoder on pairs of texts, write it into `out`, and return its card, or None if interrupted.
 
@@ -242,9 +244,11 @@ def train_pairs(
     checkpoint to begin with, masked model or sentence encoder. Give minutes, which are turned into steps by a trial, or
     steps. max_len: tokens of a text in training, by default what the encoder reads. The card has the mean reciprocal
     rank on test pairs before and after training, and that of BM25, plain and tuned. The same call goes on from an
-    unfinished run. Raises as `pretrain` does.
+    unfinished run. On several ranks each pair's negatives are all other pairs of the batch, whichever rank holds them.
+    Raises as `pretrain` does.
     """
     out = Path(out)
+    join()
     runs.check_length(minutes, steps)
     check_count("batch", batch, least=2)
     check_count("seed", seed, least=0)
@@ -253,7 +257,7 @@ def train_pairs(
     options |= dict(separator=None if separator == "," else separator)  # older runs have none
     options |= dict(temperature=temperature, pooling=pooling, max_len=max_len, seed=seed, bf16=bf16)
     chosen = pick_device(device)
-    run = runs.unfinished(out, options | ({} if steps is None else {"steps": steps}), replace)
+    run = on_first(lambda: runs.unfinished(out, options | ({} if steps is None else {"steps": steps}), replace))
     origin, tokenizer = checkpoints.load(start)
     longest = origin.encoder.config.max_len
     began_with = checkpoints.find(start)
@@ -281,12 +285,15 @@ def train_pairs(
     encoder = with_dropout(origin.encoder, 0.1)
     model = SentenceEncoder(encoder, pooling, temperature, symmetric=True, chunk=CHUNK).to(chosen)
     batches = source.batches(batch, max_len or longest, seed)
+    check_shares(len(batches(0)["ids"]), 1)
     if run:
         steps = run["steps"]
         say(f"Going on with the unfinished run in {out}.")
     else:
-        steps = steps_in(model, batches, 60 * minutes) if steps is None else steps
-        runs.begin(out, dict(options=options, steps=steps, fingerprint=trained_on | {"start": began_with}))
+        timed = None if steps else steps_in(model, batches, 60 * minutes, shard=shard)
+        steps = on_first(lambda: steps or timed)
+        plan = dict(options=options, steps=steps, fingerprint=trained_on | {"start": began_with})
+        on_first(lambda: runs.begin(out, plan))
     before = SentenceEncoder(origin.encoder, pooling)
     figures = {"pairs": len(source.test), "mrr_before": round(reciprocal(before, tokenizer, source.test), 4)}
     say(
@@ -306,6 +313,7 @@ def train_pairs(
         evaluate_every=max(1, steps // 6),
         checkpoint=out / runs.TRAINING,
         checkpoint_every=CHECKPOINT_EVERY,
+        shard=shard,
     )
     if history.interrupted:
         say(f"Stopped at step {history.steps:,} of {steps:,}. The same command goes on from there.")
@@ -313,17 +321,22 @@ def train_pairs(
 
     encoder.config = origin.encoder.config  # trained; nothing is dropped now
     model = checkpoints.rounded(model)
-    figures |= {
-        "mrr": round(reciprocal(model, tokenizer, source.test), 4),
-        "bm25_mrr": round(lexical(source.test, **PLAIN), 4),
-        "tuned_bm25_mrr": round(lexical(source.test), 4),
-        "sample_mrr": round(reciprocal(model, tokenizer, source.test[:SAMPLE]), 4),
-        "sample_pairs": min(SAMPLE, len(source.test)),
-    }
     corpus = dict(name=source.name, about=source.about, pairs=source.kinds, fingerprint=source.fingerprint)
     corpus |= source.further | {"train_hashes": source.train_hashes}
     told = {key: value for key, value in options.items() if key not in ("minutes", "columns", "separator")}
-    card = runs.finish(out, model, tokenizer, corpus, told, history, figures)
+
+    def finish() -> dict:
+        after = {
+            "mrr": round(reciprocal(model, tokenizer, source.test), 4),
+            "bm25_mrr": round(lexical(source.test, **PLAIN), 4),
+            "tuned_bm25_mrr": round(lexical(source.test), 4),
+            "sample_mrr": round(reciprocal(model, tokenizer, source.test[:SAMPLE]), 4),
+            "sample_pairs": min(SAMPLE, len(source.test)),
+        }
+        return runs.finish(out, model, tokenizer, corpus, told, history, figures | after)
+
+    card = on_first(finish)
+    figures = card["held_out"]
     say(
         f"Test MRR {figures['mrr_before']:.3f} -> {figures['mrr']:.3f} among {figures['pairs']} texts. "
         f"BM25 {figures['bm25_mrr']:.3f}, tuned {figures['tuned_bm25_mrr']:.3f}. Wrote {out}."

@@ -25,9 +25,11 @@ from nextbert_lite.course.skills import skills
 from nextbert_lite.files import file_hash, read_text, say
 from nextbert_lite.training.batches import LEAST, MLMBatches, fresh_batches, pieces_of_each
 from nextbert_lite.training.device import pick_device
+from nextbert_lite.training.distributed import check_shares, join, on_first
 from nextbert_lite.training.loop import MakeBatch, fit, held_out_loss, steps_in
 from nextbert_lite.training.tokenizer import SPECIALS, Tokenizer, train_bpe
 from nextbert_lite.use import checkpoints
+from nextbert_lite.validate import check_count
 
 HELD_OUT_RATE, HELD_OUT_SEED = 0.15, 1_000_003
 SAMPLE = 8  # batches of the quick figure that a test computes again
@@ -174,6 +176,8 @@ def pretrain(
     bf16: bool | None = None,
     replace: bool = False,
     checkpoint_every: int = 500,
+    accumulate: int = 1,
+    shard: bool = False,
 ) -> dict | None:
     """Pretrain a masked language model and write it into the folder `out`; return its card, or None if interrupted.
 
@@ -181,11 +185,13 @@ def pretrain(
     not each paragraph. Give minutes, which are turned into steps by a trial, or steps. The same call goes on from an
     unfinished run, bit for bit.
     preset: one of `CONFIGS`. changes: fields of its EncoderConfig or ModernConfig that differ. bf16: see `fit`'s
-    mixed_precision.
+    mixed_precision; accumulate, shard: see `fit`. On several ranks, started by torchrun, each must be able to read the
+    corpus and `out`; the first one writes.
     Raises FileExistsError for a folder that has a model already (unless `replace`) or other files; ValueError for wrong
     arguments, and for an unfinished run with others; OSError for what cannot be read or written.
     """
     out = Path(out)
+    join()
     if preset not in CONFIGS:
         raise ValueError(f"there is no preset {preset!r}; choose one of {', '.join(CONFIGS)}.")
     fields = CONFIGS[preset]
@@ -205,7 +211,8 @@ def pretrain(
     options |= dict(lines=lines or None)  # older runs have none
     options |= dict(vocab_size=None if corpus == "toy" else vocab_size, seed=seed, bf16=bf16)
     chosen = pick_device(device)
-    run = runs.unfinished(out, options | ({} if steps is None else {"steps": steps}), replace)
+    check_shares(batch, check_count("accumulate", accumulate))
+    run = on_first(lambda: runs.unfinished(out, options | ({} if steps is None else {"steps": steps}), replace))
     tokenizer = Tokenizer.from_json(run["tokenizer"]) if run else None
 
     say(f"Reading the corpus {corpus} …", flush=True)
@@ -228,9 +235,10 @@ def pretrain(
         say(f"Going on with the unfinished run in {out}.")
     else:
         batches(0)  # refuses an impossible rate or batch size before anything is written
-        steps = steps_in(model, batches, 60 * minutes) if steps is None else steps
+        timed = None if steps else steps_in(model, batches, 60 * minutes, accumulate=accumulate, shard=shard)
+        steps = on_first(lambda: steps or timed)
         plan = dict(options=options, steps=steps, fingerprint=source.fingerprint, tokenizer=source.tokenizer.to_json())
-        runs.begin(out, plan)
+        on_first(lambda: runs.begin(out, plan))
     parameters = sum(p.numel() for p in model.parameters())
     say(f"Pretraining {parameters:,} parameters on {chosen}, {steps:,} steps. Ctrl-C stops; the same command goes on.")
 
@@ -247,6 +255,8 @@ def pretrain(
         evaluate_every=max(1, steps // 20),
         checkpoint=out / runs.TRAINING,
         checkpoint_every=checkpoint_every,
+        accumulate=accumulate,
+        shard=shard,
     )
     if history.interrupted:
         say(f"Stopped at step {history.steps:,} of {steps:,}. The same command goes on from there.")
@@ -255,9 +265,14 @@ def pretrain(
     corpus = dict(name=source.name, about=source.about, fingerprint=source.fingerprint)
     corpus["train_hashes"] = source.train_hashes
     told = {key: value for key, value in options.items() if key not in ("corpus", "lines", "minutes")}
-    figures = held_out(checkpoints.rounded(model), source)
-    card = runs.finish(out, model, source.tokenizer, corpus, told, history, figures)
-    say(f"Held-out loss {figures['loss']:.3f} nats per selected token. Wrote {out / checkpoints.CARD} and its model.")
+
+    def finish() -> dict:
+        figures = held_out(checkpoints.rounded(model), source)
+        return runs.finish(out, model, source.tokenizer, corpus, told, history, figures)
+
+    card = on_first(finish)
+    loss = card["held_out"]["loss"]
+    say(f"Held-out loss {loss:.3f} nats per selected token. Wrote {out / checkpoints.CARD} and its model.")
     return card
 
 

@@ -5,17 +5,25 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import date
 from pathlib import Path
 
 from torch import nn
 
-from nextbert_lite.files import NEW, json_of, settle, write_text
+from nextbert_lite.files import NEW, json_of, make_folder, settle, write_text
+from nextbert_lite.training.distributed import drop_shards, join, on_first, together
 from nextbert_lite.training.loop import History
 from nextbert_lite.training.tokenizer import Tokenizer
 from nextbert_lite.use import checkpoints
 from nextbert_lite.use.checkpoints import CARD, TOKENIZER, WEIGHTS
 from nextbert_lite.validate import check_count
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # on Windows
+    fcntl = None
 
 RUN, TRAINING = "run.json", "training.safetensors"  # what an unfinished run needs to go on
 
@@ -63,7 +71,8 @@ def unfinished(out: Path, options: dict, replace: bool) -> dict | None:
         raise FileExistsError(f"{out} has a model already. Name another folder, or say --replace.")
     known = {CARD, WEIGHTS, TOKENIZER, TRAINING}
     found = sorted(p.name for p in out.iterdir()) if out.is_dir() else []
-    others = [name for name in found if name not in known and not name.endswith((NEW, ".part"))]  # left by a kill
+    left = tuple(name for name in found if name.endswith((NEW, ".part")) or name.startswith(f"{TRAINING}.shards-"))
+    others = [name for name in found if name not in known and name not in left]  # left: by a kill
     if others:
         raise FileExistsError(f"{out} has other files ({', '.join(others[:3])}); name a folder of its own.")
     return None
@@ -76,6 +85,7 @@ def begin(out: Path, plan: dict) -> None:
     if not isinstance(lr, int | float) or not 0 < lr < math.inf:
         raise ValueError(f"lr is {lr}; a learning rate is more than 0 and finite, such as 1e-3. Nothing was written.")
     (out / TRAINING).unlink(missing_ok=True)  # of an earlier run: a kill may have left it
+    drop_shards(out / TRAINING)
     write_text(out / RUN, json.dumps(plan | {"sha256": checkpoints.seal(plan)}))
 
 
@@ -114,4 +124,37 @@ def finish(
     # the plan first: without it the checkpoint counts for nothing. A part: of a process killed while it wrote
     for path in (out / RUN, out / TRAINING, *out.glob(".*.part")):
         path.unlink(missing_ok=True)
+    drop_shards(out / TRAINING)
     return card
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Keep other commands out of a folder; the system opens it again when this process ends, however it ends.
+
+    Raises ValueError when another command is at work there. Of several ranks the first one keeps it for all.
+    """
+    there, held = os.path.lexists(out), []
+
+    def take() -> None:
+        if fcntl is None or (there and not out.is_dir()):  # what is no folder is refused later, in other words
+            return
+        make_folder(out)
+        held.append(os.open(out, os.O_RDONLY))
+        try:
+            fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another command is at work in {out}: wait until it has ended, or name another folder."
+            ) from None
+
+    try:
+        with together() if join() else nullcontext():
+            on_first(take)
+            yield
+    finally:
+        if held and not there:
+            with suppress(OSError):
+                out.rmdir()  # if nothing was written
+        for lock in held:
+            os.close(lock)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import torch
 
+from nextbert_lite.files import launched
+
 
 def pick_device(name: str | torch.device | None = None) -> torch.device:
-    """Return the named device, or the best there is: an NVIDIA GPU, Apple's, else the CPU.
+    """Return the named device, or the best there is: an NVIDIA GPU, Apple's (not for several ranks), else the CPU.
 
     Raises ValueError, which lists what this machine has, for a device that it lacks or that does not exist.
     """
     available = ["cpu"]
-    if torch.backends.mps.is_available():
+    if torch.backends.mps.is_available() and not launched():
         available.insert(0, "mps")
     if torch.cuda.is_available():
         available.insert(0, "cuda")

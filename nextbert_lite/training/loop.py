@@ -22,7 +22,9 @@ from nextbert_lite.core.encoder import EncoderConfig
 from nextbert_lite.core.masking import IGNORE
 from nextbert_lite.core.modern import ModernConfig
 from nextbert_lite.files import read_safetensors, write_safetensors
+from nextbert_lite.training import distributed
 from nextbert_lite.training.device import pick_device
+from nextbert_lite.training.distributed import Parallel, check_loss
 from nextbert_lite.validate import check_count
 
 MakeBatch = Callable[[int], dict[str, Tensor]]  # a step -> its batch, such as `Batches`
@@ -63,6 +65,8 @@ def fit(
     checkpoint_every: int = 500,
     stop_after: float = math.inf,
     progress: bool = True,
+    accumulate: int = 1,
+    shard: bool = False,
 ) -> History:
     """Train the model in place: step s minimises `model.loss(**batches(s))`. Return the history.
 
@@ -76,6 +80,11 @@ def fit(
     stop_after: seconds after which training stops as if it had been interrupted.
     Ctrl-C (or Jupyter's stop button) ends after the running step: the model keeps its weights, the history says
     `interrupted`. A second one stops at once.
+    accumulate: cut each batch into so many parts, one forward and backward pass each: a part's memory, the batch's
+    gradient. It is the batch's own if the loss is a mean over rows, or over the `labels` that are not -100.
+    Started by torchrun, the ranks share each batch and end with the weights that one device would have, but for
+    rounding and the dropout masks, which each rank draws for itself. Every rank evaluates; the first one writes. shard:
+    each rank keeps only a part of weights, gradients and optimizer (FSDP2), and writes its part of the checkpoint.
     A loss or gradient that is not finite raises FloatingPointError and leaves the weights of the last good step.
     """
     check_count("steps", steps)
@@ -83,6 +92,7 @@ def fit(
     check_count("seed", 0 if seed is None else seed, least=0)
     check_count("evaluate_every", evaluate_every)
     check_count("checkpoint_every", checkpoint_every)
+    check_count("accumulate", accumulate)
     if not 0 < lr < math.inf or not stop_after >= 0:
         raise ValueError(f"lr is {lr}, stop_after {stop_after}; lr must be finite and more than 0, the other not below")
     if mixed_precision not in (None, True, False):
@@ -91,9 +101,15 @@ def fit(
         raise TypeError("fit needs a model with a method `loss` and batches to call with a step, such as MLMBatches.")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("nothing of this model learns: all its parameters are frozen (requires_grad is False).")
+    several = distributed.join()  # has torchrun started other processes too?
     device = pick_device(device)
     model.to(device).train()
-    optimizer = adamw(model, lr)
+    parallel = Parallel(model, device, accumulate, shard, seed) if several or accumulate > 1 else None
+    if parallel is not None and hasattr(batches, "batch_size"):
+        distributed.check_shares(batches.batch_size, accumulate)
+    trained = model if parallel is None else parallel.trained  # the model, or its sharded copy
+    fill = (lambda model: None) if parallel is None else parallel.fill  # puts sharded weights into the model
+    optimizer = adamw(trained, lr)
     optimizer.zero_grad()  # gradients that an earlier run left behind must not count
     history = History()
     settings = dict(steps=steps, lr=lr, warmup=warmup)
@@ -104,15 +120,16 @@ def fit(
         settings |= config.to_dict()
     settings |= {name: getattr(model, name) for name in OF_LOSS if hasattr(model, name)}
     if checkpoint is not None and Path(checkpoint).exists():
-        history = load_checkpoint(checkpoint, model, optimizer, settings)
+        history = load_checkpoint(checkpoint, trained, optimizer, settings)
     elif seed is not None:
         torch.manual_seed(seed)
 
     start, before, saved = time.perf_counter(), history.seconds, history.steps
     history.interrupted = False
     quiet = not progress or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")  # tqdm's notebook bar ignores it
+    quiet |= several and parallel.rank > 0
     bar = tqdm(total=steps, initial=history.steps, unit="step", disable=quiet)
-    with bar, hold_interrupt() as interrupted:
+    with bar, hold_interrupt() as interrupted, distributed.together() if several else contextlib.nullcontext():
         while history.steps < steps and not history.interrupted:
             step = history.steps
             batch = batches(step)
@@ -122,21 +139,25 @@ def fit(
                 raise ValueError(f"the batch of step {step} is empty: leave out empty batches.")
             masks = [tensor for name, tensor in batch.items() if name == "mask" or name.endswith("_mask")]
             real_tokens = sum(int(m.sum()) for m in masks) if masks else next(iter(batch.values())).numel()
-            batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
             rate = lr * linear_schedule(step, steps, warmup)
             for group in optimizer.param_groups:
                 group["lr"] = rate
 
-            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                loss = model.loss(**batch)
-            if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
-                raise TypeError(
-                    "`model.loss` must give a mean with its graph, a tensor of shape (); no item, no detach."
-                )
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-            loss_value, norm_value = torch.stack([loss.detach().float(), norm.float()]).tolist()
+            if parallel is None:
+                batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+                with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                    loss = check_loss(model.loss(**batch))
+                loss.backward()
+            else:
+                loss = parallel.backward(batch, step, bfloat16)
+            norm = nn.utils.clip_grad_norm_(trained.parameters(), CLIP)
+            stop = interrupted() or (time.perf_counter() - start >= stop_after and step + 1 < steps)
+            if parallel is None:
+                loss_value, norm_value = torch.stack([loss.detach().float(), norm.float()]).tolist()
+            else:
+                loss_value, norm_value, stop = parallel.agree(loss, norm, stop, step)
             if not math.isfinite(loss_value + norm_value):
+                fill(model)
                 raise FloatingPointError(explain_non_finite(model, step, rate, loss_value, norm_value))
             optimizer.step()
             optimizer.zero_grad()
@@ -145,9 +166,10 @@ def fit(
             history.lr.append(rate)
             history.tokens.append(real_tokens)
             history.seconds = before + time.perf_counter() - start
-            history.interrupted = interrupted() or (history.seconds - before >= stop_after and history.steps < steps)
+            history.interrupted = stop
             done = history.steps == steps or history.interrupted
             if evaluate is not None and (done or history.steps % evaluate_every == 0):
+                fill(model)
                 random_state = rng_states(device)  # an evaluation must not change the training that follows
                 with evaluating(model), torch.no_grad():
                     found = evaluate() or {}
@@ -157,11 +179,12 @@ def fit(
                     history.evaluations.append({"step": history.steps, **plain})
                 set_rng_states(random_state)
             if checkpoint is not None and (done or history.steps - saved >= checkpoint_every):
-                save_checkpoint(checkpoint, model, optimizer, settings, history)
+                save_checkpoint(checkpoint, trained, optimizer, settings, history, parallel)
                 saved = history.steps
             speed = sum(history.tokens[-50:]) / len(history.tokens[-50:]) * history.steps / max(history.seconds, 1e-9)
             bar.set_postfix_str(f"loss {loss_value:.3f}, {speed:,.0f} tokens/s", refresh=False)
             bar.update()
+        fill(model)
     model.eval()
     return history
 
@@ -211,13 +234,14 @@ def held_out_loss(model: nn.Module, batches: MakeBatch, n: int) -> float:
     return total / count
 
 
-def steps_in(model: nn.Module, batches: MakeBatch, seconds: float) -> int:
-    """Return how many training steps fit into the time, measured on a copy of the model."""
+def steps_in(model: nn.Module, batches: MakeBatch, seconds: float, **how) -> int:
+    """Return how many training steps fit into the time, measured on a copy of the model. how: arguments of `fit`."""
     trial = copy.deepcopy(model)
     device = next(model.parameters()).device
-    first = fit(trial, batches, 2, device=device, seed=None, progress=False)  # the first steps pay for start-up
+    how |= dict(device=device, seed=None, progress=False)
+    first = fit(trial, batches, 2, **how)  # the first steps pay for start-up
     start = time.perf_counter()
-    if first.interrupted or fit(trial, batches, 6, device=device, seed=None, progress=False).interrupted:
+    if first.interrupted or fit(trial, batches, 6, **how).interrupted:
         raise KeyboardInterrupt
     return max(10, int(seconds / ((time.perf_counter() - start) / 6)))
 
@@ -280,16 +304,30 @@ def set_rng_states(states: dict[str, Tensor]) -> None:
 
 
 def save_checkpoint(
-    path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict, history: History
+    path: str | Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    settings: dict,
+    history: History,
+    parallel: Parallel | None = None,
 ) -> None:
-    """Write weights, optimizer, random state and history as one file. A write that fails leaves the old file whole."""
+    """Write weights, optimizer, random state and history as one file. A write that fails leaves the old file whole.
+
+    Of several ranks the first one writes; sharded tensors lie in a folder beside the file, named in it.
+    """
+    path = Path(path)
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         for key, tensor in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = tensor
-    tensors |= rng_states(next(model.parameters()).device)
     metadata = {"settings": json.dumps(settings), "history": json.dumps(asdict(history))}
-    write_safetensors(path, tensors, metadata)
+    shards = {}
+    if parallel is not None and parallel.sharded:
+        shards, tensors = distributed.write_shards(path, tensors, history.steps), {}
+        metadata["shards"] = json.dumps(shards)
+    if parallel is None or parallel.rank == 0:
+        write_safetensors(path, tensors | rng_states(next(model.parameters()).device), metadata)
+        distributed.drop_shards(path, keep=shards.get("folder"))
 
 
 def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict) -> History:
@@ -304,6 +342,8 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
         tensors, metadata = read_safetensors(path)
         if "history" not in metadata:
             raise ValueError(f"{path} is no checkpoint of `fit`.")
+        if "shards" in metadata:
+            tensors |= distributed.read_shards(Path(path), json.loads(metadata["shards"]))
         stored, history = json.loads(metadata["settings"]), History(**json.loads(metadata["history"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{error} Give another file name, or delete it, to start anew.") from None
@@ -324,10 +364,11 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
             f"{path} holds another model: {len(differing)} parameters differ, first {name} (there "
             f"{theirs.get(name, 'missing')}, here {ours.get(name, 'missing')}). Give another checkpoint file."
         )
-    model.load_state_dict(weights)
+    here = model.state_dict()
+    model.load_state_dict({name: distributed.placed(tensor, here[name]) for name, tensor in weights.items()})
     for name, parameter in model.named_parameters():
         state = {
-            key: tensors[f"optimizer.{key}.{name}"].to(parameter.device)
+            key: distributed.placed(tensors[f"optimizer.{key}.{name}"], parameter)
             for key in ("step", "exp_avg", "exp_avg_sq")
             if f"optimizer.{key}.{name}" in tensors
         }
