@@ -560,7 +560,7 @@ def toctrees(found: list[Lesson]) -> str:
     blocks = [("The course", ["map"])]
     for part in dict.fromkeys(lesson.part for lesson in found):
         blocks.append((part, [f"lessons/{lesson.path.stem}" for lesson in found if lesson.part == part]))
-    blocks.append(("To look up", ["use", "glossary", "reference/index", "teachers", "licence"]))
+    blocks.append(("To look up", ["use", "devices", "glossary", "reference/index", "teachers", "licence"]))
     return "\n\n".join(
         f"```{{toctree}}\n:hidden:\n:caption: {json.dumps(caption)}\n\n" + "\n".join(pages) + "\n```"
         for caption, pages in blocks
