@@ -13,7 +13,7 @@ make demo                install, pretrain a small encoder on real text and look
 make test                install, then lint and all tests; every lesson is executed and compared
 make test LESSON=02      only the tests of one lesson, and the lesson itself
 make check LESSON=02     the same without executing the lesson: while you work on it
-make test-extras         install what the book and a real browser need, then their tests
+make test-extras         install what the book, a real browser and streams need, then their tests
 make test-slow           the tests that take minutes each
 make bench               install, then measure speed beside Hugging Face, sentence-transformers and torch's own encoder
 make checkpoints         train toy-small, docs-small and docs-contrastive anew into data/checkpoints (two hours or more)
@@ -78,8 +78,8 @@ check:
 	$(PYTEST) -m "not slow" $(LESSON_TESTS) -k lesson$(LESSON)
 
 test-extras:
-	$(SETUP) --extra test --extra book --extra browser
-	$(PYTEST) tests/test_book.py tests/browser
+	$(SETUP) --extra test --extra book --extra browser --extra stream
+	$(PYTEST) tests/test_book.py tests/browser tests/test_streams.py
 
 test-slow:
 	$(SETUP) --extra test

@@ -1,1 +1,1 @@
-"""What models are trained on: the toy world with its exact answers, and the documentation on this machine."""
+"""What models are trained on: the toy world with its exact answers, the documentation on this machine, streams."""

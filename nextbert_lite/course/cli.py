@@ -40,6 +40,8 @@ PRETRAIN_EXAMPLES = """examples:
   nextbert-lite pretrain --corpus docs --preset modern-small --minutes 10 --out my-modern    with ModernBERT's parts
   nextbert-lite pretrain --corpus notes/ --minutes 20 --out my-notes      your own .txt files
   nextbert-lite pretrain --corpus reviews.txt --lines --minutes 20 --out my-reviews    one text a line
+  nextbert-lite pretrain --corpus "news/**/*.jsonl" --pack --minutes 60 --out my-news  more text than fits into memory
+  nextbert-lite pretrain --corpus hub:owner/name --steps 9000 --out mine  a public data set, over the network
 The folder gets model.safetensors, tokenizer.json and card.json; in Python:
   model, tokenizer = nextbert_lite.load("my-docs")
 Ctrl-C, a full disk, a power cut: the same command goes on from the last checkpoint. On several processes or GPUs:
@@ -206,7 +208,8 @@ def parser() -> argparse.ArgumentParser:
         "--corpus",
         required=True,
         type=named,
-        help="toy, docs (the documentation of your installed packages), or a path of .txt files",
+        help="toy, docs (the documentation of your installed packages), a path of .txt files; or, streamed: a path or "
+        "a pattern of text, .jsonl and .parquet files, a public data set as hub:owner/name",
     )
     command.add_argument("--lines", action="store_true", help="each line of the files is a text, not each paragraph")
     command.add_argument("--preset", default="tiny", help="tiny (default), small or base; modern-tiny, -small, -base")
@@ -241,6 +244,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="cut each batch into N parts, one after the other: less memory, the same gradient (default: 1)",
     )
+    streamed = command.add_argument_group("a corpus larger than memory")
+    streamed.add_argument("--stream", action="store_true", help="read .txt files while training, too, a part at a time")
+    streamed.add_argument("--column", type=named, help="what has the text in JSONL and Parquet (default: text)")
+    streamed.add_argument("--pack", action="store_true", help="fill each row with several texts, without padding")
+    streamed.add_argument("--drop-repeated", action="store_true", help="leave out texts that come again, word for word")
+    streamed.add_argument("--workers", type=whole, default=1, help="processes that tokenize ahead (default: 1)")
     command.set_defaults(run=pretrain)
 
     command = commands.add_parser(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -16,16 +16,18 @@ import torch
 from nextbert_lite.core.encoder import PRESETS, EncoderConfig
 from nextbert_lite.core.heads import MaskedLanguageModel
 from nextbert_lite.core.modern import MODERN_PRESETS, ModernConfig, encoder_of
+from nextbert_lite.corpora import streams
 from nextbert_lite.corpora.bayes import compare
 from nextbert_lite.corpora.harvest import SPLITS
 from nextbert_lite.corpora.python_docs import load_docs, text_hash
+from nextbert_lite.corpora.shards import HUB, is_stream, text_files
 from nextbert_lite.corpora.toy_world import ToyWorld
 from nextbert_lite.course import runs
 from nextbert_lite.course.skills import skills
 from nextbert_lite.files import file_hash, read_text, say
-from nextbert_lite.training.batches import LEAST, MLMBatches, fresh_batches, pieces_of_each
+from nextbert_lite.training.batches import LEAST, MLMBatches, fresh_batches, pieces, pieces_of_each
 from nextbert_lite.training.device import pick_device
-from nextbert_lite.training.distributed import check_shares, join, on_first
+from nextbert_lite.training.distributed import check_shares, first_rank, join, on_first
 from nextbert_lite.training.loop import MakeBatch, fit, held_out_loss, steps_in
 from nextbert_lite.training.tokenizer import SPECIALS, Tokenizer, train_bpe
 from nextbert_lite.use import checkpoints
@@ -116,22 +118,55 @@ def file_corpus(
     return corpus
 
 
-def text_files(folder: Path) -> list[Path]:
-    """Return all .txt files in a folder and those below it, .TXT too, also behind a link to a folder.
+def stream_corpus(
+    corpus: str,
+    max_len: int,
+    vocab_size: int,
+    tokenizer: Tokenizer | None = None,
+    lines: bool = False,
+    column: str | None = None,
+    pack: bool = False,
+    drop_repeated: bool = False,
+    workers: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
+) -> Corpus:
+    """Return text, JSONL and Parquet files, or a public data set, as a corpus that never lies in memory as a whole.
 
-    OSError for a folder that may not be read.
+    rank, ranks: train on the rank-th part of it, of as many; what is held out is the same for all.
+    Raises OSError for what cannot be read, RuntimeError, which says what to install, for a missing library.
     """
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    found, seen = [], {os.path.realpath(folder)}  # a link may lead to a folder above it
-    for place, below, names in os.walk(folder, onerror=refuse, followlinks=True):
-        real = {name: os.path.realpath(os.path.join(place, name)) for name in below}
-        below[:] = [name for name in below if real[name] not in seen]
-        seen |= set(real.values())
-        found += [Path(place, name) for name in names]
-    return sorted(file for file in found if file.suffix.lower() == ".txt")
+    source = streams.open_source(corpus, column or "text", lines)
+    fingerprint = source.scan() | {"modulus": source.modulus}  # 2 in so many texts are held out
+    learn, *held = streams.sample(source)
+    if not all([learn, *held]):
+        raise ValueError(
+            f"{corpus} has too few different texts to hold some out: a corpus needs some hundreds. If each line of a "
+            "text file is a text of its own, say --lines (in Python lines=True)."
+        )
+    tokenizer = tokenizer or train_bpe(learn, vocab_size)
+    parts = [pieces(texts, tokenizer, max_len) for texts in held]
+    if not all(parts):
+        raise ValueError(f"the held-out texts are too short: pieces of at least {LEAST} tokens are needed.")
+    validation, test = (MLMBatches(part, tokenizer, 64, HELD_OUT_RATE, HELD_OUT_SEED, copies=1) for part in parts)
+    if "texts" in fingerprint:
+        about = f"{fingerprint['texts']:,} texts in {len(source.paths):,} files, {fingerprint['repeated']:,} repeated"
+        about += " and left out" if drop_repeated and fingerprint["repeated"] else ""
+    else:
+        about = f"the data set {source.name} in {source.shards:,} parts"
+    options = dict(pack=pack, drop=drop_repeated, workers=workers, rank=rank, ranks=ranks)
+    return Corpus(
+        name="stream",
+        tokenizer=tokenizer,
+        fingerprint=fingerprint,
+        training=lambda batch, rate, seed: streams.StreamBatches(
+            source, tokenizer, max_len, batch, rate, seed, **options
+        ),
+        validation=validation,
+        test=test,
+        test_batches=len(test),
+        about=f"{about}; 2 in {source.modulus} held out by hash, {len(held[1]):,} of them read as test",
+    )
 
 
 def text_corpus(train: list[str], validation: list[str], test: list[str], max_len: int, tokenizer: Tokenizer) -> Corpus:
@@ -178,6 +213,11 @@ def pretrain(
     checkpoint_every: int = 500,
     accumulate: int = 1,
     shard: bool = False,
+    stream: bool = False,
+    column: str | None = None,
+    pack: bool = False,
+    drop_repeated: bool = False,
+    workers: int = 0,
 ) -> dict | None:
     """Pretrain a masked language model and write it into the folder `out`; return its card, or None if interrupted.
 
@@ -187,6 +227,10 @@ def pretrain(
     preset: one of `CONFIGS`. changes: fields of its EncoderConfig or ModernConfig that differ. bf16: see `fit`'s
     mixed_precision; accumulate, shard: see `fit`. On several ranks, started by torchrun, each must be able to read the
     corpus and `out`; the first one writes.
+    stream: read the files while training, a part at a time, and never all into memory; so are read, without a word,
+    JSONL and Parquet files (their texts: the `column`, "text" if it is None), a pattern such as "news/*.jsonl", and
+    the public data set "hub:owner/name". pack, drop_repeated, workers: see `streams.StreamBatches`; workers other than
+    0 need a script that begins under `if __name__ == "__main__"`.
     Raises FileExistsError for a folder that has a model already (unless `replace`) or other files; ValueError for wrong
     arguments, and for an unfinished run with others; OSError for what cannot be read or written.
     """
@@ -201,7 +245,12 @@ def pretrain(
     if unknown:
         raise ValueError(f"{unknown[0]} is no field of {fields.__name__} that can be set here.")
     config = fields.preset(preset, len(SPECIALS) + 1, **changes)  # refuses impossible ones before any work
-    if lines and corpus in ("toy", "docs"):
+    stream = stream or (corpus not in ("toy", "docs") and is_stream(str(corpus)))
+    streaming = dict(stream=stream, column=column, pack=pack, drop_repeated=drop_repeated)
+    streaming = {name: value or None for name, value in streaming.items()}  # other runs have none
+    if any(streaming.values()) and (not stream or corpus in ("toy", "docs")):
+        raise ValueError("stream, column, pack and drop_repeated are for files that are streamed: see the help.")
+    if lines and (corpus in ("toy", "docs") or str(corpus).startswith(HUB)):
         raise ValueError(f"lines is for text files of your own; the corpus {corpus} has none. Leave it out.")
     max_len = config.max_len
     if max_len < LEAST + 2:
@@ -212,7 +261,9 @@ def pretrain(
     options |= dict(vocab_size=None if corpus == "toy" else vocab_size, seed=seed, bf16=bf16)
     chosen = pick_device(device)
     check_shares(batch, check_count("accumulate", accumulate))
-    run = on_first(lambda: runs.unfinished(out, options | ({} if steps is None else {"steps": steps}), replace))
+    known = options | streaming | ({} if steps is None else {"steps": steps})
+    run = on_first(lambda: runs.unfinished(out, known, replace))
+    options |= {name: value for name, value in streaming.items() if value}
     tokenizer = Tokenizer.from_json(run["tokenizer"]) if run else None
 
     say(f"Reading the corpus {corpus} …", flush=True)
@@ -220,6 +271,8 @@ def pretrain(
         source = toy_corpus(max_len)
     elif corpus == "docs":
         source = docs_corpus(max_len, vocab_size, tokenizer)
+    elif stream:
+        source = stream_corpus(str(corpus), max_len, vocab_size, tokenizer, lines, column, pack, drop_repeated, workers)
     else:
         source = file_corpus(Path(corpus), max_len, vocab_size, tokenizer, lines)
     say(f"  {source.about}; {source.tokenizer.vocab_size:,} different tokens")
@@ -239,6 +292,10 @@ def pretrain(
         steps = on_first(lambda: steps or timed)
         plan = dict(options=options, steps=steps, fingerprint=source.fingerprint, tokenizer=source.tokenizer.to_json())
         on_first(lambda: runs.begin(out, plan))
+    if stream:
+        batches.keep(out / runs.PLACES, write=first_rank())
+        batches.waited = 0.0  # the first part had to come
+    start = time.perf_counter()
     parameters = sum(p.numel() for p in model.parameters())
     say(f"Pretraining {parameters:,} parameters on {chosen}, {steps:,} steps. Ctrl-C stops; the same command goes on.")
 
@@ -258,6 +315,9 @@ def pretrain(
         accumulate=accumulate,
         shard=shard,
     )
+    if stream:
+        batches.close()
+        say(f"The model waited for data in {batches.waited / (time.perf_counter() - start):.1%} of the time.")
     if history.interrupted:
         say(f"Stopped at step {history.steps:,} of {steps:,}. The same command goes on from there.")
         return None

@@ -26,6 +26,7 @@ except ModuleNotFoundError:  # on Windows
     fcntl = None
 
 RUN, TRAINING = "run.json", "training.safetensors"  # what an unfinished run needs to go on
+PLACES = "stream.json"  # and where in its corpus each part begins, if that is streamed
 
 
 def check_length(minutes: float | None, steps: int | None) -> None:
@@ -69,7 +70,7 @@ def unfinished(out: Path, options: dict, replace: bool) -> dict | None:
         raise FileExistsError(f"{out} is {what}; name a folder for the checkpoint.")
     if (out / CARD).exists() and not replace:
         raise FileExistsError(f"{out} has a model already. Name another folder, or say --replace.")
-    known = {CARD, WEIGHTS, TOKENIZER, TRAINING}
+    known = {CARD, WEIGHTS, TOKENIZER, TRAINING, PLACES}
     found = sorted(p.name for p in out.iterdir()) if out.is_dir() else []
     left = tuple(name for name in found if name.endswith((NEW, ".part")) or name.startswith(f"{TRAINING}.shards-"))
     others = [name for name in found if name not in known and name not in left]  # left: by a kill
@@ -84,7 +85,8 @@ def begin(out: Path, plan: dict) -> None:
     lr = plan["options"].get("lr", 1.0)
     if not isinstance(lr, int | float) or not 0 < lr < math.inf:
         raise ValueError(f"lr is {lr}; a learning rate is more than 0 and finite, such as 1e-3. Nothing was written.")
-    (out / TRAINING).unlink(missing_ok=True)  # of an earlier run: a kill may have left it
+    for name in (TRAINING, PLACES):
+        (out / name).unlink(missing_ok=True)  # of an earlier run: a kill may have left it
     drop_shards(out / TRAINING)
     write_text(out / RUN, json.dumps(plan | {"sha256": checkpoints.seal(plan)}))
 
@@ -122,7 +124,7 @@ def finish(
     corpus["train_hashes"] = hashes
     card = checkpoints.save(out, model, tokenizer, card)
     # the plan first: without it the checkpoint counts for nothing. A part: of a process killed while it wrote
-    for path in (out / RUN, out / TRAINING, *out.glob(".*.part")):
+    for path in (out / RUN, out / TRAINING, out / PLACES, *out.glob(".*.part")):
         path.unlink(missing_ok=True)
     drop_shards(out / TRAINING)
     return card

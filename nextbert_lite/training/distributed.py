@@ -72,6 +72,11 @@ def on_first(act: Callable[[], Found]) -> Found:
     return told[0]
 
 
+def first_rank() -> bool:
+    """Return whether this process is the first rank, or the only one."""
+    return not join() or dist.get_rank() == 0
+
+
 def first_to_say() -> bool:
     """Return whether this rank is the first with something to say of an error: one sentence is enough for all."""
     if _store is None:

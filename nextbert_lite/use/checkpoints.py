@@ -167,6 +167,8 @@ def unseen(card: dict, documents: Sequence[Document], corpus: DocsCorpus) -> lis
     On the versions that it was trained with, these are all of `corpus.test` but a few at the border of "near", for the
     word weights come from fewer texts here. On others the split can differ.
     """
+    if card["corpus"].get("name") == "stream":
+        raise ValueError(f"{card['name']} was trained on a stream: which texts it saw was not written down.")
     trained = set(card["corpus"]["train_hashes"])
     documents = [d for d in documents if text_hash(d) not in trained]
     seen = [d.text for d in corpus.documents if text_hash(d) in trained]
