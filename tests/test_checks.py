@@ -17,6 +17,7 @@ import torch.nn.functional as F
 import nextbert_lite.checks
 from nextbert_lite.checks import core, lesson_14, lesson_16
 from nextbert_lite.checks.core import Build, CheckFailed, Exercise, Fault, Mistake, Prediction, Stage
+from nextbert_lite.core.diffusion import hide_words
 
 MODULES = [
     importlib.import_module(f"nextbert_lite.checks.{module.name}")
@@ -270,6 +271,11 @@ def in_chunks(encode, order, size):
     return vectors[order.argsort()]
 
 
+def gumbel_draw(logits, seed, dtype, least=0.0):
+    u = torch.rand(logits.shape, generator=torch.Generator().manual_seed(seed), dtype=dtype).double()
+    return (logits.double() - (-u.clamp(least, 1 - least).log()).log()).argmax(-1)
+
+
 LIMITS = {
     "lesson10.2-at once": (
         "10.2",
@@ -297,6 +303,16 @@ LIMITS = {
             logits.float().softmax(-1), 1, generator=torch.Generator().manual_seed(7)
         )[:, 0],
         "another seed gives the same words",
+    ),
+    "lesson17.5-noise in float16": (
+        "17.5",
+        lambda logits, seed: gumbel_draw(logits, seed, torch.float16),
+        "where 30,000 rare words share the half, word 0 comes in 100 %",
+    ),
+    "lesson17.5-noise cut off": (
+        "17.5",
+        lambda logits, seed: gumbel_draw(logits, seed, torch.float64, least=1e-3),
+        "where 30,000 rare words share the half, word 0 comes in 100 %",
     ),
 }
 
@@ -380,7 +396,7 @@ NOT_QUITE = {
     ),
     "a column": (
         variant(forward=lambda self, x: self.factor * self.inner(x) + (torch.arange(x.shape[1]) == 1)),
-        "stage 1 of 3, values: 66.67 % of the values agree. the largest difference is 1",
+        "stage 1 of 3, values: 66.67 % of the values agree: the largest difference is 1",
     ),
     "in place": (variant(forward=adds_to_its_argument), "values: argument number 1 is changed in place"),
     "another name": (variant(__init__=with_another_name), "lacks inner.weight, inner.bias and has also linear.weight"),
@@ -784,3 +800,86 @@ ATTENTIONS_16 = {
 def test_lesson_16_says_what_is_wrong_with_an_attention(old, new, words):
     with pytest.raises(CheckFailed, match=f"^16.4: stage . of 8, .*{words}"):
         ALL["16.4"](attention_16(old, new))
+
+
+# --- lesson 17: what is said of numbers, of results of another kind, and of the lesson's perfect model ----------------
+
+GUESSES = {25: "from 0 to 1", -1: "from 0 to 1", 0.26: "close", 0.2: "close", 0.375: "too large", 1 / 6: "too small"}
+
+
+@pytest.mark.parametrize(
+    "guess, words", [pytest.param(guess, words, id=f"lesson17.3-{guess:.3f}") for guess, words in GUESSES.items()]
+)
+def test_a_wrong_proportion_is_told_in_which_way_it_is_wrong(guess, words):
+    with pytest.raises(CheckFailed, match=f"is not it. .*{words}"):
+        ALL["17.3"](guess)
+
+
+OF_ANOTHER_KIND = {
+    "a column": (lambda words: words[:, None], r"\(4000, 1\) of torch.int64"),
+    "floats": (lambda words: words.double(), r"\(4000,\) of torch.float64"),
+    "a list": (lambda words: words.tolist(), "list"),
+}
+
+
+@pytest.mark.parametrize(
+    "turn, words", OF_ANOTHER_KIND.values(), ids=[f"lesson17.5-{kind}" for kind in OF_ANOTHER_KIND]
+)
+def test_drawn_words_of_another_kind_are_refused_with_the_kind(turn, words):
+    with pytest.raises(CheckFailed, match=f"the result is {words}; expected one word's number a row"):
+        ALL["17.5"](lambda logits, seed: turn(ALL["17.5"].right(logits, seed)))
+
+
+def hides_in_place(model, ids, hidden, tokenizer, rates=None):
+    loss = ALL["17.1"].course(model, ids, hidden, tokenizer, rates)
+    ids[hidden] = tokenizer.mask_id
+    return loss
+
+
+def fills_in_place(model, ids, *arguments, **more):
+    ids[:] = ALL["17.2"].course(model, ids, *arguments, **more)
+    return ids
+
+
+@pytest.mark.parametrize(
+    "id_, answer",
+    [
+        pytest.param("17.1", hides_in_place, id="lesson17.1-in place"),
+        pytest.param("17.2", fills_in_place, id="lesson17.2-in place"),
+    ],
+)
+def test_a_text_that_is_changed_in_place_is_named(id_, answer):
+    with pytest.raises(CheckFailed, match=r"stage 1 .*: `ids` is changed in place"):
+        ALL[id_](answer)
+
+
+@pytest.fixture(scope="module")
+def the_perfect_model():
+    """The names of lesson 17's cell that makes its perfect model."""
+    source = Path(nextbert_lite.__file__).parent.parent / "notebooks/source/17_writing_with_a_masked_model.py"
+    cell = next(cell for cell in source.read_text(encoding="utf-8").split("\n# %%") if "def perfect(" in cell)
+    names = {name: getattr(nextbert_lite, name) for name in ("COURSE_SENTENCE", "PerfectModel", "ToyWorld", "load")}
+    names["torch"] = torch
+    exec(cell.split("\n", 1)[1], names)
+    return names
+
+
+LOSSES = [ALL["17.1"].course, *ALL["17.1"].other_ways]
+SAMPLERS = [ALL["17.2"].course, *ALL["17.2"].other_ways]
+
+
+@pytest.mark.parametrize("loss", [pytest.param(loss, id=f"lesson17.1-{loss.__name__}") for loss in LOSSES])
+def test_each_right_loss_is_finite_with_the_lessons_perfect_model(loss, the_perfect_model):
+    perfect, tokenizer = the_perfect_model["perfect"], the_perfect_model["tokenizer"]
+    ids, _ = the_perfect_model["world"].sample_ids(20, seed=3)
+    hidden = hide_words(ids, tokenizer, generator=torch.Generator().manual_seed(0))
+    expected = LOSSES[0](perfect, ids, hidden, tokenizer)
+    assert torch.isclose(loss(perfect, ids, hidden, tokenizer).double(), expected.double(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("fill", [pytest.param(fill, id=f"lesson17.2-{fill.__name__}") for fill in SAMPLERS])
+def test_each_right_sampler_writes_possible_sentences_with_the_lessons_perfect_model(fill, the_perfect_model):
+    tokenizer, world = the_perfect_model["tokenizer"], the_perfect_model["world"]
+    ids = torch.tensor([[tokenizer.cls_id, *[tokenizer.mask_id] * 11, tokenizer.sep_id]] * 10)
+    texts = fill(the_perfect_model["perfect"], ids, tokenizer, 11, generator=torch.Generator().manual_seed(0))
+    assert world.log_probability([tokenizer.decode(row) for row in texts]).isfinite().all()

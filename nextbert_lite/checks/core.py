@@ -229,7 +229,7 @@ class Build:
                     if all(map(alike, yours, wrong, right)) and self.passes(mistake.wrong, number - 1):
                         return "fails", where + mistake.message  # one that shows earlier is another mistake
             agree = agreement(*fault[1:])
-            part = "" if agree is None else f"{100 * agree:.2f} % of the values agree. "
+            part = "" if agree is None else f"{100 * agree:.2f} % of the values agree: "
             of_notebook = reads_of(answer) if stage.name == OTHER_SIZES else ""
             return "fails", f"{where}{part}{fault[0]}{of_notebook} For a hint: check.hint('{self.id}')."
         stages = ", ".join(stage.name for stage in self.stages)

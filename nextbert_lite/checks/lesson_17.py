@@ -1,9 +1,13 @@
 """The checks of lesson 17, Writing with a masked model."""
 
+import copy
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
 from torch import nn
 
 from nextbert_lite.checks.core import (
@@ -17,11 +21,11 @@ from nextbert_lite.checks.core import (
     hint,
     mine,
     solution,
-    untouched,
+    unchanged,
 )
 from nextbert_lite.core.diffusion import diffusion_loss as courses_loss
 from nextbert_lite.core.diffusion import fill_gaps as courses_sampler
-from nextbert_lite.training.tokenizer import word_level
+from nextbert_lite.training.tokenizer import Tokenizer, word_level
 
 __all__ = [
     "diffusion_loss",
@@ -41,7 +45,26 @@ def tokenizer_of(words):
     return word_level(f"w{i}" for i in range(words))
 
 
-EIGHT, TWENTY = tokenizer_of(8), tokenizer_of(20)
+def published(words):
+    """Return a tokenizer with RoBERTa's special tokens: [CLS], [PAD], [SEP], [UNK] are 0 to 3, [MASK] comes last."""
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(words)), "<mask>"]
+    backend = Backend(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
+    roles = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+    return Tokenizer(backend, specials=roles)
+
+
+EIGHT, TWENTY, ROBERTAS = tokenizer_of(8), tokenizer_of(20), published(8)
+
+
+def kept(function, **named):
+    """Return function(*arguments); Fault, with the argument's name, if it changed one of them in place."""
+    before = copy.deepcopy(named)
+    result = function(*named.values())
+    for name, value in named.items():
+        if not unchanged(before[name], value):
+            raise Fault(f"`{name}` is changed in place, so the caller's is changed too. Work on a copy.")
+    return result
+
 
 # --- 17.1 the build: diffusion_loss -----------------------------------------------------------------------------------
 
@@ -69,7 +92,7 @@ def some_texts(generator, V, lengths):
     return ids
 
 
-def places(ids, *chosen):
+def positions(ids, *chosen):
     hidden = torch.zeros(ids.shape, dtype=torch.bool)
     for row, where in enumerate(chosen):
         hidden[row, list(where)] = True
@@ -80,7 +103,7 @@ HIDDEN = ((1,), (1, 3, 5), (1, 2, 3), (2, 6))  # of the texts of 2, 5, 3 and 6 w
 
 
 def asked(answer, model, ids, hidden, tokenizer, rates=None):
-    loss = untouched(lambda i, h, r: answer(model, i, h, tokenizer, r), ids, hidden, rates)
+    loss = kept(lambda i, h, r: answer(model, i, h, tokenizer, r), ids=ids, hidden=hidden, rates=rates)
     if isinstance(loss, torch.Tensor) and loss.ndim:
         raise Fault(f"the result has the shape {tuple(loss.shape)}; expected one number for the batch, a scalar.")
     return loss
@@ -88,35 +111,42 @@ def asked(answer, model, ids, hidden, tokenizer, rates=None):
 
 def equal_texts(answer, generator):
     ids = F.pad(some_texts(generator, 13, [5, 5]), (0, 1), value=PAD)
-    return asked(answer, Mixer(generator, 13), ids, places(ids, (2, 5), (1, 2)), EIGHT)
+    return asked(answer, Mixer(generator, 13), ids, positions(ids, (2,), (1, 2, 4)), EIGHT)
 
 
 def several_texts(answer, generator):
     ids = some_texts(generator, 13, [2, 5, 3, 6])
-    return asked(answer, Mixer(generator, 13), ids, places(ids, *HIDDEN), EIGHT)
+    return asked(answer, Mixer(generator, 13), ids, positions(ids, *HIDDEN), EIGHT)
 
 
 def with_rates(answer, generator):
     ids = some_texts(generator, 13, [2, 5, 3, 6])
     rates = torch.tensor([0.9, 0.5, 0.7, 0.1], dtype=torch.float64)
-    none = places(ids, (), (1, 3), (), (5,))
+    none = positions(ids, (), (1, 3), (), (5,))
     model = Mixer(generator, 13)
-    return asked(answer, model, ids, places(ids, *HIDDEN), EIGHT, rates), asked(answer, model, ids, none, EIGHT, rates)
+    return asked(answer, model, ids, positions(ids, *HIDDEN), EIGHT, rates), asked(
+        answer, model, ids, none, EIGHT, rates
+    )
 
 
 def other_sizes(answer, generator):
     ids = some_texts(generator, 25, [7, 4])
-    return asked(answer, Mixer(generator, 25), ids, places(ids, (1, 4, 7), (2,)), TWENTY)
+    return asked(answer, Mixer(generator, 25), ids, positions(ids, (1, 4, 7), (2,)), TWENTY)
+
+
+def another_tokenizer(answer, generator):
+    ids = torch.tensor([[0, 4, 7, 5, 11, 2], [0, 9, 4, 2, 1, 1]])
+    return asked(answer, Mixer(generator, 13), ids, positions(ids, (2, 4), (1,)), ROBERTAS)
 
 
 def loss_gradients(answer, generator):
     ids = some_texts(generator, 13, [2, 5, 3, 6])
     model = Mixer(generator, 13)
-    loss = asked(answer, model, ids, places(ids, *HIDDEN), EIGHT)
-    if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
-        raise Fault(
-            "no gradient comes back from the loss: keep it a tensor, without `.item()`, `.detach()`, `no_grad`."
-        )
+    loss = asked(answer, model, ids, positions(ids, *HIDDEN), EIGHT)
+    if not isinstance(loss, torch.Tensor):
+        raise Fault(f"the loss is a {type(loss).__name__}, which has no gradient. Return the tensor.")
+    if not loss.requires_grad:
+        raise Fault("no gradient comes back from the loss: leave out `.detach()` and `no_grad`.")
     if model.asked != 1:
         raise Fault(f"the model was called {model.asked} times for one batch. Once is enough, with all texts.")
     return torch.autograd.grad(loss, tuple(model.parameters()))
@@ -124,17 +154,26 @@ def loss_gradients(answer, generator):
 
 def wrong_diffusion(**switches):
     """Return a diffusion_loss that a learner may write; its switches are the mistakes."""
-    switch = dict.fromkeys("weights n over seen at rates stopped".split()) | switches
+    switch = dict.fromkeys("weights n over seen at rates stopped loss numbers".split()) | switches
 
     def diffusion_loss(model, ids, hidden, tokenizer, rates=None):
+        if switch["seen"] == "instead":
+            ids = ids.masked_fill(hidden, tokenizer.mask_id)
         words = ~torch.isin(ids, torch.tensor(tokenizer.special_ids))
-        seen = ids if switch["seen"] == "whole" else ids.masked_fill(hidden, tokenizer.mask_id)
+        if switch["numbers"] in ("words", "both"):
+            words = ids >= FIRST
+        mask_id = MASK if switch["numbers"] in ("mask", "both") else tokenizer.mask_id
+        seen = ids if switch["seen"] == "whole" else ids.masked_fill(hidden, mask_id)
         logits = model(seen)
-        if switch["stopped"]:
+        if switch["loss"] == "softmax":
+            logits = logits.softmax(-1)
+        if switch["stopped"] == "detached":
             logits = logits.detach()
         labels = seen if switch["seen"] == "labels" else ids
         losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")  # (B, T)
-        at = {"all": words, "visible": words & ~hidden}.get(switch["at"], hidden)
+        losses = losses * {"bits": 1 / math.log(2), "sign": -1}.get(switch["loss"], 1)
+        every = torch.ones_like(words)
+        at = {"all": words, "visible": words & ~hidden, "everything": every}.get(switch["at"], hidden)
         per_text = losses.masked_fill(~at, 0.0).sum(1)
         n, k = words.sum(1).double(), hidden.sum(1).double()
         if switch["n"] == "specials":
@@ -148,6 +187,10 @@ def wrong_diffusion(**switches):
                 "ignored": n / k.clamp(min=1),
                 "batch": (1 / rates.mean()).expand(len(ids)),
                 "both": n / k.clamp(min=1) / rates,
+                "none": torch.ones_like(rates),
+                "inverted": rates,
+                "mean of inverses": (1 / rates).mean().expand(len(ids)),
+                "over k": 1 / rates / k.clamp(min=1),
             }.get(switch["rates"], weights)
             if switch["rates"] == "times n":
                 weights = weights / n * words.sum()
@@ -163,10 +206,12 @@ def wrong_diffusion(**switches):
             "all": ids.numel(),
             "nothing": 1,
             "specials": (words.sum(1) + 2).sum(),
+            "where hidden": words[hidden.any(1)].sum(),
         }
         if switch["over"] == "each":
             return (total / words.sum(1)).mean()
-        return total.sum() / divide.get(switch["over"], words.sum())
+        bound = total.sum() / divide.get(switch["over"], words.sum())
+        return bound.item() if switch["stopped"] == "item" else bound
 
     return diffusion_loss
 
@@ -196,6 +241,22 @@ def loss_by_einsum(model, ids, hidden, tokenizer, rates=None):
     return torch.einsum("b,bt,bt->", weights.to(nll.dtype), nll, hidden.to(nll.dtype)) / n.sum()
 
 
+def loss_times_hidden(model, ids, hidden, tokenizer, rates=None):
+    logits = model(ids.masked_fill(hidden, tokenizer.mask_id))
+    losses = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape) * hidden
+    words = ~torch.isin(ids, torch.tensor(tokenizer.special_ids))
+    weight = words.sum(1) / hidden.sum(1) if rates is None else 1 / rates
+    return (losses.sum(1) * weight).sum() / words.sum()
+
+
+def loss_by_labels(model, ids, hidden, tokenizer, rates=None):
+    logits = model(ids.masked_fill(hidden, tokenizer.mask_id))
+    labels = ids.masked_fill(~hidden, -100)
+    losses = F.cross_entropy(logits.double().transpose(1, 2), labels, reduction="none").sum(1)
+    n = sum(ids != i for i in tokenizer.special_ids).eq(len(tokenizer.special_ids)).sum(1)
+    return (losses * (n / hidden.sum(1) if rates is None else rates.reciprocal())).sum() / n.sum()
+
+
 diffusion_loss = Build(
     id="17.1",
     course=courses_loss,
@@ -204,6 +265,7 @@ diffusion_loss = Build(
         Stage("several texts", several_texts),
         Stage("rates", with_rates),
         Stage(OTHER_SIZES, other_sizes),
+        Stage("another tokenizer", another_tokenizer),
         Stage("gradients, in float64", loss_gradients),
     ),
     mistakes=(
@@ -217,7 +279,7 @@ diffusion_loss = Build(
         Mistake(
             "inverted weights",
             wrong_diffusion(weights="inverted"),
-            "your weight is turned around: k/n (or t) in place of n/k (or 1/t). Few hidden words must count *more*.",
+            "your weight is turned around: k/n in place of n/k. Few hidden words must count *more*.",
             "a weight multiplied where the formula divides",
         ),
         Mistake(
@@ -249,7 +311,7 @@ diffusion_loss = Build(
         Mistake(
             "padding and specials counted",
             wrong_diffusion(over="all"),
-            "you divide by all B · T places. Padding, [CLS] and [SEP] are no words; divide by the words.",
+            "you divide by all B · T positions. Padding, [CLS] and [SEP] are not words; divide by the words.",
             "batch × length, right for texts that fill the batch, as LLaDA's do",
         ),
         Mistake(
@@ -266,11 +328,43 @@ diffusion_loss = Build(
             "labels made after the masking",
         ),
         Mistake(
+            "the masked text in place of the text",
+            wrong_diffusion(seen="instead"),
+            "you overwrite the text with the masked one, so the labels and the number of words come from the masked "
+            "text too. Keep both.",
+            "a reader's attempt: ids[hidden] = mask_id at the top",
+        ),
+        Mistake(
             "the loss of all words",
             wrong_diffusion(at="all"),
             "you add up the losses of the visible words too. They cost nearly nothing to guess, and the bound has only "
             "hidden words in its sum.",
             "https://github.com/huggingface/transformers/issues/2759 (which tokens count in the loss)",
+        ),
+        Mistake(
+            "the loss of all positions",
+            wrong_diffusion(at="everything"),
+            "you add up the losses of all positions, visible words, special tokens and padding too. The bound has only "
+            "the hidden words in its sum.",
+            "a reader's attempt: cross_entropy over everything",
+        ),
+        Mistake(
+            "bits",
+            wrong_diffusion(loss="bits"),
+            "this is in bits, to the base 2. Nats are asked for: the natural logarithm, as cross_entropy has it.",
+            "a reader's attempt: divided by ln 2",
+        ),
+        Mistake(
+            "softmax before cross_entropy",
+            wrong_diffusion(loss="softmax"),
+            "`F.cross_entropy` takes logits and does the softmax itself; you gave it probabilities.",
+            "https://github.com/Lightning-Universe/lightning-bolts/issues/654 (softmax applied twice)",
+        ),
+        Mistake(
+            "the sign",
+            wrong_diffusion(loss="sign"),
+            "the sign is turned around: the bound is a sum of −ln p, which is never negative.",
+            "a reader's attempt: log-probabilities added up",
         ),
         Mistake(
             "the loss of the visible words",
@@ -285,9 +379,15 @@ diffusion_loss = Build(
             "n taken as the number of tokens that are no padding",
         ),
         Mistake(
+            "specials are words",
+            wrong_diffusion(n="specials", over="specials"),
+            "[CLS] and [SEP] are not words, but you count them, in n and below the line.",
+            "a reader's attempt: words as all tokens that are not padding",
+        ),
+        Mistake(
             "specials in the divisor",
             wrong_diffusion(over="specials"),
-            "you divide by a number that counts [CLS] and [SEP] too. They are no words: nothing is asked of them.",
+            "you divide by a number that counts [CLS] and [SEP] too. They are not words.",
             "the attention mask's sum as the number of words",
         ),
         Mistake(
@@ -330,10 +430,67 @@ diffusion_loss = Build(
             "two formulas of one paper joined",
         ),
         Mistake(
+            "no weight with rates",
+            wrong_diffusion(rates="none"),
+            "with `rates` your losses have no weight. Multiply those of each text by 1/t.",
+            "a reader's attempt: the weight in the branch without rates only",
+        ),
+        Mistake(
+            "times the rate",
+            wrong_diffusion(rates="inverted"),
+            "with `rates` your weight is turned around: t in place of 1/t.",
+            "a reader's attempt: multiplied where the formula divides",
+        ),
+        Mistake(
+            "the mean of the weights",
+            wrong_diffusion(rates="mean of inverses"),
+            "with `rates` all texts get the same weight, the mean of 1/t. Each text has its own 1/t.",
+            "a reader's attempt: one weight for the batch",
+        ),
+        Mistake(
+            "the mean of the losses, with rates",
+            wrong_diffusion(rates="over k"),
+            "with `rates` the weight 1/t belongs to the *sum* of a text's losses; you divide by k as well.",
+            "a reader's attempt: a mean over the hidden words, times 1/t",
+        ),
+        Mistake(
+            "texts without hidden words left out",
+            wrong_diffusion(over="where hidden"),
+            "you leave out the texts without hidden words. They add nothing to the sum, but their words count below "
+            "the line.",
+            "a reader's attempt: empty texts skipped",
+        ),
+        Mistake(
+            "the number of [MASK]",
+            wrong_diffusion(numbers="mask"),
+            "you wrote the number of [MASK] in one tokenizer into the code. Take `tokenizer.mask_id`.",
+            "a reader's attempt: 4",
+        ),
+        Mistake(
+            "the number of the first word",
+            wrong_diffusion(numbers="words"),
+            "you take the ids from 5 on as words. Another tokenizer has its special tokens elsewhere: "
+            "`tokenizer.special_ids`.",
+            "a reader's attempt: ids >= 5",
+        ),
+        Mistake(
+            "both numbers",
+            wrong_diffusion(numbers="both"),
+            "the numbers of [MASK] and of the first word are those of one tokenizer. Take `tokenizer.mask_id` and "
+            "`tokenizer.special_ids`.",
+            "a reader's attempt: 4, and ids >= 5",
+        ),
+        Mistake(
             "no gradient",
-            wrong_diffusion(stopped=True),
+            wrong_diffusion(stopped="detached"),
             "the logits were detached, so nothing can learn from this loss.",
             "torch.no_grad or detach copied from an evaluation",
+        ),
+        Mistake(
+            "a Python number",
+            wrong_diffusion(stopped="item"),
+            "you return a Python number, from which nothing can learn. Return the tensor, without `.item()`.",
+            "a reader's attempt: .item() at the end",
         ),
     ),
     hints=(
@@ -344,7 +501,7 @@ diffusion_loss = Build(
         "Multiply, sum over everything, divide by `words.sum()`.",
     ),
     praise="BERT's loss with a weight, and now it bounds the probability of the whole text.",
-    other_ways=(loss_by_rows, loss_by_einsum, wrong_diffusion()),
+    other_ways=(loss_by_rows, loss_by_einsum, loss_times_hidden, loss_by_labels, wrong_diffusion()),
 )
 
 # --- 17.2 the build: fill_gaps ----------------------------------------------------------------------------------------
@@ -397,17 +554,15 @@ def law(drawn, laws, first=0):
 
 
 def proportion(first, laws):
-    """Return the name of the law whose proportion, one number, the booleans follow."""
+    """Return the name of the law whose proportion, one number, the booleans follow; the nearest, if several fit."""
     share, N = first.double().mean().item(), len(first)
-    for name, p in laws.items():
-        if abs(share - p) <= 5 * math.sqrt(p * (1 - p) / N) + 1e-9:
-            return name
-    return "another proportion"
+    fits = [name for name, p in laws.items() if abs(share - p) <= 5 * math.sqrt(p * (1 - p) / N) + 1e-9]
+    return min(fits, key=lambda name: abs(share - laws[name]), default="another proportion")
 
 
 def written(answer, model, ids, steps, generator=None, tokenizer=EIGHT, **more):
     generator = torch.Generator().manual_seed(5) if generator is None else generator
-    whole = untouched(lambda i: answer(model, i, tokenizer, steps, generator=generator, **more), ids)
+    whole = kept(lambda i: answer(model, i, tokenizer, steps, generator=generator, **more), ids=ids)
     if not isinstance(whole, torch.Tensor):
         raise Fault(f"the result is {type(whole).__name__}; return the texts as a tensor of ids (B, T).")
     if whole.shape != ids.shape or whole.dtype != ids.dtype:
@@ -439,6 +594,7 @@ def one_gap(answer, generator):
         "each word alike": torch.cat([torch.zeros(FIRST), torch.full((8,), 1 / 8)]),
         "each token alike": torch.full((13,), 1 / 13),
         "the likeliest token": F.one_hot(torch.tensor(MASK), 13),
+        "visible positions in the queue": right / 4 + 3 / 4 * F.one_hot(torch.tensor(MASK), 13),
     }
     return law(whole[:, 1], {k: v.double() for k, v in laws.items()})
 
@@ -448,22 +604,61 @@ def what_stays(answer, generator):
     ids = F.pad(row_of(MASK, 7, MASK, 12), (0, 1), value=PAD)
     whole = written(answer, Speaker(table), ids, 2)
     gaps = ids == MASK
-    kept = "kept" if (whole == ids)[~gaps].all() else "changed"
+    same = "kept" if (whole == ids)[~gaps].all() else "changed"
     alike = proportion(whole[:, 1] == whole[:, 3], {"drawn apart": 0.5, "one draw for all gaps": 1.0})
-    return f"what stood there is {kept}", alike
+    other = torch.tensor([[0, 12, 4, 2]] * MANY)  # RoBERTa's special tokens: <s> 0, </s> 2, <mask> 12; words from 4
+    flat = torch.zeros(4, 13)
+    flat[:, 5:11] = -30.0  # the words 4 and 11, and the special tokens
+    other_whole = written(answer, Speaker(flat), other, 1, tokenizer=ROBERTAS)
+    drawn = other_whole[:, 1].unique().tolist()
+    elsewhere = "kept" if (other_whole == other)[:, [0, 2, 3]].all() else "changed"
+    return f"what stood there is {same}", alike, f"with other specials {elsewhere}, drawn: {drawn}"
+
+
+def by_chance(answer, order):
+    """Return whether the number of words of a step is left to chance, for 60 texts of 7 gaps and 3 steps."""
+    ids, counts = torch.tensor([[CLS, *[MASK] * 7, SEP]] * 60), []
+    for state in (1, 2):
+        model = Speaker(logits_of([[0.4, 0.3, 0.3]] * 9))
+        whole = written(answer, model, ids, 3, torch.Generator().manual_seed(state), **order)
+        after = model.seen[1] if len(model.seen) > 1 else whole
+        counts.append(7 - (after == MASK).sum(1))
+    both = torch.stack(counts)
+    if (both == both[0, 0]).all():
+        return "each text of 7 gaps writes the same number"
+    if (both.sum(1) == 60 * 7 / 3).all() and both.max() > 3:
+        return "the texts share one number"
+    return "the number is left to chance" if both.max() > 3 else "sometimes fewer than g/s"
+
+
+STEPS = (((7, 4, 1), 3), ((5, 2, 6), 6), ((6, 3, 8), 1), ((3, 3, 3), 5))  # gaps of three texts, steps
+
+
+def states_of(answer, gaps, steps, **order):
+    """Return the texts (B, T) before each step and after the last."""
+    T = max(gaps)
+    ids = torch.tensor([[CLS, *[MASK] * g, *[6] * (T - g), SEP] for g in gaps])
+    model = Speaker(logits_of([[0.4, 0.3, 0.3]] * (T + 2)))
+    whole = written(answer, model, ids, steps, **order)
+    if len(model.seen) > steps:
+        raise Fault(f"the model was called {len(model.seen)} times in {steps} steps. Call it once a step.")
+    return [s for s in model.seen if (s == MASK).any()] + [whole]
 
 
 def in_steps(answer, generator):
-    results = []
-    for gaps, steps in (((7, 4, 1), 3), ((5, 2, 6), 6), ((6, 3, 8), 1), ((3, 3, 3), 5)):
-        T = max(gaps)
-        ids = torch.tensor([[CLS, *[MASK] * g, *[6] * (T - g), SEP] for g in gaps])
-        model = Speaker(logits_of([[0.4, 0.3, 0.3]] * (T + 2)))
-        whole = written(answer, model, ids, steps)
-        states = [s for s in model.seen if (s == MASK).any()] + [whole]
+    alone = []
+    for gaps, steps in STEPS:
+        for g in gaps:
+            counts = [int((s[0] == MASK).sum()) for s in states_of(answer, (g, g), steps, order="left")]
+            alone.append(f"{g} gaps in {steps} steps: {'-'.join(map(str, counts))}")
+    results = [
+        by_chance(answer, {"order": "left"}),
+        ", ".join(alone),
+        by_chance(answer, {}),
+    ]
+    for gaps, steps in STEPS:
+        states = states_of(answer, gaps, steps)
         again = any(((a != MASK) & (a != b)).any() for a, b in zip(states, states[1:], strict=False))
-        if len(model.seen) > steps:
-            raise Fault(f"the model was called {len(model.seen)} times in {steps} steps. Call it once a step.")
         counts = ["-".join(str(int((s[row] == MASK).sum())) for s in states) for row in range(3)]
         results.append(f"gaps before and after each of {steps} steps: {', '.join(counts)}")
         results.append("what is written is written again" if again else "what is written stays")
@@ -497,20 +692,31 @@ def looks_again(answer, generator):
 
 
 def from_the_left(answer, generator):
-    ids = torch.tensor([[CLS, MASK, 6, MASK, MASK, MASK, 7, MASK, SEP], [CLS, 6, MASK, MASK, 6, MASK, MASK, MASK, SEP]])
+    rows = [[CLS, MASK, 6, MASK, MASK, MASK, 7, MASK, SEP], [CLS, 6, MASK, MASK, 6, MASK, MASK, MASK, SEP]]
+    ids = torch.tensor(rows * 10)
     model = Speaker(logits_of([[0.3, 0.3, 0.4]] * 9))
     found = model.order(written(answer, model, ids, 3, order="left"))
-    expected = torch.tensor([[0, 1, 0, 1, 2, 2, 0, 3, 0], [0, 0, 1, 1, 0, 2, 2, 3, 0]])
-    if torch.equal(found, expected):
-        return "from the left"
-    from_right = torch.tensor([[0, 3, 0, 2, 2, 1, 0, 1, 0], [0, 0, 3, 2, 0, 2, 1, 1, 0]])
-    return "from the right" if torch.equal(found, from_right) else "another order"
+    expected = torch.tensor([[0, 1, 0, 1, 2, 2, 0, 3, 0], [0, 0, 1, 1, 0, 2, 2, 3, 0]] * 10)
+    from_right = torch.tensor([[0, 3, 0, 2, 2, 1, 0, 1, 0], [0, 0, 3, 2, 0, 2, 1, 1, 0]] * 10)
+    columns = [found[:, t][ids[:, t] == MASK].unique() for t in range(1, 8)]
+    names = {
+        "from the left": torch.equal(found, expected),
+        "from the right": torch.equal(found, from_right),
+        "the same columns in each text": all(len(steps) == 1 for steps in columns),
+    }
+    flat = Speaker(logits_of([[0.6, 0.4]] * 4))
+    words = written(answer, flat, row_of(MASK, MASK), 2, order="left")[:, 1:3]
+    likeliest = proportion((words == FIRST).flatten(), {"drawn": 0.6, "the likeliest": 1.0})
+    return next((name for name, holds in names.items() if holds), "another order"), f"its words: {likeliest}"
 
 
-def two_places(answer, at_one, at_three, order, shift=0, loud=-30.0, temperature=1.0):
-    """Return whether position 3 was written before position 1, (MANY,), and the words of position 3."""
+def two_positions(answer, at_one, at_three, order, shift=0, loud=(-30.0, 0.0), temperature=1.0):
+    """Return whether position 3 was written before position 1, (MANY,), and the words of position 3.
+
+    loud: the logits of the special tokens at the positions 1 and 3.
+    """
     table = logits_of([[1.0], at_one, [1.0], at_three, [1.0]])
-    table[1, :FIRST] = loud
+    table[1, :FIRST], table[3, :FIRST] = loud
     if shift:
         table[shift] += 5
     model = Speaker(table)
@@ -524,21 +730,18 @@ FLAT, SHARP, WIDE = [0.5, 0.5], [0.9, 0.1], [0.7, 0.1, 0.1, 0.1]
 
 
 def how_often(answer, order):
-    shares = {"always": 1.0, "never": 0.0, "in 0.7": 0.7, "in 0.9": 0.9, "in 0.1": 0.1, "in 0.5": 0.5}
-    a, words = two_places(answer, FLAT, WIDE, order, shift=1)
-    b, _ = two_places(answer, FLAT, SHARP, order, loud=3.0)
-    c, _ = two_places(answer, SHARP, FLAT, order, shift=3)
-    names = "position 3 before position 1: " + ", ".join(proportion(x, shares) for x in (a, b, c))
+    shares = {"always": 1.0, "never": 0.0, "in 0.7": 0.7, "in 0.9": 0.9, "in 0.1": 0.1, "in 0.3": 0.3, "in 0.5": 0.5}
+    a, words = two_positions(answer, FLAT, WIDE, order, shift=1)
+    b, _ = two_positions(answer, FLAT, SHARP, order, loud=(3.0, 0.0))
+    c, _ = two_positions(answer, SHARP, FLAT, order, shift=3)
+    d, _ = two_positions(answer, SHARP, FLAT, order, loud=(0.0, -30.0))
+    names = f"{order}, position 3 before position 1: " + ", ".join(proportion(x, shares) for x in (a, b, c, d))
     first = words[a] if a.any() else words
     return names, "its likeliest word" if (first == FIRST).all() else "any word of it"
 
 
-def surest(answer, generator):
-    return how_often(answer, "surest")[:1]
-
-
 def surest_and_drawn(answer, generator):
-    return *surest(answer, generator), *how_often(answer, "drawn")
+    return *how_often(answer, "surest"), *how_often(answer, "drawn")
 
 
 def at_random(answer, generator):
@@ -561,19 +764,24 @@ def at_random(answer, generator):
 def at_temperature(answer, generator):
     p = torch.tensor([0.6, 0.2, 0.1, 0.1], dtype=torch.float64)
     found = []
-    for temperature in (2.0, 0.5):
+    for temperature, order in ((2.0, "random"), (0.5, "random"), (0.5, "left"), (0.5, "surest"), (0.5, "drawn")):
         table = logits_of([p.tolist()] * 3)
-        whole = written(answer, Speaker(table), row_of(MASK), 1, temperature=temperature)
+        whole = written(answer, Speaker(table), row_of(MASK), 1, temperature=temperature, order=order)
         laws = {
             "divided": p ** (1 / temperature),
             "multiplied": p**temperature,
             "not used": p,
             "softmax of the probabilities": (p / temperature).exp(),
+            "divided twice": p ** (1 / temperature**2),
         }
-        found.append(law(whole[:, 1], {name: q / q.sum() for name, q in laws.items()}, first=FIRST))
+        name = law(whole[:, 1], {name: q / q.sum() for name, q in laws.items()}, first=FIRST)
+        found.append(f"temperature {temperature}, {order}: {name}")
     five = [0.45] + [0.11] * 5  # at a temperature of 0.5 its likeliest word has 0.77
-    first, _ = two_places(answer, FLAT, five, "surest", temperature=0.5)
-    return *found, f"surest at 0.5: position 3 {proportion(first, {'first': 1.0, 'last': 0.0})}"
+    for order in ("surest", "drawn"):
+        first, _ = two_positions(answer, FLAT, five, order, temperature=0.5)
+        name = proportion(first, {"first": 1.0, "last": 0.0, "first in 0.77": 0.77})
+        found.append(f"{order} at 0.5: position 3 {name}")
+    return tuple(found)
 
 
 class Dropping(nn.Module):
@@ -591,7 +799,7 @@ class Dropping(nn.Module):
 def generator_and_dropout(answer, generator):
     ids = torch.tensor([[CLS, *[MASK] * 6, SEP]] * 20)
     state, found, model = torch.get_rng_state(), [], Speaker(logits_of([[0.3, 0.3, 0.4]] * 8))
-    for order in ("random", "drawn"):
+    for order in ("random", "left", "surest", "drawn"):
         runs = []
         for seed in (3, 3, 4):
             model.seen = []
@@ -599,10 +807,15 @@ def generator_and_dropout(answer, generator):
             runs.append((whole, model.order(whole)))
             torch.rand(1)  # torch's own generator goes on in between
         same = all(map(torch.equal, runs[0], runs[1]))
-        found.append("one state, one result" if same else "one state, two results")
-        found.append("two states, one result" if torch.equal(runs[0][0], runs[2][0]) else "two states, two results")
+        found.append(f"{order}: one state, {'one result' if same else 'two results'}")
+        alike = torch.equal(runs[0][0], runs[2][0])
+        found.append(f"{order}: two states, {'one result' if alike else 'two results'}")
+    once = torch.Generator().manual_seed(3)
+    again = torch.equal(written(answer, model, ids, 3, once), written(answer, model, ids, 3, once))
+    found.append(f"one generator, drawn from twice: {'the same text' if again else 'another text'}")
     torch.set_rng_state(state)
-    answer(model, ids, EIGHT, 2)  # without a generator
+    again = torch.equal(answer(model, ids, EIGHT, 2), answer(model, ids, EIGHT, 2))
+    found.append(f"no generator, drawn from twice: {'the same text' if again else 'another text'}")
     modes = []
     for start in (True, False):
         module = Dropping().train(start)
@@ -616,29 +829,43 @@ def generator_and_dropout(answer, generator):
 
 def wrong_filler(**switches):
     """Return a fill_gaps that a learner may write; its switches are the mistakes."""
-    keys = "word kept number again order surest drawn random temperature generator mode".split()
+    keys = "word kept number again order surest drawn random temperature generator mode queue left ids".split()
     switch = dict.fromkeys(keys) | switches
 
     def fill_gaps(model, ids, tokenizer, steps, order="random", temperature=1.0, generator=None):
         ids = ids.clone()
-        start, special = ids == tokenizer.mask_id, list(tokenizer.special_ids)
-        training = getattr(model, "training", False)
-        if training and switch["mode"] != "dropout":
+        mask_id = MASK if switch["ids"] == "mask" else tokenizer.mask_id
+        start, special = ids == mask_id, list(range(FIRST) if switch["ids"] == "special" else tokenizer.special_ids)
+        training = model.training if switch["mode"] == "no getattr" else getattr(model, "training", False)
+        if switch["mode"] == "eval":
+            model.eval()
+        elif training and switch["mode"] != "dropout":
             model.eval()
         if switch["generator"] == "seeded":
             generator = torch.Generator().manual_seed(0)
+        elif switch["generator"] == "reseeded":
+            torch.manual_seed(0 if generator is None else generator.initial_seed())
+            generator = None
+        elif switch["generator"] == "fresh":
+            generator = torch.Generator() if generator is None else generator
         elif switch["generator"] == "ignored":
             generator = None
+        of_words = None if switch["generator"] == f"not {order}" else generator
         total = start.sum(1)
         for left in range(steps, 0, -1):
-            gaps = start if switch["again"] == "all positions" else ids == tokenizer.mask_id
-            if not (ids == tokenizer.mask_id).any() and switch["again"] != "all positions":
+            gaps = start if switch["again"] == "all positions" else ids == mask_id
+            if not (ids == mask_id).any() and switch["again"] != "all positions":
+                break
+            if switch["number"] == "first done" and not gaps.any(1).all():
                 break
             logits = model(ids).double()
             plain = logits.clone()
             if switch["temperature"] == "multiplied":
                 logits = logits * temperature
             elif switch["temperature"] != "ignored":
+                without = {"only random": order != "random", "not left": order == "left", "not drawn": order == "drawn"}
+                logits = logits / (1 if without.get(switch["temperature"]) else temperature)
+            if switch["temperature"] == "twice":
                 logits = logits / temperature
             if switch["word"] == "only mask":
                 logits[..., tokenizer.mask_id] = -torch.inf
@@ -646,15 +873,18 @@ def wrong_filler(**switches):
                 logits[..., special] = 0.0
             elif switch["word"] != "specials":
                 logits[..., special] = -torch.inf
-            p = logits.softmax(-1)
+            p = logits.softmax(1 if switch["word"] == "axis" else -1)
+            if switch["word"] == "zeroed":
+                p = plain.softmax(-1)
+                p[..., special] = 0.0
             flat = p.flatten(0, 1)
-            drawn = torch.multinomial(flat, 1, generator=generator).view(ids.shape)
+            drawn = torch.multinomial(flat, 1, generator=of_words).view(ids.shape)
             if switch["word"] == "argmax":
                 drawn = p.argmax(-1)
             elif switch["word"] == "uniform":
                 words = torch.ones_like(flat)
                 words[:, special] = 0
-                drawn = torch.multinomial(words, 1, generator=generator).view(ids.shape)
+                drawn = torch.multinomial(words, 1, generator=of_words).view(ids.shape)
             elif switch["word"] == "one draw":
                 drawn = drawn[:, 1:2].expand(ids.shape)
             elif switch["word"] == "one row":
@@ -671,6 +901,8 @@ def wrong_filler(**switches):
                 best = -p.amax(-1)
             elif switch["surest"] == "specials":
                 best = plain.softmax(-1).amax(-1)
+            elif switch["surest"] == "beside specials":
+                best = plain.softmax(-1)[..., FIRST:].amax(-1)
             elif switch["surest"] == "before":
                 allowed = plain.clone()
                 allowed[..., special] = -torch.inf
@@ -680,6 +912,12 @@ def wrong_filler(**switches):
                 best = own
             if switch["drawn"] == "surest":
                 own = best
+            elif switch["drawn"] == "least":
+                own = -own
+            elif switch["drawn"] == "before":
+                allowed = plain.clone()
+                allowed[..., special] = -torch.inf
+                own = allowed.softmax(-1).gather(2, drawn[..., None])[..., 0]
             rand = torch.rand(ids.shape, generator=None if switch["random"] == "global" else generator)
             if switch["random"] == "one row":
                 rand = rand[:1].expand(ids.shape)
@@ -688,10 +926,17 @@ def wrong_filler(**switches):
             spots = -torch.arange(ids.shape[1]).expand(ids.shape).double()
             if switch["order"] == "right":
                 spots = -spots
+            if switch["drawn"] == "random":
+                own = rand.double()
             scores = {"random": rand.double(), "left": spots, "surest": best, "drawn": own}[order]
             if switch["order"] == "ignored":
                 scores = rand.double()
-            queue = scores.masked_fill(~gaps, -torch.inf).argsort(1, descending=True).argsort(1)
+            in_queue = scores if switch["queue"] == "all positions" else scores.masked_fill(~gaps, -torch.inf)
+            queue = in_queue.argsort(1, descending=True).argsort(1)
+            if switch["queue"] == "one argsort":
+                queue = in_queue.argsort(1, descending=True)
+            elif switch["queue"] == "batch":
+                queue = in_queue.flatten().argsort(descending=True).argsort().view(ids.shape)
             g = gaps.sum(1)
             count = -(-g // left)
             if switch["number"] == "all":
@@ -712,12 +957,31 @@ def wrong_filler(**switches):
                 count = (total // steps).clamp(min=1) if left > 1 else g
             elif switch["number"] == "steps a step":
                 count = torch.full_like(g, steps)
+            elif switch["number"] == "nearest":
+                count = torch.round(g / left).long()
+            elif switch["number"] == "without this one":
+                count = -(-g // max(left - 1, 1))
+            elif switch["queue"] == "batch":
+                count = (-(-g.sum() // left)).expand(g.shape)
             now = gaps & (queue < count[:, None])
+            if switch["number"] == "chance":
+                now = gaps & (torch.rand(ids.shape, generator=generator) < 1 / left)
+            if switch["random"] == "repeats" and order == "random":
+                now = torch.zeros_like(gaps)
+                for b, k in enumerate(count.tolist()):
+                    where = gaps[b].nonzero()[:, 0]
+                    if k:
+                        now[b, where[torch.randint(len(where), (k,), generator=generator)]] = True
+            if switch["left"] == "columns" and order == "left":
+                columns = gaps.any(0).nonzero()[:, 0]
+                now = gaps & torch.isin(torch.arange(ids.shape[1]), columns[: -(-len(columns) // left)])
+            if switch["word"] == f"likeliest in {order}":
+                drawn = p.argmax(-1)
             if switch["drawn"] == "again":
-                drawn = torch.multinomial(flat, 1, generator=generator).view(ids.shape)
+                drawn = torch.multinomial(flat, 1, generator=of_words).view(ids.shape)
             ids = torch.where(now, drawn, ids)
             if switch["again"] == "rewritten":
-                ids = torch.where(start & (ids != tokenizer.mask_id), drawn, ids)
+                ids = torch.where(start & (ids != mask_id), drawn, ids)
         if training and switch["mode"] != "left":
             model.train()
         if switch["mode"] == "always" and hasattr(model, "train"):
@@ -795,6 +1059,31 @@ def fill_by_gumbel(model, ids, tokenizer, steps, order="random", temperature=1.0
     return out
 
 
+def fill_everywhere(model, ids, tokenizer, steps, order="random", temperature=1.0, generator=None):
+    """A draw at every position, of which torch.where takes those of the gaps; probabilities of specials set to 0."""
+    training = getattr(model, "training", False)
+    if training:
+        model.eval()
+    with torch.no_grad():
+        for left in range(steps, 0, -1):
+            gaps = ids == tokenizer.mask_id
+            p = (model(ids).double() / temperature).softmax(-1)
+            p[..., tokenizer.special_ids] = 0.0
+            p = p / p.sum(-1, keepdim=True)
+            drawn = torch.multinomial(p.flatten(0, 1), 1, generator=generator).view(ids.shape)
+            if order == "random":
+                score = torch.rand(ids.shape, generator=generator)
+            elif order == "left":
+                score = -torch.arange(ids.shape[1]).float().expand(ids.shape)
+            else:
+                score = p.amax(-1) if order == "surest" else p.gather(2, drawn[..., None])[..., 0]
+            rank = (-score.masked_fill(~gaps, -torch.inf)).argsort(1).argsort(1)
+            ids = torch.where(gaps & (rank < (gaps.sum(1, keepdim=True) / left).ceil()), drawn, ids)
+    if training:
+        model.train()
+    return ids
+
+
 fill_gaps = Build(
     id="17.2",
     course=courses_sampler,
@@ -804,7 +1093,7 @@ fill_gaps = Build(
         Stage("steps", in_steps),
         Stage("it looks again", looks_again),
         Stage("left to right", from_the_left),
-        Stage("the surest", surest_and_drawn),
+        Stage("surest and drawn", surest_and_drawn),
         Stage("at random", at_random),
         Stage("temperature", at_temperature),
         Stage("generator and dropout", generator_and_dropout),
@@ -842,6 +1131,47 @@ fill_gaps = Build(
             wrong_filler(word="uniform"),
             "every word is equally likely in your texts: the model's probabilities are not used.",
             "a random word, as 80/10/10 draws it",
+        ),
+        Mistake(
+            "no probabilities",
+            wrong_filler(word="axis"),
+            "what you draw from are no probabilities. Negative numbers: the softmax is missing. NaN: it runs over a "
+            "dimension where every logit is −∞ (`softmax(-1)` is over the words), or −∞ was multiplied by 0.",
+            "a reader's attempt: softmax(1)",
+        ),
+        Mistake(
+            "visible positions in the queue",
+            wrong_filler(queue="all positions"),
+            "visible positions take part in the queue, so that some steps write nothing. Rank the gaps only: give all "
+            "other positions the score −∞.",
+            "a reader's attempt: scores for all positions",
+        ),
+        Mistake(
+            "training, of any model",
+            wrong_filler(mode="no getattr"),
+            'not every model has `training`: it may be a plain function. `getattr(model, "training", False)` asks '
+            "without an error.",
+            "a reader's attempt: model.training",
+        ),
+        Mistake(
+            "eval, of any model",
+            wrong_filler(mode="eval"),
+            'not every model has `eval`: it may be a plain function. Call it only if `getattr(model, "training", '
+            "False)`.",
+            "a reader's attempt: model.eval() in any case",
+        ),
+        Mistake(
+            "the number of [MASK]",
+            wrong_filler(ids="mask"),
+            "you wrote the number of [MASK] in one tokenizer into the code. Take `tokenizer.mask_id`.",
+            "a reader's attempt: ids == 4",
+        ),
+        Mistake(
+            "the first five are special",
+            wrong_filler(ids="special"),
+            "you leave out the ids 0 to 4. Another tokenizer has its special tokens elsewhere: "
+            "`tokenizer.special_ids`.",
+            "a reader's attempt: logits[..., :5]",
         ),
         Mistake(
             "the same words in every text",
@@ -924,6 +1254,52 @@ fill_gaps = Build(
             "the two numbers exchanged",
         ),
         Mistake(
+            "the nearest number",
+            wrong_filler(number="nearest"),
+            "you round g/s to the nearest number. Round up: 7 gaps in 3 steps are 3, 2 and 2.",
+            "a reader's attempt: torch.round",
+        ),
+        Mistake(
+            "the first text that is done",
+            wrong_filler(number="first done"),
+            "the loop ends as soon as *one* text is done. That text waits; the others go on.",
+            "a reader's attempt: break unless every text has a gap",
+        ),
+        Mistake(
+            "without this step",
+            wrong_filler(number="without this one"),
+            "you divide by the steps that come after this one. s counts this step too: it goes from `steps` down to 1.",
+            "a reader's attempt: range(steps - 1, -1, -1)",
+        ),
+        Mistake(
+            "one queue for the batch",
+            wrong_filler(queue="batch"),
+            "the positions of all texts stand in one queue. Each text has its own: rank along dimension 1, and take "
+            "the number of each text.",
+            "a reader's attempt: flatten().argsort()",
+        ),
+        Mistake(
+            "left to chance",
+            wrong_filler(number="chance"),
+            "each gap is written with the probability 1/s, so the number is left to chance. Here it is fixed: g/s, "
+            "rounded up.",
+            "a reader's attempt: MDLM's sampler, arXiv:2406.07524, draws which gaps are written",
+        ),
+        Mistake(
+            "repeats",
+            wrong_filler(random="repeats"),
+            'with order="random" a position can be chosen twice in a step, so that fewer words are written. Draw '
+            "without replacement, by `torch.randperm` for example.",
+            "a reader's attempt: torch.randint",
+        ),
+        Mistake(
+            "one argsort",
+            wrong_filler(queue="one argsort"),
+            "one `argsort` gives the positions in their order; what you compare with the number of words is the "
+            "*rank* of each position, the `argsort` of that `argsort`.",
+            "a reader's attempt",
+        ),
+        Mistake(
             "written again",
             wrong_filler(again="rewritten"),
             "a word that was written in an earlier step is drawn again in a later one. What is written stays: look for "
@@ -942,6 +1318,24 @@ fill_gaps = Build(
             wrong_filler(order="right"),
             'with order="left" you begin at the right end.',
             "argsort without descending, or with it where it should not be",
+        ),
+        Mistake(
+            "whole columns",
+            wrong_filler(left="columns"),
+            'with order="left" all texts write the same columns. Each text begins with its own leftmost gaps.',
+            "a reader's attempt: gaps.any(0)",
+        ),
+        *(
+            Mistake(
+                f"the likeliest word, {order}",
+                wrong_filler(word=f"likeliest in {order}"),
+                f'with order="{order}" you write the likeliest word. The order says where to write; the word is drawn.',
+                source,
+            )
+            for order, source in (
+                ("left", "a reader's attempt: a greedy decoder from the left"),
+                ("surest", "a reader's attempt: Mask-Predict's rule, arXiv:1904.09324"),
+            )
         ),
         Mistake(
             "the order is not used",
@@ -966,8 +1360,8 @@ fill_gaps = Build(
         Mistake(
             "the smallest entropy",
             wrong_filler(surest="entropy"),
-            "you take the position with the smallest entropy. That is another measure of sureness (Dream offers it): "
-            "here the position whose single likeliest word has the largest probability comes first.",
+            "you take the position with the smallest entropy. That is another measure of sureness: here the position "
+            "whose single likeliest word has the largest probability comes first.",
             "https://github.com/kuleshov-group/mdlm/issues/35 (top confidence, entropy, margin)",
         ),
         Mistake(
@@ -981,8 +1375,35 @@ fill_gaps = Build(
             "specials may be the surest",
             wrong_filler(surest="specials"),
             "a position counts as sure because a *special token* is likely there, which can never be written. Leave "
-            "the special tokens out before you look for the surest place.",
+            "the special tokens out before you look for the surest position.",
             "https://github.com/DreamLM/Dream/issues/51 (a high confidence of the end token)",
+        ),
+        Mistake(
+            "not scaled to 1",
+            wrong_filler(word="zeroed"),
+            "without the special tokens the others' probabilities do not sum to 1: divide by their sum, or set the "
+            "logits to −∞ before the softmax, before you compare positions.",
+            "a reader's attempt: p[..., special_ids] = 0",
+        ),
+        Mistake(
+            "the surest, not scaled to 1",
+            wrong_filler(surest="beside specials"),
+            'with order="surest" you compare probabilities beside those of the special tokens. Without these the '
+            "others sum to 1: the probabilities that the words are drawn from.",
+            "a reader's attempt: the largest probability taken from the first softmax",
+        ),
+        Mistake(
+            "drawn means random",
+            wrong_filler(drawn="random"),
+            'with order="drawn" the positions come in random order. First come those whose drawn word has the largest '
+            "probability.",
+            "a reader's attempt: the last branch is the default",
+        ),
+        Mistake(
+            "the least probable draw first",
+            wrong_filler(drawn="least"),
+            'with order="drawn" the least probable draw comes first. Sort in descending order.',
+            "https://github.com/ML-GSAI/LLaDA/issues/70 (low confidence or high confidence?)",
         ),
         Mistake(
             "drawn means surest",
@@ -1001,7 +1422,7 @@ fill_gaps = Build(
         Mistake(
             "one order for the batch",
             wrong_filler(random="one row"),
-            'with order="random" all texts get the same order of places. Each text has its own.',
+            'with order="random" all texts get the same order of positions. Each text has its own.',
             "torch.randperm once for the batch",
         ),
         Mistake(
@@ -1009,6 +1430,42 @@ fill_gaps = Build(
             wrong_filler(random="left"),
             'with order="random" the gaps come from the left.',
             "the first k positions of nonzero()",
+        ),
+        Mistake(
+            "the temperature in one order only",
+            wrong_filler(temperature="only random"),
+            'the temperature is used with order="random" only. The logits are divided by it in every order.',
+            "a reader's attempt: the division in one branch",
+        ),
+        *(
+            Mistake(
+                f"no temperature, {order}",
+                wrong_filler(temperature=f"not {order}"),
+                f'with order="{order}" the temperature changes nothing. The logits are divided by it in every order.',
+                "a reader's attempt: the division in the other branches",
+            )
+            for order in ("left", "drawn")
+        ),
+        Mistake(
+            "drawn before the temperature",
+            wrong_filler(drawn="before"),
+            'with order="drawn" you compare probabilities before the temperature. Here they are those that the words '
+            "are drawn from.",
+            "https://github.com/ML-GSAI/LLaDA/blob/main/generate.py (its confidence has no temperature)",
+        ),
+        Mistake(
+            "surest and drawn before the temperature",
+            wrong_filler(surest="before", drawn="before"),
+            'you compare positions by probabilities before the temperature, with "surest" and with "drawn". Here they '
+            "are those that the words are drawn from.",
+            "https://github.com/ML-GSAI/LLaDA/blob/main/generate.py (its confidence has no temperature)",
+        ),
+        Mistake(
+            "surest before the temperature",
+            wrong_filler(surest="before"),
+            'with order="surest" you judge the positions without the temperature. The probabilities are those that the '
+            "words are drawn from.",
+            "https://github.com/ML-GSAI/LLaDA/blob/main/generate.py (its confidence has no temperature)",
         ),
         Mistake(
             "times the temperature",
@@ -1019,16 +1476,23 @@ fill_gaps = Build(
         Mistake(
             "the temperature is not used",
             wrong_filler(temperature="ignored"),
-            "the temperature changes nothing. It divides the *logits*; dividing the probabilities has no effect, since "
-            "they are scaled to 1 again.",
+            "the temperature changes nothing. Divide the *logits* by it, before the softmax.",
             "a temperature behind the softmax",
         ),
         Mistake(
-            "surest before the temperature",
-            wrong_filler(surest="before"),
-            'with order="surest" you judge the positions without the temperature. The probabilities are those that the '
-            "words are drawn from.",
-            "https://github.com/ML-GSAI/LLaDA/blob/main/generate.py (its confidence has no temperature)",
+            "the temperature twice",
+            wrong_filler(temperature="twice"),
+            "the temperature is applied twice. Divide the logits by it once.",
+            "a reader's attempt",
+        ),
+        *(
+            Mistake(
+                f"no generator, {order}",
+                wrong_filler(generator=f"not {order}"),
+                f'with order="{order}" the words do not come from the generator.',
+                "a reader's attempt: multinomial called without it in one branch",
+            )
+            for order in ("left", "surest", "drawn")
         ),
         Mistake(
             "no generator",
@@ -1048,6 +1512,20 @@ fill_gaps = Build(
             'the words come from the generator, but with order="random" the positions do not. `torch.rand` takes a '
             "generator too.",
             "torch.rand without it",
+        ),
+        Mistake(
+            "the generator's seed",
+            wrong_filler(generator="reseeded"),
+            "you take the seed that the generator once had, not the generator, so that two calls with one generator "
+            "write the same text. Pass the generator itself to each function that draws.",
+            "a reader's attempt: torch.manual_seed(generator.initial_seed())",
+        ),
+        Mistake(
+            "a fresh generator",
+            wrong_filler(generator="fresh"),
+            "without a generator two calls write the same text: a new `torch.Generator()` always begins alike. Pass "
+            "None on to torch.",
+            "a reader's attempt: generator or torch.Generator()",
         ),
         Mistake(
             "dropout on",
@@ -1080,15 +1558,29 @@ fill_gaps = Build(
         '`training = getattr(model, "training", False)` before, `model.train()` afterwards if it was True.',
     ),
     praise="From gaps to a text, in any order, and nobody but the generator decides what is drawn.",
-    other_ways=(fill_by_rows, fill_by_gumbel, wrong_filler()),
+    other_ways=(fill_by_rows, fill_by_gumbel, fill_everywhere, wrong_filler()),
 )
 
 # --- 17.3 predict -----------------------------------------------------------------------------------------------------
+
+
+def about_a_proportion(guess):
+    """Return what is to be said of a proportion that is neither right nor one of the named mistakes."""
+    guess = float(guess)
+    if not 0 <= guess <= 1:
+        return "A proportion is a number from 0 to 1; half of the draws would be 0.5."
+    if abs(guess - 0.25) < 0.06:
+        return "It is close: the exact number follows from two conditions."
+    if guess > 0.25:
+        return "It is too large: two things must fit at once."
+    return "It is too small: each of the three verbs will do, and the number of the second person is free."
+
 
 three_at_once = Prediction(
     id="17.3",
     right=0.25,
     tolerance=0.005,
+    about=about_a_proportion,
     mistakes=(
         Mistake(
             "one",
@@ -1115,6 +1607,25 @@ three_at_once = Prediction(
             0.0,
             "the kitchen is visible, so all three words come from its topic, and often enough they fit by chance.",
             "the result for eleven gaps at once",
+        ),
+        Mistake(
+            "the impossible ones",
+            0.75,
+            "three quarters of the draws are *not* possible. The question asks for those that are.",
+            "a reader's attempt: the complement",
+        ),
+        Mistake(
+            "the kind of the verb",
+            1 / 12,
+            "all three verbs fit, whoever acts: only the verb's number must agree. A factor of ⅓ is too much.",
+            "a reader's attempt: one verb taken for the right one",
+        ),
+        Mistake(
+            "both people's number",
+            1 / 16,
+            "these are four conditions of ½ each. There are two: the number of the other person is free, and nothing "
+            "else must fit.",
+            "a reader's attempt: a factor of ½ for each choice",
         ),
     ),
     hints=(
@@ -1234,6 +1745,86 @@ pair_probabilities = Exercise(
             "with the first word written in, you read the answer at `first` again. It is asked at `second`.",
             "an index copied",
         ),
+        Mistake(
+            "logarithms",
+            lambda model, ids, first, second: joint(model, ids, first, second).log(),
+            "these are the logarithms of the probabilities: `.exp()` is missing.",
+            "a reader's attempt: log_softmax, added",
+        ),
+        Mistake(
+            "the other order, not turned back",
+            lambda model, ids, first, second: joint(model, ids, second, first),
+            "you ask for the second gap first, and your rows belong to it. Here `first` is filled first, and entry [a, "
+            "b] has a at `first`.",
+            "a reader's attempt: the arguments exchanged",
+        ),
+        Mistake(
+            "the first word without specials",
+            lambda model, ids, first, second: _without_specials(joint, model, ids, first, second),
+            "you leave the special tokens out of the first word's probabilities. All V tokens count here.",
+            "a reader's attempt: the rule of the sampler kept",
+        ),
+        Mistake(
+            "no specials",
+            lambda model, ids, first, second: _without_specials(joint, model, ids, first, second, both=True),
+            "you leave the special tokens out of both words' probabilities. All V tokens count here.",
+            "a reader's attempt: the rule of the sampler kept",
+        ),
+        Mistake(
+            "the probabilities in columns",
+            lambda model, ids, first, second: (
+                model(ids)[0, first].softmax(-1)[None] * conditionals(model, ids, first, second).softmax(-1)
+            ),
+            "your p multiplies the columns: entry [a, b] gets the probability of b as the *first* word. `p[:, None]` "
+            "multiplies row a by p[a].",
+            "a reader's attempt: broadcasting along the other dimension",
+        ),
+        Mistake(
+            "written at the second gap",
+            lambda model, ids, first, second: (
+                model(ids)[0, first].softmax(-1)[:, None]
+                * model(_with_each(ids, second, model(ids).shape[-1]))[:, second].softmax(-1)
+            ),
+            "you write the first word at `second`, where it tells the model nothing about that gap. It belongs at "
+            "`first`.",
+            "a reader's attempt: an index copied",
+        ),
+        Mistake(
+            "the likeliest first word",
+            lambda model, ids, first, second: (
+                model(ids)[0, first].softmax(-1)[:, None]
+                * conditionals(model, ids, first, second)[model(ids)[0, first].argmax()].softmax(-1)
+            ),
+            "the same first word, the likeliest, is written in for every row. Row a needs the text with a at `first`.",
+            "a reader's attempt: argmax written in",
+        ),
+        Mistake(
+            "logits as the second factor",
+            lambda model, ids, first, second: (
+                model(ids)[0, first].softmax(-1)[:, None] * conditionals(model, ids, first, second)
+            ),
+            "the second factor is not a probability: it is a logit. Take the softmax, as for the first.",
+            "a reader's attempt: a forgotten softmax",
+        ),
+        Mistake(
+            "exponentials of logits",
+            lambda model, ids, first, second: (
+                model(ids)[0, first].softmax(-1)[:, None] * conditionals(model, ids, first, second).exp()
+            ),
+            "the second factor is the exponential of a logit, and no probability until it is divided by the row's sum: "
+            "softmax, or log_softmax before the exponential.",
+            "a reader's attempt: logarithms added, one of them a logit",
+        ),
+        Mistake(
+            "averaged over the first word",
+            lambda model, ids, first, second: (
+                model(ids)[0, first].softmax(-1)[:, None]
+                * (model(ids)[0, first].softmax(-1) @ conditionals(model, ids, first, second).softmax(-1))
+            ),
+            "your second factor is averaged over the first word, the same in each row, so the two words are "
+            "independent. Row a needs the probabilities *given* a.",
+            "a reader's attempt: a matrix product in place of an elementwise one",
+        ),
     ),
     hints=(
         "`p = model(ids)[0, first].softmax(-1)` are the probabilities of the first word, (V,).",
@@ -1252,42 +1843,120 @@ def _with_each(ids, position, V):
     return texts
 
 
+def _without_specials(joint, model, ids, first, second, both=False):
+    p = joint(model, ids, first, second)
+    p = p * (torch.arange(len(p)) >= FIRST)[:, None]
+    if both:  # and each row's sum stays the same
+        kept = p * (torch.arange(len(p)) >= FIRST)
+        p = kept / kept.sum(1, keepdim=True).clamp(min=1e-300) * p.sum(1, keepdim=True)
+    return p / p.sum()
+
+
 # --- 17.5 find the bug: noise in low precision ------------------------------------------------------------------------
 
-DRAWS = 4000
+DRAWS, V5, KINDS = 4000, 300, 8
+PAIR, MIXED = [0.881, 0.119], [0.2] + [0.1] * 4 + [0.05] * 8
+LIKELY = [PAIR] * 6 + [MIXED] * 2  # of the words of each kind of odd rows; its words begin at 1, 14, 27 …
+SPAN = len(MIXED)
 
 
-def heavy_head(V, dtype):
-    """Return logits (DRAWS, V): word 0 has the probability ½, the others share the other half equally."""
-    logits = torch.full((DRAWS, V), -math.log(V - 1))
-    logits[:, 0] = 0.0
+def two_sorts_of_rows(V, dtype):
+    """Return logits (DRAWS, V). Even rows: word 0 has ½, the others share the rest. Odd rows: a few likely words."""
+    logits = torch.full((DRAWS, V), -30.0)
+    logits[::2] = -math.log(V - 1)
+    logits[::2, 0] = 0.0
+    for kind, p in enumerate(LIKELY):
+        logits[1 + 2 * kind :: 2 * KINDS, 1 + SPAN * kind :][:, : len(p)] = torch.tensor(p).log()
     return logits.to(dtype)
 
 
 def half_precision(generator):
-    return heavy_head(300, torch.bfloat16), int(torch.randint(10_000, (), generator=generator))
+    return two_sorts_of_rows(V5, torch.bfloat16), int(torch.randint(10_000, (), generator=generator))
 
 
 def another_precision(generator):
-    return heavy_head(120, torch.float16), int(torch.randint(10_000, (), generator=generator))
+    return two_sorts_of_rows(V5 - 20, torch.float16), int(torch.randint(10_000, (), generator=generator))
 
 
-def how_often_the_head(drawn):
-    """Return what the draws of `heavy_head` look like, in words."""
-    if not isinstance(drawn, torch.Tensor) or drawn.shape != (DRAWS,) or drawn.dtype != torch.int64:
-        kind = f"{tuple(drawn.shape)}, {drawn.dtype}" if isinstance(drawn, torch.Tensor) else type(drawn).__name__
-        return f"a result of the kind {kind}; one word's number a row, ({DRAWS},) of torch.int64, is asked for"
-    share = (drawn == 0).double().mean().item()
-    tail = len(drawn[drawn > 0].unique())
-    kinds = {
-        "word 0 in half of the draws, as its probability says": abs(share - 0.5) < 5 * 0.5 / math.sqrt(DRAWS),
-        "word 0 in every draw": share == 1,
-        "word 0 never": share == 0,
-        "word 0 in nearly every draw": share > 0.93,
-        "word 0 in too many draws": share > 0.5,
+def chances(cdf, p, counts):
+    """Return how often a word of each class is drawn, for counts of words with the probability p and this noise."""
+    x = torch.linspace(-40, 40, 40_001, dtype=torch.float64)[:, None]
+    below = cdf(x - torch.tensor(p, dtype=torch.float64).log())  # (points, classes): this word stays below x
+    middle, n = (below[1:] + below[:-1]) / 2, torch.tensor(counts)
+    others = (middle[:, None] ** (n - torch.eye(len(n)))).prod(-1)  # and so do all words but one of this class
+    return (n * (below[1:] - below[:-1]) * others).sum(0).tolist()
+
+
+GUMBEL, HALF_OF_IT = "Gumbel noise", "Gumbel noise, half as large"
+NOISES = {  # name -> distribution function
+    GUMBEL: lambda x: (-(-x).exp()).exp(),
+    HALF_OF_IT: lambda x: (-(-2 * x).exp()).exp(),
+    "Gumbel noise with the sign turned around": lambda x: 1 - (-x.exp()).exp(),
+    "exponential noise": lambda x: 1 - (-x.clamp(min=0)).exp(),
+    "normal noise": torch.special.ndtr,
+    "uniform noise": lambda x: x.clamp(0, 1),
+}
+
+
+@cache
+def laws():
+    """Return for each noise how often it draws word 0, the second word of a pair, and a word of each class of MIXED."""
+    return {
+        name: (
+            *chances(cdf, [0.5, 0.5 / (V5 - 1)], [1, V5 - 1])[:1],
+            *chances(cdf, PAIR, [1, 1])[1:],
+            *chances(cdf, [0.2, 0.1, 0.05], [1, 4, 8]),
+        )
+        for name, cdf in NOISES.items()
     }
-    name = next((name for name, holds in kinds.items() if holds), "word 0 in too few draws")
-    return name if share > 0.93 or share == 0 or tail > 60 else f"{name}, and only some of the others"
+
+
+def follows(shares, law, sizes):
+    """Return whether each proportion is within five standard errors of the law's, and of rounded logits."""
+    allowed = [5 * math.sqrt(p * (1 - p) / n) + 0.006 for p, n in zip(law, sizes, strict=True)]
+    return [abs(share - p) < most for share, p, most in zip(shares, law, allowed, strict=True)]
+
+
+def distance(shares, law, sizes):
+    """Return the sum of the squared differences, each in standard errors of the law."""
+    return sum((a - p) ** 2 * n / max(p * (1 - p), 1e-4) for a, p, n in zip(shares, law, sizes, strict=True))
+
+
+def whose_draws(drawn):
+    """Return what the draws of `two_sorts_of_rows` look like, in words; Fault if they are no words' numbers."""
+    if not isinstance(drawn, torch.Tensor) or drawn.shape != (DRAWS,) or drawn.dtype != torch.int64:
+        kind = f"{tuple(drawn.shape)} of {drawn.dtype}" if isinstance(drawn, torch.Tensor) else type(drawn).__name__
+        raise Fault(f"the result is {kind}; expected one word's number a row, ({DRAWS},) of torch.int64.")
+    even, odd = drawn[::2], drawn[1::2]
+    kind = torch.arange(len(odd)) % KINDS
+    word = odd - 1 - SPAN * kind  # 0 is the likeliest
+    pair, mixed = kind < 6, kind >= 6
+    if len(even.unique()) == 1 and all(len(word[kind == k].unique()) == 1 for k in range(KINDS)):
+        return "the likeliest word of each row" if not even.any() and not word.any() else "one draw for all rows alike"
+    foreign = (word < 0) | (word >= torch.where(pair, len(PAIR), SPAN))
+    classes = ((word == 0), (word > 0) & (word < 5), (word >= 5) & (word < SPAN))
+    own = [(word[pair & ~foreign] == 1).double().mean().item()]  # nan if there are none
+    own += [c[mixed & ~foreign].double().mean().item() for c in classes]
+    head, strange = (even == 0).double().mean().item(), foreign.double().mean().item()
+    sizes = (len(even), *[int((pair & ~foreign).sum())], *[int((mixed & ~foreign).sum())] * 3)
+    fine = follows((head, *own), laws()[GUMBEL], [max(n, 1) for n in sizes])
+    if strange > 0.9 and (odd == 0).double().mean() > 0.4 and fine[0]:
+        return "the words of one row's probabilities in all rows"
+    if strange > 0.9 and head < 0.1:
+        return "all words about equally often"
+    if 0.05 < strange and all(fine[1:]):
+        return "words that are next to impossible"
+    if strange < 0.01 and all(fine):
+        rare = even[even > 0]
+        expected = (V5 - 21) * (1 - math.exp(-len(rare) / (V5 - 1)))  # different words among so many draws
+        return "all as probable as they are" if len(rare.unique()) > 0.75 * expected else "some rare words never"
+    nearest = min(laws(), key=lambda name: distance(own, laws()[name][1:], sizes[1:]))
+    if strange < 0.01 and nearest == GUMBEL and all(fine[1:]) and head > 0.5:
+        return "no rare word at all" if head == 1 else "rare words too rarely, the others right"
+    near = [name for name, law in laws().items() if all(follows((head, *own), law, sizes))]
+    if near:
+        return min(near, key=lambda name: distance((head, *own), laws()[name], sizes))
+    return f"word 0 in {head:.0%} of the rows in which it has ½"
 
 
 def draw_right(logits, seed):
@@ -1307,21 +1976,53 @@ def draw_by_exponentials(logits, seed):
     return (logits.double().softmax(-1) / waits).argmax(-1)
 
 
-def draw_in(dtype_of_noise, cast=None, sign=1, logs=2):
+def draw_by_sums(dtype):
+    """Return a draw_words that finds where a uniform number falls among the cumulative sums."""
+
     def draw_words(logits, seed):
         generator = torch.Generator().manual_seed(seed)
-        kind = logits.dtype if dtype_of_noise is None else dtype_of_noise
-        u = torch.rand(logits.shape, generator=generator, dtype=kind)
-        if cast is not None:
-            u, logits = u.to(cast), logits.to(cast)
-        noise = -(-u.log()).log() if logs == 2 else u.log()
-        return (logits + sign * noise).argmax(-1)
+        sums = (logits if dtype is None else logits.to(dtype)).softmax(-1).cumsum(-1)
+        u = torch.rand(len(sums), 1, generator=generator, dtype=sums.dtype) * sums[:, -1:]
+        return torch.searchsorted(sums, u, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
 
     return draw_words
 
 
-def drawn_by_the_seed(answer, case):
-    """Return what is wrong with the seed: other words for the same one, or the same words for another one."""
+def gumbel(u):
+    return -(-u.log()).log()
+
+
+def draw_with(noise=gumbel, uniform=torch.float64, cast=None, alike=False, scores=lambda logits: logits):
+    """Return a draw_words with noise from a uniform number of this dtype (None: the logits'), cast to another."""
+
+    def draw_words(logits, seed):
+        generator = torch.Generator().manual_seed(seed)
+        shape = logits.shape[1:] if alike else logits.shape
+        u = torch.rand(shape, generator=generator, dtype=uniform or logits.dtype)
+        if cast is None:
+            return (scores(logits.to(u.dtype)) + noise(u)).argmax(-1)
+        return (logits + noise(u.to(logits.dtype))).argmax(-1)
+
+    return draw_words
+
+
+def draw_the_frequent(logits, seed):
+    p = logits.double().softmax(-1)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.multinomial(p.masked_fill(p < 0.005, 0.0), 1, generator=generator)[:, 0]
+
+
+def draw_from_the_first_row(logits, seed):
+    p = logits[0].double().softmax(-1)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.multinomial(p, len(logits), replacement=True, generator=generator)
+
+
+MANY_WORDS, FEW_ROWS = 30_000, 200
+
+
+def seed_and_rare_words(answer, case):
+    """Return what is wrong with the seed, or with words that are rarer than those of the inputs."""
     logits, seed = case
     first = answer(logits, seed)
     torch.rand(1)  # somebody else draws
@@ -1329,6 +2030,15 @@ def drawn_by_the_seed(answer, case):
         return "the same seed gives other words each time. Pass a generator with this seed to each function that draws."
     if torch.equal(first, answer(logits, seed + 1)):
         return "another seed gives the same words: your function does not use its argument `seed`."
+    if logits.dtype == torch.float16:  # once is enough
+        many = torch.full((FEW_ROWS, MANY_WORDS + 1), -math.log(MANY_WORDS))
+        many[:, 0] = 0.0
+        share = (answer(many.to(torch.bfloat16), seed) == 0).double().mean().item()
+        if abs(share - 0.5) > 5 * 0.5 / math.sqrt(FEW_ROWS):
+            return (
+                f"where {MANY_WORDS:,} rare words share the half, word 0 comes in {100 * share:.0f} % of the draws. "
+                "Your noise cannot get large enough for a rare word: draw it in float64, and cut nothing off."
+            )
     return None
 
 
@@ -1337,28 +2047,93 @@ draw_words = Exercise(
     right=draw_right,
     inputs=half_precision,
     also=another_precision,
-    reads=how_often_the_head,
-    limit=drawn_by_the_seed,
+    reads=whose_draws,
+    limit=seed_and_rare_words,
     mistakes=(
         Mistake(
             "still low precision",
-            draw_in(None),
-            "the rare words are still too rare. Ask how large the noise of a word can get at most, and how large it "
-            "must be for a rare word to win.",
+            draw_with(uniform=None),
+            "frequent words come as often as they should, rare ones too rarely. Print the largest value of your noise: "
+            "it must be able to make up for what the logit of a rare word lacks.",
             "arXiv:2409.02908; one version of llada/generate.py in RohitNagraj/Fast-dLLM draws the noise in float16",
         ),
         Mistake(
             "no noise",
             lambda logits, seed: logits.argmax(-1),
-            "you take the likeliest word: nothing is drawn any more.",
+            "you take the likeliest word of each row: nothing is drawn. Each word of a row needs noise of its own.",
             "the temperature 0 of LLaDA's generate.py",
         ),
         Mistake(
             "the noise with the wrong sign",
-            draw_in(torch.float64, torch.float64, sign=-1),
-            "the sign of the noise is turned around: now rare words win hardly ever. Gumbel noise is −ln(−ln u), with "
+            draw_with(lambda u: (-u.log()).log()),
+            "the sign of the noise is turned around: now rare words hardly ever win. Gumbel noise is −ln(−ln u), with "
             "a long tail to large values, and it is added.",
             "https://github.com/chainer/chainerrl/pull/104 (the sign in the Gumbel-max trick)",
+        ),
+        Mistake(
+            "one logarithm",
+            draw_with(lambda u: -u.log()),
+            "this is exponential noise, −ln u. Gumbel noise has two logarithms: −ln(−ln u).",
+            "a reader's attempt",
+        ),
+        Mistake(
+            "normal noise",
+            draw_with(lambda u: torch.special.ndtri(u.clamp(min=1e-12))),
+            "this is normal noise. The largest sum is a draw from the softmax with Gumbel noise only, −ln(−ln u).",
+            "a reader's attempt: torch.randn in place of torch.rand",
+        ),
+        Mistake(
+            "uniform noise",
+            draw_with(lambda u: u),
+            "this is uniform noise, u itself: it can never make up for more than 1. Gumbel noise is −ln(−ln u).",
+            "a reader's attempt",
+        ),
+        Mistake(
+            "half of the noise",
+            draw_with(scores=lambda logits: 2 * logits),
+            "your logits are multiplied by 2, as a temperature of ½ does: rare words come too rarely everywhere.",
+            "a reader's attempt: the sharper texts kept",
+        ),
+        Mistake(
+            "rare words cut off",
+            draw_the_frequent,
+            "frequent words come as often as they should, and rare words never. Leave out nothing: together they have "
+            "half of the probability.",
+            "a reader's attempt: probabilities below 0.005 set to 0, as in top-k sampling",
+        ),
+        Mistake(
+            "infinite noise",
+            draw_with(cast="low"),
+            "words come that are next to impossible: their noise is infinite. A u close to 1 becomes exactly 1 when it "
+            "is rounded to low precision, and −ln(−ln 1) = ∞. Keep u in float64.",
+            "a reader's attempt: u drawn in float64, then cast to the dtype of the logits",
+        ),
+        Mistake(
+            "one noise for all rows",
+            draw_with(alike=True),
+            "all rows with equal logits get the same word. Each row needs noise of its own: `torch.rand(logits.shape, "
+            "…)`.",
+            "a reader's attempt: torch.rand(logits.shape[-1])",
+        ),
+        Mistake(
+            "noise on probabilities",
+            draw_with(scores=lambda logits: logits.softmax(-1)),
+            "all words come about equally often. The noise is added to the logits; probabilities differ by less than "
+            "1, which is little beside the noise.",
+            "a reader's attempt: a softmax before the noise is added",
+        ),
+        Mistake(
+            "the first row for all",
+            draw_from_the_first_row,
+            "each row gets a draw from the probabilities of the same row. Draw each row from its own logits.",
+            "a reader's attempt: torch.multinomial(p[0], N, replacement=True)",
+        ),
+        Mistake(
+            "sums in low precision",
+            draw_by_sums(None),
+            "some rare words never come, others too often: their probabilities vanish in a sum of low precision. Turn "
+            "the logits into float64 first.",
+            "a reader's attempt: an inverse distribution function in bfloat16",
         ),
     ),
     hints=(
@@ -1369,5 +2144,10 @@ draw_words = Exercise(
         "Draw the noise in float64, and add it to logits in float64.",
     ),
     praise="Rare words come as often as they should, and the same seed draws them again.",
-    other_ways=(draw_by_multinomial, draw_by_exponentials),
+    other_ways=(
+        draw_by_multinomial,
+        draw_by_exponentials,
+        draw_by_sums(torch.float64),
+        draw_with(uniform=torch.float32),
+    ),
 )
