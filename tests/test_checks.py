@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import statistics
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 import nextbert_lite.checks
-from nextbert_lite.checks import core, lesson_14, lesson_16
+from nextbert_lite.checks import core, lesson_07, lesson_08, lesson_14, lesson_16
 from nextbert_lite.checks.core import Build, CheckFailed, Exercise, Fault, Mistake, Prediction, Stage
 from nextbert_lite.core.diffusion import hide_words
 
@@ -277,6 +278,16 @@ def gumbel_draw(logits, seed, dtype, least=0.0):
 
 
 LIMITS = {
+    "lesson07.4-a float": (
+        "07.4",
+        lambda *a: float(lesson_07.summed(*a)),
+        r"\(float\), which has no gradient: return the tensor",
+    ),
+    "lesson07.4-detached": (
+        "07.4",
+        lambda w, y, p, n: lesson_07.summed(w.detach(), y, p, n),
+        "no gradient reaches both heads",
+    ),
     "lesson10.2-at once": (
         "10.2",
         lambda encode, lengths, size: encode(torch.arange(len(lengths))),
@@ -560,6 +571,285 @@ def test_no_stage_of_a_build_fails_by_itself(exercise):
     for stage in exercise.stages:
         for seed in core.SEEDS:
             assert not isinstance(exercise.run(stage, exercise.course, seed), Exception | Fault), stage.name
+
+
+# --- mistakes that a stage itself describes ---------------------------------------------------------------------------
+
+
+def counting(**changes):
+    return type("CountingModel", (lesson_08.CountingModel,), changes)
+
+
+def made_for(V):
+    return counting(fit=lambda self, texts: lesson_08.CountingModel.fit(vars(self).update(V=V) or self, texts))
+
+
+def changed_after_fit(sums):
+    """`frequencies` from the column sums by another formula."""
+
+    def fit(self, texts):
+        lesson_08.CountingModel.fit(self, texts)
+        self.frequencies = sums(self.pairs)
+        return self
+
+    return counting(fit=fit)
+
+
+def adds_to_the_pairs(self, before):
+    self.pairs += self.k * self.frequencies
+    return self.pairs[before] / self.pairs[before].sum(1, keepdim=True)
+
+
+def scales_the_frequencies(self, before):
+    self.frequencies *= self.k
+    seen = self.pairs[before]
+    return (seen + self.frequencies) / (seen.sum(1, keepdim=True) + self.k)
+
+
+def stores_in_the_triples(self, before, after):
+    found = lesson_08.CountingModel.probabilities(self, before, after)
+    for key in zip(before.tolist(), after.tolist(), strict=True):
+        self.triples[key][0] += 1
+    return found
+
+
+def changes_the_last_token(self, before):
+    before.clamp_(max=self.V - 2)
+    return lesson_08.CountingModel.left(self, before)
+
+
+def one_dictionary(self, texts):
+    lesson_08.CountingModel.fit(self, texts)
+    self.triples = {(i, j, l): n for (i, l), counts in self.triples.items() for j, n in counts.items()}
+    return self
+
+
+def reads_the_first_token(self, texts):
+    assert all(text[0] >= 0 for text in texts)
+    return lesson_08.CountingModel.fit(self, texts)
+
+
+def a_table_made_in_fit(self, texts):
+    lesson_08.CountingModel.fit(self, texts)
+    self.table = lesson_08.CountingModel.left(self, torch.arange(self.V))
+    return self
+
+
+def k3_by_another_name(self, V, k=100.0, k3=10.0):
+    self.V, self.k, self.weight = V, k, k3
+
+
+def with_that_weight(self, before, after):
+    self.k3, now = self.weight, getattr(self, "k3", None)
+    found = lesson_08.CountingModel.probabilities(self, before, after)
+    self.k3 = now
+    return found
+
+
+def column_by_column(self, before):
+    n = self.pairs[before].sum(1)
+    columns = [(self.pairs[before, j] + self.k * self.frequencies[j]) / (n + self.k) for j in range(self.V)]
+    return torch.stack(columns, 1)
+
+
+def column_by_column_on_both_sides(self, before, after):
+    product = self.left(before)
+    for j in range(self.V):
+        seen = self.pairs[j, after] + self.k * self.frequencies[after]
+        product[:, j] = product[:, j] * seen / (self.pairs[j].sum() + self.k)
+    return product / product.sum(1, keepdim=True)
+
+
+def a_table_for_each_context(self, before, after):
+    product = self.left(before)
+    for row, l in zip(product, after.tolist(), strict=True):
+        row *= self.left(torch.arange(self.V))[:, l]
+    return product / product.sum(1, keepdim=True)
+
+
+def squeezed(self, before, after):
+    return lesson_08.CountingModel.both(self, before, after).squeeze()
+
+
+def with_one_seed(change):
+    """The loop of an ablation, whose pairs are changed where there is a single seed."""
+
+    def compare(run, conditions, seeds, against):
+        found = lesson_07.comparison.course(run, conditions, seeds, against)
+        return {name: change(pair) for name, pair in found.items()} if len(seeds) == 1 else found
+
+    return compare
+
+
+def changed_batch(change):
+    """Batches of pairs of which a tensor is changed."""
+    return lambda *a, **named: change(lesson_07.pairs_of_segments.course(*a, **named))
+
+
+DESCRIBED = {
+    "lesson07.2-tensors": (
+        "07.2",
+        lambda *a: {name: tuple(map(torch.tensor, pair)) for name, pair in lesson_07.comparison.course(*a).items()},
+        "names: the values of the dict hold tensors. Return pairs of floats",
+    ),
+    "lesson07.2-0 with one seed": (
+        "07.2",
+        with_one_seed(lambda pair: (pair[0], 0.0)),
+        "other sizes: with a single seed your standard error is 0.0.*math.nan",
+    ),
+    "lesson07.2-None with one seed": (
+        "07.2",
+        with_one_seed(lambda pair: (pair[0], None)),
+        "other sizes: with a single seed your standard error is None",
+    ),
+    "lesson07.2-no deviation of one": (
+        "07.2",
+        with_one_seed(lambda pair: statistics.stdev(pair[:1])),
+        "other sizes: with a single seed your code raises StatisticsError",
+    ),
+    "lesson07.2-right conditions refused": (
+        "07.2",
+        lambda run, conditions, seeds, against: lesson_07.comparison.course(
+            run, {**conditions, "first": next(iter(conditions.values()))}, seeds, next(iter(conditions))
+        ),
+        "names: your code refuses conditions that are all right",
+    ),
+    "lesson07.2-seeds changed": (
+        "07.2",
+        lambda run, conditions, seeds, against: lesson_07.comparison.course(
+            run, conditions, seeds.sort() or seeds, against
+        ),
+        "`seeds` is changed in place",
+    ),
+    "lesson07.3-labels of 0": (
+        "07.3",
+        changed_batch(lambda b: b | {"labels": b["labels"].clamp(min=0)}),
+        "rows: `labels` is 0 where no token was selected",
+    ),
+    "lesson07.3-corrupted labels": (
+        "07.3",
+        changed_batch(lambda b: b | {"labels": torch.where(b["labels"] < 0, b["labels"], b["ids"])}),
+        r"rows: `labels` holds the id of \[MASK\]",
+    ),
+    "lesson07.3-mask turned round": (
+        "07.3",
+        changed_batch(lambda b: b | {"mask": ~b["mask"]}),
+        "rows: `mask` is turned round",
+    ),
+    "lesson07.3-mask without masked tokens": (
+        "07.3",
+        changed_batch(lambda b: b | {"mask": b["mask"] & (b["ids"] != lesson_07.OWN.mask_id)}),
+        "rows: `mask` is False where a token is masked",
+    ),
+    "lesson07.3-short texts first": (
+        "07.3",
+        lesson_07.pairing(cuts=lambda n, draw: 1 + min(draw(n - 1), draw(n - 1))),
+        "each row by chance: .*the cuts are unevenly distributed",
+    ),
+    "lesson08.3-one number with a dimension too many": (
+        "08.3",
+        lambda x, losses, floor, at: torch.stack([losses[0], losses[1]]),
+        r"the shape is \(2,\); expected \(\)",
+    ),
+    "lesson08.4-the notebook's V": ("08.4", made_for(196), r"`pairs` has the shape \(196, 196\).*`self.V`"),
+    "lesson08.4-fit returns another thing": (
+        "08.4",
+        counting(fit=lambda self, texts: lesson_08.CountingModel.fit(self, texts).pairs),
+        "`fit` returns a tensor of shape .* should return the model itself",
+    ),
+    "lesson08.4-one dictionary": (
+        "08.4",
+        counting(fit=one_dictionary),
+        r"triples: `triples` should be a dictionary of dictionaries.*Yours has the key \(",
+    ),
+    "lesson08.4-1 added after dividing": (
+        "08.4",
+        changed_after_fit(lambda pairs: pairs.sum(0) / pairs.sum() + 1),
+        "`frequencies` sums to 8.000",
+    ),
+    "lesson08.4-divided by the pairs": (
+        "08.4",
+        changed_after_fit(lambda pairs: (pairs.sum(0) + 1) / pairs.sum()),
+        "`frequencies` sums to 1.*divide by the total",
+    ),
+    "lesson08.4-pairs changed": ("08.4", counting(left=adds_to_the_pairs), "from the left: `left` changes `pairs`"),
+    "lesson08.4-frequencies changed": ("08.4", counting(left=scales_the_frequencies), "`left` changes `frequencies`"),
+    "lesson08.4-triples changed": (
+        "08.4",
+        counting(probabilities=stores_in_the_triples),
+        "with the triples: `probabilities` changes `triples`",
+    ),
+    "lesson08.4-the last token changed": (
+        "08.4",
+        counting(left=changes_the_last_token),
+        "never seen: argument number 1 is changed in place",
+    ),
+    "lesson08.4-an empty text": (
+        "08.4",
+        counting(fit=reads_the_first_token),
+        r"fitted again: a text may be empty .*\(IndexError: list index out of range\)",
+    ),
+    "lesson08.4-k of fit": (
+        "08.4",
+        counting(fit=a_table_made_in_fit, left=lambda self, before: self.table[before]),
+        "other sizes: `k` was changed after `fit`, and `left` still uses the old one",
+    ),
+    "lesson08.4-k3 of the start": (
+        "08.4",
+        counting(__init__=k3_by_another_name, probabilities=with_that_weight),
+        "other sizes: `k3` was changed after `fit`",
+    ),
+    "lesson08.4-a loop over V in left": ("08.4", counting(left=column_by_column), "`left` loops over the V tokens"),
+    "lesson08.4-a loop over V in both": (
+        "08.4",
+        counting(both=column_by_column_on_both_sides),
+        "`both` loops over the V tokens",
+    ),
+    "lesson08.4-a loop over the contexts": (
+        "08.4",
+        counting(both=a_table_for_each_context),
+        "`both` loops over the contexts",
+    ),
+    "lesson08.4-squeezed": (
+        "08.4",
+        counting(both=squeezed),
+        r"for 1 context `both` gives the shape \(11,\); expected \(1, 11\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("id_, answer, words", DESCRIBED.values(), ids=DESCRIBED)
+def test_a_mistake_that_the_check_describes_is_refused_in_its_words(id_, answer, words):
+    with pytest.raises(CheckFailed, match=f"^{id_}: .*{words}"):
+        ALL[id_](answer)
+
+
+FACTORS = {3.08: "how much longer the sequences were", 3.2: "the factor of the *sequences*", 3.46: "the long sequences"}
+
+
+@pytest.mark.parametrize("guess, words", FACTORS.items(), ids=[f"lesson07.1-{guess}" for guess in FACTORS])
+def test_factors_that_lie_close_together_are_not_taken_for_one_another(guess, words):
+    with pytest.raises(CheckFailed, match=re.escape(words)):
+        ALL["07.1"](guess)
+
+
+@pytest.mark.parametrize("steps", [2000, 9600.0, 1300], ids=lambda steps: f"lesson08.2-{steps}")
+def test_a_step_after_the_end_of_the_run_is_one_mistake(steps):
+    with pytest.raises(CheckFailed, match=r"08\.2: the run ends after 1,150 steps"):
+        ALL["08.2"](steps)
+
+
+@pytest.mark.parametrize("steps", [-150, float("nan")], ids=lambda steps: f"lesson08.2-{steps}")
+def test_what_is_no_step_is_not_it(steps):
+    with pytest.raises(CheckFailed, match=r"08\.2: .* is not it"):
+        ALL["08.2"](steps)
+
+
+def test_an_answer_that_needs_nothing_of_the_notebook_is_told_what_it_reads_there():
+    notebook = {"at_best": torch.tensor([1.2, 0.7, 0.45]), "floor": 0.5}
+    exec("def f(x, losses, floor, at):\n    return floor + at_best.mean()", notebook)
+    with pytest.raises(CheckFailed, match=r"08.3: .*Your function reads `at_best` \(a tensor .*from the arguments"):
+        ALL["08.3"](notebook["f"])
 
 
 # --- hints and solutions ----------------------------------------------------------------------------------------------

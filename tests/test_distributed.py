@@ -196,7 +196,8 @@ def test_torchrun_with_a_number_of_ranks_that_does_not_divide_the_batch(tmp_path
     done = subprocess.run([*launcher, *command], cwd=HERE.parent, capture_output=True, text=True)
     ours = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("nextbert-lite")]
     assert ours == ["nextbert-lite: a batch of 33 cannot be shared equally by 2 ranks; take one of 34, for example."]
-    assert done.returncode == 1 and done.stderr.count("exitcode  : 1 ") == 2
+    codes = re.findall(r"exitcode  : (-?\d+) ", done.stderr)  # torchrun ends with -15 a rank that is not ready yet
+    assert done.returncode == 1 and "1" in codes and set(codes) <= {"1", "-15"}
     assert not out.exists()
 
 

@@ -67,6 +67,7 @@ class Exercise:
     about: Callable[[Callable, tuple], str | None] | None = None  # a sentence on a wrong answer that has no name
     reads: Callable[[Any], Any] = lambda outcome: outcome  # what of the result is compared
     other_ways: tuple[Callable, ...] = ()  # other ways to write the right answer; the tests try each
+    closed: bool = False  # it needs no value of the notebook: a wrong answer is told which ones it reads
 
     def __call__(self, answer: Callable) -> None:
         with torch.random.fork_rng(devices=[]):  # a lesson's numbers must not depend on which checks were run
@@ -112,7 +113,8 @@ class Exercise:
                 raise CheckFailed(f"{self.id}: {mistake.message}")
         said = None if self.about is None else self.about(answer, copy.deepcopy(cases[0]))
         first = said or next(fault for fault in faults if fault)
-        raise CheckFailed(f"{self.id}: {first} For a hint: check.hint('{self.id}').")
+        of_notebook = reads_of(answer) if self.closed else ""
+        raise CheckFailed(f"{self.id}: {first}{of_notebook} For a hint: check.hint('{self.id}').")
 
     def run(self, function: Callable, case: tuple) -> Any:
         """Return what is compared of the function's result on a copy of the inputs, or the exception it raised."""
@@ -278,13 +280,14 @@ def mine(exercise_id: str, answer: Any) -> Any:
     return build.course
 
 
-def untouched(function: Callable, *arguments: Any) -> Any:
-    """Return function(*arguments); Fault if it changed one of them in place."""
+def untouched(function: Callable, *arguments: Any, names: tuple[str, ...] = ()) -> Any:
+    """Return function(*arguments); Fault if it changed one of them in place, with its name if `names` are given."""
     before = copy.deepcopy(arguments)
     result = function(*arguments)
     changed = first_changed(before, arguments)
     if changed is not None:
-        raise Fault(f"argument number {changed + 1} is changed in place: whoever called it finds theirs changed.")
+        which = f"`{names[changed]}`" if names else f"argument number {changed + 1}"
+        raise Fault(f"{which} is changed in place: whoever called it finds theirs changed.")
     return result
 
 
@@ -506,7 +509,8 @@ def difference(yours: Any, right: Any) -> str | None:
         for i, (y, r) in enumerate(zip(yours, right, strict=True)):
             fault = difference(y, r)
             if fault:
-                return f"result {i + 1} of {len(right)}: {fault}"
+                fields = getattr(right, "_fields", None)  # a named tuple says what its results are
+                return f"{f'`{fields[i]}`' if fields else f'result {i + 1} of {len(right)}'}: {fault}"
         return None
     if not isinstance(right, Tensor):
         return None if yours == right else f"it gives {yours!r}; expected {right!r}."

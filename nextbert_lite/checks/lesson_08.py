@@ -2,13 +2,27 @@
 
 import copy
 import math
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, namedtuple
 from itertools import pairwise
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
-from nextbert_lite.checks.core import Build, Exercise, Mistake, Prediction, Stage, hint, mine, solution, untouched
+from nextbert_lite.checks.core import (
+    Build,
+    Exercise,
+    Fault,
+    Mistake,
+    Prediction,
+    Stage,
+    comparable,
+    describe,
+    hint,
+    mine,
+    solution,
+    untouched,
+)
 
 __all__ = ["best_step", "counting", "extrapolate", "hint", "mine", "solution", "training_work"]
 
@@ -100,6 +114,77 @@ training_work = Exercise(
             "the term 4 T C alone, because one token is compared with all T.",
             "https://github.com/karpathy/nanoGPT/issues/322 (operations for a token and for a sequence)",
         ),
+        Mistake(
+            "head without a backward pass",
+            lambda layers, C, T, V, rate: counted(layers, C, T, V, 0.0) + counted(0, C, T, V, rate, passes=1),
+            "the layers are right. The head is counted in the forward pass alone: it has a backward pass too.",
+            "brackets: 3 * layers * layer + rate * head",
+        ),
+        Mistake(
+            "no head",
+            lambda layers, C, T, V, rate: counted(layers, C, T, V, 0.0),
+            "the head is missing: a proportion `rate` of the tokens goes through it, too.",
+            "the layers of lesson 04 alone",
+        ),
+        Mistake(
+            "multiplications alone in the head",
+            lambda *shape: counted(*shape, dense=1, table=1),
+            "the layers are right. In the head you count the multiplications alone: each has an addition, so a product "
+            "of a vector with an m × n matrix is 2 m n operations.",
+            "the number of weights taken for the number of operations",
+        ),
+        Mistake(
+            "dense layer on all tokens",
+            lambda layers, C, T, V, rate: counted(layers, C, T, V, rate, dense=0) + 3 * 2 * C**2,
+            "the C × C matrix of the head is applied to all tokens. Only the selected ones go through the head, so "
+            "`rate` belongs to both of its products.",
+            "brackets: dense + rate * table",
+        ),
+        Mistake(
+            "rate on everything",
+            lambda layers, C, T, V, rate: rate * counted(layers, C, T, V, 1.0),
+            "`rate` multiplies the layers too. All tokens go through the layers, and only the selected ones through "
+            "the head.",
+            "brackets: rate * (layers + head)",
+        ),
+        Mistake(
+            "6ND with the table",
+            lambda layers, C, T, V, rate: 6 * (layers * 12 * C**2 + V * C),
+            "this is the rule 6ND, with the embedding table among the N weights. It leaves out the products of "
+            "attention and compares *every* token with the table: count the products instead.",
+            "arXiv:2001.08361: 6N operations for each token",
+        ),
+        Mistake(
+            "6ND without the table",
+            lambda layers, C, T, V, rate: 6 * layers * 12 * C**2,
+            "this is the rule 6ND for the weights of the layers. It leaves out the products of attention and the head.",
+            "arXiv:2001.08361: 6N operations for each token",
+        ),
+        Mistake(
+            "T squared",
+            lambda layers, C, T, V, rate: counted(layers, C, T * T, V, rate),
+            "the term of attention has a T too many. *One* token is compared with T others: 4 T C.",
+            "the T² of a whole text carried over to one token",
+        ),
+        Mistake(
+            "four times forward",
+            lambda *shape: counted(*shape, passes=4),
+            "this is four times the forward pass. Forward once and backward twice as much make three.",
+            "two products each, in both directions",
+        ),
+        Mistake(
+            "five times forward",
+            lambda *shape: counted(*shape, passes=5),
+            "this is five times the forward pass. The backward pass costs twice the forward pass, not four times: two "
+            "products of the same size for each one.",
+            "a multiplication and an addition counted once more",
+        ),
+        Mistake(
+            "always 15 %",
+            lambda layers, C, T, V, rate: counted(layers, C, T, V, 0.15),
+            "you take 15 % of the tokens whatever `rate` is: use the argument.",
+            "BERT's proportion written into the function",
+        ),
     ),
     hints=(
         "The forward pass for one token: all layers, and a proportion `rate` of a head: 2 C² for its matrix, 2 V C for "
@@ -116,14 +201,26 @@ training_work = Exercise(
 
 # --- 08.2 predict the best step ---------------------------------------------------------------------------------------
 
-best_step = Prediction(
+RUN = 1150.0  # steps
+
+
+class OfTheRun(Prediction):
+    """The prediction of a step: all that lies clearly behind the end of the run is one mistake."""
+
+    def matches(self, guess, value):
+        if not isinstance(value, float) or value <= RUN + self.tolerance:
+            return super().matches(guess, value)
+        return comparable(guess, value) and float(guess) > RUN + self.tolerance
+
+
+best_step = OfTheRun(
     id="08.2",
     right=150.0,
     tolerance=75.0,
     mistakes=(
         Mistake(
             "the end",
-            1150.0,
+            RUN,
             "training loss is least at the end, and this asks for the excess on *new* sentences. A batch has 64 of the "
             "100 sentences: how often has the model seen each of them by then?",
             "the loss of the training data taken for that of the language",
@@ -170,10 +267,17 @@ best_step = Prediction(
             "to rise long before.",
             "a guess without an estimate",
         ),
+        Mistake(
+            "after the end",
+            9600.0,
+            "the run ends after 1,150 steps: give a step between 0 and 1,150, not a number of sentences.",
+            "150 steps of 64 sentences, in sentences",
+        ),
     ),
     hints=(
-        "A step reads 64 sentences. After how many steps has the model seen each of the 100 sentences fifty times?",
-        "The warm-up has 100 steps. The rise begins soon after it.",
+        "A step reads 64 sentences. How often has the model seen each of the 100 sentences when the warm-up of 100 "
+        "steps ends?",
+        "The excess begins to rise soon after the warm-up.",
     ),
     praise="About a hundred epochs; after that the model learns the 100 sentences, and no longer the language.",
 )
@@ -185,7 +289,7 @@ def a_power_law(generator):
     floor, a, b = (0.3 + float(torch.rand((), generator=generator)) for _ in range(3))
     x = torch.tensor([100.0, 200.0, 400.0, 800.0], dtype=torch.float64)
     noise = (0.1 * torch.randn(4, generator=generator, dtype=torch.float64)).exp()
-    return x, floor + 20 * a * x**-b * noise, floor, 5000.0
+    return x, floor + 20 * a * x**-b * noise, floor, 2000.0
 
 
 def fewer_points(generator):
@@ -207,11 +311,35 @@ def from_the_ends(x, losses, floor, at):
     return right_extrapolation(x[[0, -1]], losses[[0, -1]], floor, at)
 
 
+def parts_of(x, losses, floor):
+    """Return the logarithms of x and of the excess, and the slope of the line through them."""
+    log_x, log_y = x.log(), (losses - floor).log()
+    slope = ((log_x - log_x.mean()) * (log_y - log_y.mean())).sum() / ((log_x - log_x.mean()) ** 2).sum()
+    return log_x, log_y, slope
+
+
+def at_the_mean_of_x(x, losses, floor, at):
+    _, log_y, slope = parts_of(x, losses, floor)
+    return floor + (log_y.mean() + slope * math.log(at / x.mean())).exp()
+
+
+def through_the_last_point(x, losses, floor, at):
+    log_x, log_y, slope = parts_of(x, losses, floor)
+    return floor + (log_y[-1] + slope * (math.log(at) - log_x[-1])).exp()
+
+
+def through_the_origin(x, losses, floor, at):
+    log_x, log_y, _ = parts_of(x, losses, floor)
+    return floor + ((log_x * log_y).sum() / (log_x**2).sum() * math.log(at)).exp()
+
+
 extrapolate = Exercise(
     id="08.3",
     right=right_extrapolation,
     inputs=a_power_law,
     also=fewer_points,
+    reads=lambda loss: loss.reshape(()) if isinstance(loss, torch.Tensor) and loss.numel() == 1 else loss,
+    closed=True,
     mistakes=(
         Mistake(
             "the bug as it was",
@@ -252,6 +380,79 @@ extrapolate = Exercise(
             "log10 on the way in, exp on the way out: exp undoes log, 10 ** undoes log10.",
             "numpy and torch call the natural logarithm log, calculators log10",
         ),
+        Mistake(
+            "cut off at the floor",
+            lambda x, losses, floor, at: through(x.log(), losses.log(), math.log(at)).exp().clamp(min=floor),
+            "you cut the result off at the floor, but the line still goes through the logarithm of the *loss*. "
+            "Before it "
+            "is cut off it comes too low, too. What shrinks to 0 is the excess: fit that.",
+            "the first repair of a prediction below the floor that comes to mind",
+        ),
+        Mistake(
+            "floor only added",
+            lambda x, losses, floor, at: floor + through(x.log(), losses.log(), math.log(at)).exp(),
+            "you add the floor to a line that was fitted to the whole loss. Subtract it *before* the logarithm.",
+            "half of the repair",
+        ),
+        Mistake(
+            "no exp",
+            lambda x, losses, floor, at: floor + through(x.log(), (losses - floor).log(), math.log(at)),
+            "the line gives the *logarithm* of the excess: take exp of it before you add the floor.",
+            "a logarithm that is not undone",
+        ),
+        Mistake(
+            "logarithm of the mean",
+            at_the_mean_of_x,
+            "the line goes through the mean of the logarithms, `x.log().mean()`. You use the logarithm of the mean, "
+            "which "
+            "is larger.",
+            "log and mean exchanged",
+        ),
+        Mistake(
+            "logarithms subtracted",
+            lambda x, losses, floor, at: floor + through(x.log(), (losses / floor).log(), math.log(at)).exp(),
+            "log(loss) - log(floor) is the logarithm of a *ratio*. The excess is a difference: (losses - floor).log().",
+            "the rules of logarithms mixed up",
+        ),
+        Mistake(
+            "sign of the exponent",
+            lambda x, losses, floor, at: floor + through(x.log(), (losses - floor).log(), -math.log(at)).exp(),
+            "the excess grows with x here: the sign of the exponent is wrong. `fit_power` returns b for n ** -b.",
+            "a * at ** b with the b of `fit_power`",
+        ),
+        Mistake(
+            "no intercept",
+            through_the_origin,
+            "your line goes through the origin. It has an intercept too, log a: use the means of both logarithms.",
+            "a slope without centring",
+        ),
+        Mistake(
+            "the excess itself over log x",
+            lambda x, losses, floor, at: through(x.log(), losses, math.log(at)),
+            "only x is logarithmic, so the excess is a straight line and goes below 0. A power law needs the logarithm "
+            "of both.",
+            "exponential and power law confused: semilogx in place of loglog",
+        ),
+        Mistake(
+            "through the last point",
+            through_the_last_point,
+            "the slope is right, but your line goes through the last point. The least-squares line goes through the "
+            "point of the means.",
+            "the point next to the goal taken as the start",
+        ),
+        Mistake(
+            "the last three points",
+            lambda x, losses, floor, at: right_extrapolation(x[-3:], losses[-3:], floor, at),
+            "your line goes through the last three points only: use all of them.",
+            "the early points taken for untypical",
+        ),
+        Mistake(
+            "the last two points",
+            lambda x, losses, floor, at: right_extrapolation(x[-2:], losses[-2:], floor, at),
+            "your line goes through the last two points only. With noise in them it is a worse guess than the "
+            "least-squares line through all.",
+            "a slope read off the end of a curve",
+        ),
     ),
     hints=(
         "Where does the curve go for x → ∞? A line in the logarithm of y goes to y = 0.",
@@ -260,6 +461,7 @@ extrapolate = Exercise(
     ),
     praise="The excess follows the line, the loss stops at the floor.",
     other_ways=(
+        lambda x, losses, floor, at: right_extrapolation(x, losses, floor, at).reshape(1),
         lambda x, y, f, at: f + np.exp(np.polyval(np.polyfit(x.log().numpy(), (y - f).log().numpy(), 1), math.log(at))),
         lambda x, y, f, at: float(
             f + 10 ** np.polyval(np.polyfit(x.log10().numpy(), (y - f).log10().numpy(), 1), math.log10(at))
@@ -322,49 +524,105 @@ def some_texts(generator, V=WORDS, n=6):
 
 
 def contexts(generator, V=WORDS, n=WORDS):
-    return (torch.randint(V - 2, (n,), generator=generator) for _ in range(2))
+    return tuple(torch.randint(V - 2, (n,), generator=generator) for _ in range(2))
 
 
 def fitted(answer, generator, V=WORDS, k=2.5, k3=1.5):
     return answer(V, k, k3).fit(some_texts(generator, V))
 
 
-def spelled(triples):
-    """Return a table of triples as sorted rows, whatever kind of dictionary it is."""
-    return sorted((*key, j, int(n)) for key, counts in triples.items() for j, n in counts.items() if n)
+def spelled(triples, V):
+    """Return a table of triples as a tensor, [i, l, j], whatever kind of dictionaries it has."""
+    table = torch.zeros(V, V, V)
+    fault = "`triples` should be a dictionary of dictionaries: triples[i, l] is a dictionary, {j: count}"
+    if not isinstance(triples, dict):
+        raise Fault(f"{fault}; yours is {describe(triples)}.")
+    for key, counts in triples.items():
+        if not isinstance(key, tuple) or len(key) != 2:
+            raise Fault(f"{fault}. Yours has the key {key!r}.")
+        if not isinstance(counts, dict):
+            raise Fault(f"{fault}. Yours holds {describe(counts)} at {key!r}.")
+        for j, n in counts.items():
+            table[int(key[0]), int(key[1]), int(j)] += float(n)
+    return table
+
+
+def asked(model, method, *tokens):
+    """Return what a method gives for these tokens; Fault if it changes them or what was counted, or for its shape."""
+    before = model.pairs.clone(), model.frequencies.clone(), spelled(model.triples, model.V)
+    found = untouched(getattr(model, method), *tokens)
+    after = model.pairs, model.frequencies, spelled(model.triples, model.V)
+    for name, old, new in zip(("pairs", "frequencies", "triples"), before, after, strict=True):
+        if not torch.equal(old, new):
+            how = "`x = x + y` makes a new tensor, `x += y` changes the one that is stored."
+            how = "Store nothing in its dictionaries." if name == "triples" else how
+            raise Fault(f"`{method}` changes `{name}`: asking should leave what was counted as it is. {how}")
+    wanted = (len(tokens[0]), model.V)
+    if isinstance(found, torch.Tensor) and tuple(found.shape) != wanted:
+        contexts_asked = "1 context" if wanted[0] == 1 else f"{wanted[0]} contexts"
+        raise Fault(f"for {contexts_asked} `{method}` gives the shape {tuple(found.shape)}; expected {wanted}.")
+    return found
 
 
 def pairs_counted(answer, generator):
     model = answer(WORDS, 2.5, 1.5)
     result = untouched(model.fit, some_texts(generator))
-    return model.pairs, "fit returns the model" if result is model else "fit does not return the model"
+    if result is not model:
+        raise Fault(f"`fit` returns {describe(result)}; it should return the model itself, `return self`.")
+    shape = tuple(model.pairs.shape) if isinstance(model.pairs, torch.Tensor) else None
+    if shape is not None and shape != (WORDS, WORDS):
+        raise Fault(
+            f"`pairs` has the shape {shape}; expected (V, V), here {WORDS, WORDS}. V is the number that the model was "
+            "made with, `self.V`: not the V of the notebook, and not the number of tokens that happen to come up."
+        )
+    return model.pairs
 
 
 def triples_counted(answer, generator):
-    return spelled(fitted(answer, generator).triples)
+    return spelled(fitted(answer, generator).triples, WORDS)
+
+
+FromTheLeft = namedtuple("FromTheLeft", "frequencies left left_of_a_token_that_nothing_came_after")
 
 
 def from_the_left(answer, generator):
     model = fitted(answer, generator)
+    total = float(model.frequencies.sum()) if isinstance(model.frequencies, torch.Tensor) else 1.0
+    if abs(total - 1) > 1e-3:
+        raise Fault(
+            f"`frequencies` sums to {total:.3f}, not to 1: add 1 to each column sum first, then divide by the total of "
+            "what you have."
+        )
+    frequencies = model.frequencies.clone()
     before, _ = contexts(generator)
-    return model.frequencies, untouched(model.left, before)
+    return FromTheLeft(frequencies, asked(model, "left", before), asked(model, "left", torch.tensor([WORDS - 2])))
 
 
 def from_both_sides(answer, generator):
-    return untouched(fitted(answer, generator).both, *contexts(generator))
+    return asked(fitted(answer, generator), "both", *contexts(generator))
 
 
 def with_triples(answer, generator):
-    return untouched(fitted(answer, generator).probabilities, *contexts(generator))
+    return asked(fitted(answer, generator), "probabilities", *contexts(generator))
+
+
+NeverSeen = namedtuple("NeverSeen", "left both probabilities triples")
 
 
 def never_seen(answer, generator):
     model = fitted(answer, generator)
     size = len(model.triples)
     unseen, seen = torch.tensor([WORDS - 1, 0, WORDS - 2]), torch.tensor([0, WORDS - 1, WORDS - 1])
-    found = model.left(unseen), model.both(unseen, seen), model.probabilities(unseen, seen)
+    found = (
+        asked(model, "left", unseen),
+        asked(model, "both", unseen, seen),
+        asked(model, "probabilities", unseen, seen),
+    )
     grown = len(model.triples) - size
-    return *found, f"{grown} triples more after asking" if grown else "no triple more after asking"
+    return NeverSeen(*found, f"{grown} entries more after asking" if grown else "no entry more after asking")
+
+
+FittedAgain = namedtuple("FittedAgain", "probabilities pairs_of_short_texts triples_of_short_texts then_probabilities")
 
 
 def fitted_again(answer, generator):
@@ -372,52 +630,134 @@ def fitted_again(answer, generator):
     texts = some_texts(generator)
     model.fit(copy.deepcopy(texts))
     both = model.probabilities(*contexts(generator))
-    model.fit([[], [3], [1, 2]])  # texts too short for a triple, or a pair
-    return both, model.pairs, spelled(model.triples), model.probabilities(*contexts(generator))
+    try:
+        model.fit([[], [3], [1, 2]])  # texts too short for a triple, or a pair
+    except Exception as error:  # noqa: BLE001 - a learner's code may raise anything; the fault reports it
+        raise Fault(
+            "a text may be empty or have one token only, and your `fit` fails on such a text "
+            f"({type(error).__name__}: {str(error).rstrip('.')})."
+        ) from None
+    probabilities = model.probabilities(*contexts(generator))
+    return FittedAgain(both, model.pairs, spelled(model.triples, WORDS), probabilities)
+
+
+class Calls(TorchFunctionMode):
+    """Counts what is called of torch."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.number += 1
+        return function(*args, **(kwargs or {}))
+
+
+def calls(model, method, *tokens):
+    """Return how many operations of torch a method makes."""
+    with Calls() as counted_calls:
+        getattr(model, method)(*tokens)
+    return counted_calls.number
+
+
+def without_loops(answer, generator):
+    """Fault if `left` or `both` makes more operations for more contexts, or any method for a larger vocabulary."""
+    texts = some_texts(generator, 11)
+    few, many = (answer(V, 2.0, 1.0).fit(copy.deepcopy(texts)) for V in (11, 41))
+    one = contexts(generator, 11, 3)
+    for method in ("left", "both", "probabilities"):
+        n = 1 if method == "left" else 2
+        if calls(many, method, *one[:n]) > calls(few, method, *one[:n]) + 15:
+            raise Fault(
+                f"the results are right, but `{method}` loops over the V tokens of the vocabulary: it makes more "
+                "operations the larger V is. Index whole rows and columns at once."
+            )
+        more = [tokens.repeat(10) for tokens in one[:n]]
+        if method != "probabilities" and calls(few, method, *more) > calls(few, method, *one[:n]) + 15:
+            raise Fault(
+                f"the results are right, but `{method}` loops over the contexts. The lesson asks it for many "
+                f"thousands: "
+                "take all rows or columns at once, `pairs[before]` and `pairs[:, after].T`."
+            )
+
+
+OtherWords = namedtuple("OtherWords", "pairs left both probabilities both_with_a_new_k probabilities_with_a_new_k3")
 
 
 def other_words(answer, generator):
-    model = fitted(answer, generator, V=11, k=0.5, k3=4.0)
+    texts = some_texts(generator, 11)
+    model = answer(11, 0.5, 4.0).fit(copy.deepcopy(texts))
     before, after = contexts(generator, 11, 3)
-    found = model.pairs, model.left(before[:1]), model.both(before, after), model.probabilities(before, after)
-    model.k, model.k3 = 2.0, 0.7  # from now on
-    return *found, model.probabilities(before, after)
+    before[0], after[0] = texts[0][0], texts[0][2]  # a context that was seen
+    for method, tokens in {"left": (before,), "both": (before, after), "probabilities": (before, after)}.items():
+        asked(model, method, *(t[:1] for t in tokens))
+    old_left, old_both = asked(model, "left", before), asked(model, "both", before, after)
+    old = asked(model, "probabilities", before, after)
+    model.k = 2.0  # from now on
+    for method, was, tokens in (("left", old_left, (before,)), ("both", old_both, (before, after))):
+        if torch.allclose(asked(model, method, *tokens), was):
+            raise Fault(
+                f"`k` was changed after `fit`, and `{method}` still uses the old one: read self.k when you are "
+                f"asked, not "
+                "in `fit` or `__init__`."
+            )
+    new_both, between = asked(model, "both", before, after), asked(model, "probabilities", before, after)
+    model.k3 = 0.7
+    new = asked(model, "probabilities", before, after)
+    if torch.allclose(new, between):
+        raise Fault(
+            "`k3` was changed after `fit`, and `probabilities` still uses the old one: read self.k3 when you are asked."
+        )
+    without_loops(answer, generator)
+    return OtherWords(model.pairs, old_left, old_both, old, new_both, new)
 
 
 class Wrong(CountingModel):
     """CountingModel as a learner may write it; its switches are the mistakes."""
 
     borders, turned, once, key, triple_borders, adds_up, silent = True, False, False, "around", True, False, False
-    of, added, smoothing, keeps = 0, 1, "frequencies", True
+    trims, both_ways, triple_once = "nothing", False, False
+    of, added, smoothing, keeps, n_of = 0, 1, "frequencies", True, "pairs"
     right, joined, normalised, least = "chain", "product", True, 0
-    mixing, normalised3, looks = "counts", True, "in"
+    mixing, weight, divisor, looks = "counts", "k3", "sum", "in"
 
     def fit(self, texts):
         old = (self.pairs, self.triples) if self.adds_up and hasattr(self, "pairs") else None
         whole = [[token for text in texts for token in text]]
-        super().fit(texts if self.borders else whole)
+        trimmed = {
+            "nothing": texts,
+            "ends": [text[1:-1] for text in texts],
+            "last": [text[:-1] for text in texts],
+        }[self.trims]
+        super().fit(trimmed if self.borders else whole)
         if self.once:
             self.pairs = (self.pairs > 0).float()
         if self.turned:
             self.pairs = self.pairs.T.contiguous()
-        if self.key == "before" or not self.triple_borders:
+        if self.both_ways:
+            self.pairs = self.pairs + self.pairs.T
+        if self.key != "around" or not self.triple_borders:
             self.triples = defaultdict(Counter)
             for text in texts if self.triple_borders else whole:
                 for i, j, l in zip(text, text[1:], text[2:], strict=False):
                     if self.key == "before":
                         self.triples[i, j][l] += 1
+                    elif self.key == "turned":
+                        self.triples[l, i][j] += 1
                     else:
                         self.triples[i, l][j] += 1
+        if self.triple_once:
+            self.triples = {key: dict.fromkeys(counts, 1) for key, counts in self.triples.items()}
         if old:
             self.pairs = self.pairs + old[0]
             for key, counts in old[1].items():
                 self.triples[key] += counts
+        every = Counter(token for text in texts for token in text)
+        self.tokens = torch.tensor([float(every[j]) for j in range(self.V)])
         if self.of == "all":
-            after = torch.zeros(self.V)
-            for text in texts:
-                for token in text:
-                    after[token] += 1
-            after += self.added
+            after = self.tokens + self.added
+        elif self.of == "cells":
+            after = (self.pairs + 1).sum(0)
         else:
             after = self.pairs.sum(self.of) + self.added
         self.frequencies = after / after.sum()
@@ -425,13 +765,27 @@ class Wrong(CountingModel):
 
     def left(self, before):
         seen = self.pairs[before]
+        n = seen.sum(1, keepdim=self.keeps)
+        if self.n_of == "all":
+            n = self.tokens[before][:, None]
+        if self.n_of == "kinds":
+            n = (seen > 0).sum(1, keepdim=True)
         if self.smoothing == "each":
-            return (seen + self.k) / (seen.sum(1, keepdim=True) + self.k * self.V)
+            return (seen + self.k) / (n + self.k * self.V)
         if self.smoothing == "nothing":
-            return seen / seen.sum(1, keepdim=True)
-        return (seen + self.k * self.frequencies) / (seen.sum(1, keepdim=self.keeps) + self.k)
+            return seen / n
+        if self.smoothing == "no k below":
+            return (seen + self.k * self.frequencies) / n
+        if self.smoothing == "proportions":
+            return n / (n + self.k) * (seen / n) + self.k / (n + self.k) * self.frequencies
+        k = 100.0 if self.smoothing == "k written in" else self.k
+        found = (seen + k * self.frequencies) / (n + k)
+        if self.smoothing in ("uniform", "zeros"):
+            found[n[:, 0] == 0] = 1 / self.V if self.smoothing == "uniform" else 0.0
+        return found
 
     def both(self, before, after):
+        below = self.pairs.sum(1) + self.k
         if self.right == "turned":  # P(j | after) as if the text ran on from it
             right = CountingModel.left(self, after)
         elif self.right == "backwards":  # P(j comes before `after`)
@@ -442,26 +796,46 @@ class Wrong(CountingModel):
             right = self.pairs[:, after].T / self.pairs.sum(1).clamp(min=self.least)
         elif self.right == "counts":
             right = self.pairs[:, after].T + self.k * self.frequencies[after][:, None]
+        elif self.right == "smoothed by j":
+            right = (self.pairs[:, after].T + self.k * self.frequencies) / below
         else:
-            right = (self.pairs[:, after].T + self.k * self.frequencies[after][:, None]) / (self.pairs.sum(1) + self.k)
-        joint = self.left(before) * right if self.joined == "product" else self.left(before) + right
-        total = joint.sum(1, keepdim=True)
+            right = (self.pairs[:, after].T + self.k * self.frequencies[after][:, None]) / below
+        left = self.left(before)
+        if self.joined == "left unsmoothed":
+            left = self.pairs[before] / self.pairs[before].sum(1, keepdim=True).clamp(min=1)
+        joint = left + right if self.joined == "sum" else left if self.joined == "left alone" else left * right
+        if self.joined == "over frequencies":
+            joint = joint / self.frequencies
+        total = joint.sum(0 if self.normalised == "columns" else 1, keepdim=True)
         if self.right == "unsmoothed" and self.least:  # somebody who guards one division guards both
             total = total.clamp(min=1e-9)
         return joint / total if self.normalised else joint
 
     def probabilities(self, before, after):
-        mixed = self.k3 * self.both(before, after)
-        for row, key in zip(mixed, zip(before.tolist(), after.tolist(), strict=True), strict=True):
+        weight = {"k3": self.k3, "k": self.k}.get(self.weight, self.weight)
+        mixed = weight * self.both(before, after)
+        n = torch.zeros(len(mixed), 1)
+        for number, key in enumerate(zip(before.tolist(), after.tolist(), strict=True)):
+            row = mixed[number]
             if self.looks == "index" or key in self.triples:
                 counts = self.triples[key]
                 new = torch.tensor(list(counts.values()), dtype=row.dtype)
+                n[number] = new.sum()
                 if self.mixing == "alone" and counts:
                     row.zero_()
                 if self.mixing == "proportions":
                     new = new / new.sum()
-                row[list(counts)] += new
-        return mixed / mixed.sum(1, keepdim=True) if self.normalised3 else mixed
+                if self.mixing != "none":
+                    row[list(counts)] += new
+            elif self.mixing == "frequencies":
+                row.copy_(self.frequencies)
+        if self.divisor == "n":
+            return mixed / n.clamp(min=1)
+        if self.divisor == "n + k":
+            return mixed / (n + self.k)
+        if self.divisor == "pairs":
+            return mixed / (self.pairs[before, after] + self.k3)[:, None]
+        return mixed / mixed.sum(1, keepdim=True) if self.divisor == "sum" else mixed
 
 
 def wrong(**switches):
@@ -469,7 +843,7 @@ def wrong(**switches):
 
 
 class ByLoops:
-    """Another way: dictionaries and loops, one row after the other."""
+    """Another way: dictionaries and loops in `fit`, logarithms in `both`, one row after the other at the end."""
 
     def __init__(self, V, k=100.0, k3=10.0):
         self.V, self.k, self.k3 = V, k, k3
@@ -486,21 +860,37 @@ class ByLoops:
         return self
 
     def left(self, before):
-        rows = [self.pairs[i] + self.k * self.frequencies for i in before.tolist()]
-        return torch.stack([row / row.sum() for row in rows])
+        rows = self.pairs.index_select(0, before) + self.k * self.frequencies
+        return rows / rows.sum(1, keepdim=True)
 
     def both(self, before, after):
         every = self.left(torch.arange(self.V))
-        product = torch.stack([every[i] * every[:, l] for i, l in zip(before.tolist(), after.tolist(), strict=True)])
-        return product / product.sum(1, keepdim=True)
+        return (every[before].log() + every.T[after].log()).softmax(1)
 
     def probabilities(self, before, after):
         rows = []
         for p, i, l in zip(self.both(before, after), before.tolist(), after.tolist(), strict=True):
             seen = self.triples.get((i, l), {})
-            counts = torch.tensor([float(seen.get(j, 0)) for j in range(self.V)])
-            rows.append((counts + self.k3 * p) / (counts.sum() + self.k3))
+            row, total = self.k3 * p, self.k3 + sum(seen.values())
+            for j, n in seen.items():
+                row[j] += n
+            rows.append(row / total)
         return torch.stack(rows)
+
+
+class ByBins(CountingModel):
+    """Another way: `left` as a mixture of proportions, and the whole table made whenever it is asked."""
+
+    def left(self, before):
+        return self.table()[before]
+
+    def table(self):
+        n = self.pairs.sum(1, keepdim=True)
+        held = self.k / (n + self.k)
+        return (1 - held) * self.pairs / n.clamp(min=1) + held * self.frequencies
+
+    def both(self, before, after):
+        return torch.nn.functional.normalize(self.left(before) * self.table()[:, after].T, p=1, dim=1)
 
 
 counting = Build(
@@ -527,7 +917,7 @@ counting = Build(
         Mistake(
             "before and after exchanged",
             wrong(turned=True),
-            "`pairs` is turned: [i, j] should say how often j came right *after* i.",
+            "`pairs` is transposed: [i, j] should say how often j came right *after* i.",
             "the two axes of a table of pairs exchanged",
         ),
         Mistake(
@@ -541,8 +931,7 @@ counting = Build(
         Mistake(
             "fit returns nothing",
             wrong(silent=True),
-            "the counts are right, but `fit` returns nothing: end it with `return self`, so that one can write "
-            "`CountingModel(V).fit(texts)`.",
+            "`fit` returns nothing: end it with `return self`, so that you can write `CountingModel(V).fit(texts)`.",
             "a method without return; scikit-learn's fit returns the estimator",
         ),
         Mistake(
@@ -589,8 +978,10 @@ counting = Build(
         Mistake(
             "add-k",
             wrong(smoothing="each"),
-            "this is add-k smoothing: k is added to each cell, so what is held back is shared out *equally*. Share k "
-            "out by the frequencies: then an unseen pair with a frequent token is likelier than one with a rare one.",
+            "this is add-k smoothing: k is added to each cell, so the probability that is held back is distributed "
+            "*equally*. Distribute k by the frequencies: then an unseen pair with a frequent token is likelier than "
+            "one "
+            "with a rare one.",
             "NLTK's Lidstone estimator, where an interpolation was wanted (https://github.com/nltk/nltk/issues/380)",
         ),
         Mistake(
@@ -665,7 +1056,7 @@ counting = Build(
         ),
         Mistake(
             "the mixture not normalised",
-            wrong(normalised3=False),
+            wrong(divisor=None),
             "the rows of `probabilities` do not sum to 1: divide each by its sum, n + k3.",
             "a fresh reader of this lesson",
         ),
@@ -675,6 +1066,176 @@ counting = Build(
             "the probabilities are right, but asking for a context that was never seen makes an entry for it: "
             "`defaultdict` stores what you look up. Ask with `.get(key)` or `key in …`.",
             "Python's documentation of defaultdict",
+        ),
+        Mistake(
+            "first and last token left out",
+            wrong(trims="ends"),
+            "the first and the last token of each text are left out. Each token counts, whatever it is: the lists have "
+            "no special tokens here that you would have to remove.",
+            "[CLS] and [SEP] stripped",
+        ),
+        Mistake(
+            "the last pair missing",
+            wrong(trims="last"),
+            "the last pair of each text is missing: a text of n tokens has n - 1 pairs.",
+            "a loop that ends one too early",
+        ),
+        Mistake(
+            "both directions",
+            wrong(both_ways=True),
+            "each pair is counted in both directions. [i, j] counts i directly *before* j, and not the other way "
+            "round.",
+            "a table of neighbours, as for co-occurrences",
+        ),
+        Mistake(
+            "triples seen or not",
+            wrong(triple_once=True),
+            "`triples` holds 1 for each triple that came up. It should say how *often* it did.",
+            "a set in place of counts",
+        ),
+        Mistake(
+            "the key turned round",
+            wrong(key="turned"),
+            "the key of `triples` is (token after, token before). It should be (token before, token after).",
+            "i and l exchanged",
+        ),
+        Mistake(
+            "1 added to each cell",
+            wrong(of="cells"),
+            "you add 1 to each cell of `pairs`, so V to each column sum. Add 1 to the *sum*.",
+            "(pairs + 1).sum(0) in place of pairs.sum(0) + 1",
+        ),
+        Mistake(
+            "n counts all tokens",
+            wrong(n_of="all"),
+            "your n_i says how often i came at all. The last token of a text has no follower: n_i is the number of "
+            "pairs "
+            "after i, the sum of its row.",
+            "a Counter of tokens used for n_i",
+        ),
+        Mistake(
+            "n counts different followers",
+            wrong(n_of="kinds"),
+            "your n_i says how many *different* tokens came after i. It is the number of pairs, the sum of the row.",
+            "Witten-Bell smoothing counts so, for another purpose",
+        ),
+        Mistake(
+            "k only above",
+            wrong(smoothing="no k below"),
+            "the rows of `left` do not sum to 1: k further draws are added above, so divide by n_i + k.",
+            "the k in the denominator forgotten",
+        ),
+        Mistake(
+            "k written in",
+            wrong(smoothing="k written in"),
+            "your `left` uses k = 100 whatever the model's k is: read self.k.",
+            "the default of an argument written into a method",
+        ),
+        Mistake(
+            "0 / 0 in a mixture",
+            wrong(smoothing="proportions"),
+            "pairs_ij / n_i is 0 / 0 for a token that nothing came after, so `left` gives NaN there. Use the formula "
+            "of "
+            "the text, with *one* division by n_i + k.",
+            "interpolation written with proportions",
+        ),
+        Mistake(
+            "uniform where nothing came after",
+            wrong(smoothing="uniform"),
+            "for a token that nothing came after your `left` gives each token the same probability. The formula "
+            "needs no "
+            "exception there: it gives the frequencies.",
+            "a division by zero guarded by hand",
+        ),
+        Mistake(
+            "zeros where nothing came after",
+            wrong(smoothing="zeros"),
+            "for a token that nothing came after your `left` gives zeros. The formula needs no exception there: it "
+            "gives the frequencies.",
+            "a division by zero guarded by hand",
+        ),
+        Mistake(
+            "the right side smoothed by j",
+            wrong(right="smoothed by j"),
+            "the factor P(l | j) is smoothed with the frequency of j. It is a probability of l, so it is k · u_l.",
+            "`frequencies` broadcast along the wrong dimension",
+        ),
+        Mistake(
+            "columns normalised",
+            wrong(normalised="columns"),
+            "you divide `both` by the sums of its *columns*, over the contexts. Each row should sum to 1: "
+            "sum(1, keepdim=True).",
+            "the wrong dimension",
+        ),
+        Mistake(
+            "the left factor not smoothed",
+            wrong(joined="left unsmoothed"),
+            "the factor from the left, P(j | i), is not smoothed in `both`: use `left`.",
+            "the table used directly",
+        ),
+        Mistake(
+            "the right neighbour unused",
+            wrong(joined="left alone"),
+            "`both` gives what `left` gives: the right neighbour has no effect. Multiply by P(after | j).",
+            "the second factor forgotten",
+        ),
+        Mistake(
+            "divided by the frequencies",
+            wrong(joined="over frequencies"),
+            "you divide by the frequency of j as well. That is right for two factors P(j | i) and P(j | l); here the "
+            "second is P(l | j), which needs no correction.",
+            "a product of experts corrected for its prior",
+        ),
+        Mistake(
+            "no triple has an effect",
+            wrong(mixing="none"),
+            "the triples have no effect: your result is `both`. If you look them up by the tensors' own entries, you "
+            "find none, because a tensor as a key of a dictionary is never equal to an int: use `.tolist()`.",
+            "for i, l in zip(before, after)",
+        ),
+        Mistake(
+            "k in place of k3",
+            wrong(weight="k"),
+            "you mix the triples with k. They are mixed with k3.",
+            "two similar names",
+        ),
+        Mistake(
+            "k3 written in",
+            wrong(weight=10.0),
+            "you mix the triples with 10, whatever the model's k3 is: read self.k3.",
+            "the default of an argument written into a method",
+        ),
+        Mistake(
+            "k3 forgotten",
+            wrong(weight=1.0),
+            "`both` is not multiplied by k3, so it weighs as much as one triple.",
+            "a factor forgotten",
+        ),
+        Mistake(
+            "divided by n",
+            wrong(divisor="n"),
+            "the rows of `probabilities` do not sum to 1: you divide by n_il. k3 was added above, so divide by n_il "
+            "+ k3.",
+            "the k3 in the denominator forgotten",
+        ),
+        Mistake(
+            "divided by n + k",
+            wrong(divisor="n + k"),
+            "the rows of `probabilities` do not sum to 1: you divide by n_il + k. The mixture has k3: n_il + k3.",
+            "two similar names",
+        ),
+        Mistake(
+            "n from the pairs",
+            wrong(divisor="pairs"),
+            "the rows of `probabilities` do not sum to 1. Your n_il says how often l came directly after i. It is the "
+            "number of triples with i on the left and l on the right.",
+            "pairs[before, after] taken for n_il",
+        ),
+        Mistake(
+            "the frequencies where no triple was seen",
+            wrong(mixing="frequencies"),
+            "for a context that was never seen your result is `frequencies`. It should be `both`.",
+            "back-off over two steps at once",
         ),
         Mistake(
             "a second fit adds up",
@@ -693,6 +1254,6 @@ counting = Build(
         "`pairs.sum(1) + k`, is P(after | j) for each j. Multiply by `left(before)`, divide by the rows' sums.",
         "`probabilities`: start from `k3 * both(…)`, add each context's counts to its row, divide by the rows' sums.",
     ),
-    praise="A model of a language without a single weight that was trained.",
-    other_ways=(ByLoops,),
+    praise="A model of a language without a single trained weight.",
+    other_ways=(ByLoops, ByBins),
 )

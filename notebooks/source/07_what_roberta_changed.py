@@ -27,7 +27,7 @@
 # | It takes | about 110 minutes, five exercises, two of them builds of 25 and 30 minutes; the machine needs one to two minutes |
 #
 # This is the paper's answer (its Table 4): what each step from BERT-large to RoBERTa was worth on two tests. MNLI asks whether
-# one sentence follows from another; SQuAD 2.0 asks for the answer to a question in a text, or for the statement that there is
+# one sentence follows from another (MNLI-m is its part with texts of the same kinds as in training); SQuAD 2.0 asks for the answer to a question in a text, or for the statement that there is
 # none.
 
 # %% tags=["hide-input"]
@@ -72,7 +72,7 @@ from nextbert_lite import IGNORE, Encoder, EncoderConfig, MaskedLanguageModel, M
 from nextbert_lite.checks import lesson_07 as check
 
 # %% [markdown]
-# What a run may change: the seed, and whether the stored tables of this lesson are made anew, which takes many minutes.
+# What a run may change: the seed, and whether the stored tables of this lesson are recomputed, which takes many minutes.
 
 # %% tags=["parameters"]
 seed = 0
@@ -87,13 +87,13 @@ every_row = False
 # > the next sentence prediction objective; (3) training on longer sequences; and (4) dynamically changing the masking pattern
 # > applied to the training data.
 #
-# A fifth stands in section 4.4: **byte-level BPE** with 50,000 pieces in place of WordPiece with 30,000. (RoBERTa does not read
+# Section 4.4 adds a fifth: **byte-level BPE** with 50,000 pieces in place of WordPiece with 30,000. (RoBERTa does not read
 # bytes. It reads pieces of words, as BERT does; only the *alphabet* from which the pieces are built is the 256 bytes.) The larger
 # vocabulary adds about 15 million parameters to the base model and 20 million to the large one, so even the size is not quite
 # the same.
 #
 # In the picture, ten times the text is one of the smallest steps: 0.3 points of MNLI. The largest is the first one, on about the
-# same text, 16 GB against 13 GB. What does it hold? Masks, input, batch and tokenizer, all at once. And something that is easy
+# same text, 16 GB against 13 GB. What does it include? Masks, input, batch and tokenizer, all at once, and something that is easy
 # to overlook.
 
 # %% [markdown]
@@ -136,8 +136,8 @@ for number, (name, (batch, steps, length, text)) in enumerate(rows.items()):
 # (The added text is of other kinds too, news, web pages and stories, so amount and variety are not told apart.) The authors' own
 # conclusion is that BERT "was significantly undertrained".
 #
-# They also tested three of the choices alone, on the *base* model. Here are BERT's choice and RoBERTa's in each table, with what
-# they left aside. Guess before you look: by how many points of MNLI do the three choices change the score together?
+# They also tested three of the choices alone, on the *base* model. Here are BERT's choice and RoBERTa's in each table, and the
+# options that they tried and rejected. Guess before you look: by how many points of MNLI do the three choices change the score together?
 
 # %% tags=["hide-input"]
 tested = {  # MNLI-m, base model: Liu et al. 2019, Tables 1, 2, 3; BERT's choice first, RoBERTa's last
@@ -166,9 +166,9 @@ plots.show(fig, alt="Arrows from BERT's choice to RoBERTa's: masks minus 0.3, in
 print(f"together {total:+.1f} points; from BERT-large to the last row of Table 4 {scores[-1][0] - scores[0][0]:+.1f}")
 
 # %% [markdown]
-# A few tenths, up and down, and the paper gives no spread that would tell whether a tenth means anything. So its answer is: train
-# longer, then on more text; what was tested alone is small. (The length of the sequences and the tokenizer are part of the first
-# step, and no table has them alone.) That is no reason to skip the small things. You will meet each of them in somebody's recipe,
+# A few tenths, up and down, and the paper gives no spread that would tell whether a tenth means anything. So the paper's answer is to
+# train longer, then on more text; what was tested alone is small. (The length of the sequences and the tokenizer are part of the first
+# step, and no table tests them alone.) That is no reason to skip the small things. You will meet each of them in somebody's recipe,
 # with a claim attached, and the question how one would *know* is the same. The rest of this lesson asks it of four of them.
 
 # %% [markdown]
@@ -181,7 +181,7 @@ print(f"together {total:+.1f} points; from BERT-large to the last row of Table 4
 #    the size, counts operations.
 # 3. Judge on text that no model has seen, with one measure for all.
 # 4. Repeat with other seeds, and compare **within** a seed. Two runs of one seed share their initial weights and their data, so
-#    the luck that comes from these cancels in the difference. How much that is differs; section 4 looks.
+#    the luck that comes from these cancels in the difference. How much this helps varies, as section 4 shows.
 #
 # Why does rule 4 matter so much? Take made-up losses of two conditions and five seeds:
 
@@ -206,17 +206,18 @@ for name, values in {"old": old, "new": new, "new - old": differences}.items():
 # what that changes.
 #
 # * `conditions` is a dict from a name to a dict of settings, such as `{"dynamic": {"copies": None}, "static": {"copies": 1}}`.
-#   All conditions have the same settings. `against` is the name of the one that the others are compared with.
+#   All conditions have the same settings. `against` names the condition that the others are compared with; it may stand
+#   anywhere among them, and the settings of a condition may stand in any order.
 # * Each other condition must differ from `against` in exactly one setting. If one does not, raise a `ValueError` whose message
-#   holds its name, before the first run is made.
+#   contains the name of that condition, before the first run is made.
 # * `run(seed=…, **settings)` makes one run and returns its loss, a float. Make one run for each seed in `seeds` (a list of
 #   numbers, in any order) and each condition, and no run twice. Call `torch.manual_seed(seed)` immediately before each run.
 # * Return a dict from the name of each condition but `against`, in the order of `conditions`, to a pair of floats: the mean over
 #   the seeds of *its loss minus the loss of `against` with the same seed*, and the standard error of that mean. With a single
 #   seed the error is `math.nan`.
-# * Leave the arguments as they are.
+# * Do not modify the arguments.
 #
-# The check goes in stages: names, means, errors, then how the runs are made.
+# The check goes in stages: names, means, errors, how the runs are made, what is refused, and other sizes.
 
 
 # %% tags=["exercise-07.2", "my-bert-pairs"]
@@ -333,7 +334,7 @@ if not every_row:
     assert by_name["static ×1"]["training"] < 0.1 < by_name["dynamic"]["training"]
 
 # %% [markdown]
-# And the loss of knowing only the frequencies, which is the entropy of the words' distribution:
+# For comparison, here is the loss of a model that knows only the word frequencies; it equals the entropy of their distribution:
 
 # %%
 ids, mask = world.sample_ids(4000, seed=seed)
@@ -346,8 +347,9 @@ assert every_row or by_name["static ×1"]["held_out"] > frequencies > by_name["d
 # With the same masks in every epoch the model has memorised the *answers*. Its training loss is almost zero, and on new text it is
 # worse than a list of word frequencies. (One seed has no standard error, hence `nan`. Such a difference does not need one.)
 #
-# Is the small amount of text to blame, or are the repeated masks? The same number of steps on more sentences, with fewer epochs,
-# tells. These runs are stored, three seeds each; `compare` reads them as it would make them. A look-up takes the place of `run`:
+# Is the small amount of text to blame, or the repeated masks? The same number of steps on more sentences, with fewer epochs,
+# tells. These runs would take too long here, so they were made beforehand with three seeds each, and their losses are stored in a
+# table with a row for each run. `compare` reads stored losses instead of making runs: a look-up takes the place of `run`.
 
 # %% tags=["nbval-check-output"]
 table = stored_table("07_masking")  # `results_masking` of three seeds
@@ -395,14 +397,14 @@ assert all(abs(mean) <= 2.8 * error + 1e-9 for mean, error in effects[3840].valu
 
 # %% [markdown]
 # The stored rows show that the repeated mask does the harm, and not the small amount of text: the dynamic run read the same 256
-# sentences. A mask met 120 or 30 times costs a nat or more. Met about ten times it costs half a nat with 256 sentences and
+# sentences. A mask met 120 or 30 times costs a nat or more. A mask met about ten times costs half a nat with 256 sentences and
 # nothing that you could see with 3,840. In the last column the difference is smaller than its error, so these runs cannot tell
 # the two apart. (There, ten copies and dynamic masks are the very same run: in eight epochs no copy comes twice.)
 #
 # **Beside the paper.** Its Table 1, medians of five seeds: static 78.3 / 84.3 / 92.5, dynamic 78.7 / 84.0 / 92.9 on SQuAD 2.0,
 # MNLI-m and SST-2 (is a film review positive?). Two up, one down, by tenths. That agrees with our last column: their model met
 # each mask four times. What carries over is the rule *count how often a mask comes back*, not the size of an effect:
-# above, about ten times did harm with 256 sentences, and none that you could see with 3,840. Dynamic masking costs nothing and is safe when you have little text; it is not what made RoBERTa better.
+# above, about ten times did harm with 256 sentences, but no visible harm with 3,840. Dynamic masking costs nothing and is safe when you have little text; it is not what made RoBERTa better.
 
 # %% [markdown]
 # ## 3. Does predicting the next sentence help?
@@ -419,7 +421,7 @@ assert all(abs(mean) <= 2.8 * error + 1e-9 for mean, error in effects[3840].valu
 #
 # They conclude that "removing NSP hurts performance significantly on QNLI, MNLI, and SQuAD 1.1". RoBERTa's authors find
 # that removing the NSP loss "matches or slightly improves downstream task performance". This is their Table 2 (SQuAD 1.1 / 2.0 F1,
-# the others accuracies; RACE holds exam questions with four answers):
+# the others accuracies; RACE holds exam questions with four answers, and QNLI asks whether a sentence answers a question):
 #
 # | input | SQuAD 1.1 / 2.0 | MNLI-m | SST-2 | RACE |
 # |---|---|---|---|---|
@@ -499,24 +501,27 @@ for sentence, ids in zip(documents[0], document_ids[0], strict=True):
 # ### Exercise 07.3 · build pairs of segments ●●● · 30 minutes
 #
 # Write `pair_batch(documents, n, tokenizer, generator, mixed, rate)`. Each document is a list of at least two sentences, and a
-# sentence is a list of token ids without special tokens, at least one. There are at least two documents. Each of the n rows is made
+# sentence is a list of at least one token id, without special tokens. There are at least two documents. Each of the n rows is made
 # like this:
 #
-# * Draw a document i, all equally likely, and a place to cut it: behind sentence 1, 2, …, all but the last, equally likely. **A** is
-#   everything in front of the cut, **B** everything behind it. (A *segment* may hold several sentences.)
-# * With `mixed=True`, each row is **foreign** with probability 1/2, whatever the other rows are: draw another document j among all that are not i, and a cut for
-#   it in the same way, and take as B what is behind the cut of j. With `mixed=False` no row is foreign.
+# * Draw a document i, all equally likely, and a place to cut it: after sentence 1, 2, …, all but the last, equally likely. **A** is
+#   everything before the cut, **B** everything after it. (A *segment* may hold several sentences.)
+# * With `mixed=True`, each row is **foreign** with probability 1/2, whatever the other rows are. For a foreign row draw another document j,
+#   all documents other than i equally likely, and for j a cut of its own in the same way. A stays what it is, and B is everything after
+#   the cut of j. With `mixed=False` no row is foreign.
 # * The row is [CLS] A [SEP] B [SEP], with the ids of `tokenizer.cls_id` and `tokenizer.sep_id`. The **token types** are 0 up to and
-#   with the first [SEP], then 1.
-# * The label `not_next` is 0 where B follows A and 1 where it is foreign. This is the convention of Google's code and of Hugging Face's
-#   `BertForNextSentencePrediction`. Much teaching code has it the other way round, so look it up whenever you load a model.
+#   including the first [SEP], then 1.
+# * The label `not_next` is 0 where B follows A and 1 where it is foreign, so always 0 with `mixed=False`. This is the convention of Google's
+#   code and of Hugging Face's `BertForNextSentencePrediction`. Much teaching code has it the other way round, so look it up whenever you
+#   load a model.
 #
-# Rows are padded on the right to the length of the longest, with `tokenizer.pad_id`; padding has type 0. Then `mask_tokens(ids,
-# tokenizer, rate, generator)` of lesson 05 selects and corrupts tokens, and never a special one.
+# Rows are padded on the right to the length of the longest, with `tokenizer.pad_id`, which need not be 0; padding has type 0. Then
+# `mask_tokens(ids, tokenizer, rate, generator)` of lesson 05 selects and corrupts tokens, and never a special one.
 #
 # Return a dict of five tensors: `ids` (corrupted), `labels` and `types`, each int64 and (n, T); `mask`, bool and (n, T), True at real
-# tokens; `not_next`, int64 and (n,). Draw everything from `generator` and nothing from torch's own; in which order does not matter.
-# Leave `documents` as it is. `pad(lists, pad_id)` returns the padded tensor and its mask.
+# tokens; `not_next`, int64 and (n,). Draw everything from `generator` (a `torch.Generator`; the lesson makes its own with
+# `seeded(number)`) and nothing from torch's own; in which order does not matter. Leave `documents` as it is. The cell below imports
+# `mask_tokens` and `pad`: `pad(lists, pad_id)` returns the padded tensor and its mask.
 
 
 # %%
@@ -627,8 +632,9 @@ class PairModel(nn.Module):
 # return criterion(word_log_p.flatten(0, 1), word_labels.flatten()) + criterion(pair_log_p, not_next)
 # ```
 #
-# Return the sum of the two losses as it should be, a tensor with one number. Each is a mean: over the selected words, and over all
-# pairs. At least one word is selected.
+# Return the sum of the two losses as it should be, a tensor with one number, through which both heads can be trained. Each loss is a mean:
+# over the selected words, and over all pairs. At least one word is selected. Leave the arguments as they are. (B is the number of texts, T
+# their length, V the number of words.)
 
 
 # %% tags=["exercise-07.4"]
@@ -660,7 +666,7 @@ for name, ignored in {"right": IGNORE, "with the bug": 0}.items():
 assert logits.grad[labels == 0].abs().max() == 0 and of_sure < 1e-6  # with the bug
 
 # %% [markdown]
-# With the bug, pairs that belong together push nowhere, and all others push one way. The model that ignores its input is perfect by
+# With the bug, pairs that belong together exert no push, and all others push one way. The model that ignores its input is perfect by
 # this loss. The loss of the words does not show it.
 #
 # ### The experiment
@@ -695,7 +701,7 @@ def probe(vectors, answers, n_train, draws):
 
 
 # %% [markdown]
-# All measures of one model, on new documents that no run has seen. (A few of their sentences stand in training documents too.)
+# All measures of one model, on new documents that no run has seen. (A few of their sentences also occur in training documents.)
 
 # %%
 new_documents = draw_documents(6_000, 2_000, 10**6)
@@ -730,7 +736,7 @@ print({name: f"the commonest answer is right in {p:.0%}" for name, p in chance.i
 
 # %% [markdown]
 # And one run. The seed fixes the initial weights and the documents. (30 % of the words are selected in training, because the model
-# learns faster then; the rate is not what is compared.) BERT's condition runs live; no cell of this lesson takes longer.
+# learns faster then; the rate is not what is compared.) BERT's condition runs live, which takes some time.
 
 
 # %%
@@ -757,7 +763,7 @@ results_nsp.append({"seed": seed, "run": "untrained", **train_pairs(seed, True, 
 assert results_nsp[0]["nsp"] > 0.65 or every_row
 
 # %% [markdown]
-# All conditions are stored, with five seeds. Before you look: which step changes the loss on documents more, taking the NSP loss
+# All conditions are in the stored table, with five seeds. Before you look: which step changes the loss on documents more, taking the NSP loss
 # away, or taking the foreign segments out of the input?
 
 # %% tags=["nbval-check-output"]
@@ -780,7 +786,7 @@ for measure in ("mlm_documents", "mlm_mixed", "topic", "who_acts"):
             stored_pairs(s, measure, **conditions[name]) - stored_pairs(s, measure, **conditions["pairs"])
             for s in seeds
         ]
-        print(f"{measure:<13} {name:<11} less pairs: {mean:+.3f} ± {error:.3f}  ", *(f"{d:+.3f}" for d in each))
+        print(f"{measure:<13} {name:<11} minus pairs: {mean:+.3f} ± {error:.3f}  ", *(f"{d:+.3f}" for d in each))
     print(f"{measure:<13} untrained  ", *(f"{stored_pairs(s, measure):.2f}" for s in seeds))
 
 # %% [markdown]
@@ -865,8 +871,10 @@ for trained in list(zip(*of_who.values(), strict=True)):  # one tuple a seed, th
 #
 # $$B_{\text{noise}} = \frac{\operatorname{tr} \Sigma}{|G|^2}$$
 #
-# where G is the true gradient and Σ the covariance of one text's gradient. Their law for the steps S and the examples E that a
-# certain loss takes is $(S/S_{\min} - 1)(E/E_{\min} - 1) = 1$: a larger batch always saves steps, and *never* saves text.
+# where G is the true gradient and Σ the covariance matrix of one text's gradient; its trace, tr Σ, is the sum of the variances of all
+# components. Their law for the steps S and the examples E needed to reach a given loss is $(S/S_{\min} - 1)(E/E_{\min} - 1) = 1$, with
+# the fewest steps $S_{\min}$ (with huge batches) and the fewest examples $E_{\min}$ (with tiny ones): a larger batch always saves steps,
+# and *never* saves text.
 #
 # Both numbers can be estimated from the gradients of n batches: their variance, and the squared length of their mean, from which
 # the noise that is left in the mean must be subtracted. Guess: is the critical batch size larger at the start of training or at
@@ -902,7 +910,7 @@ def train_batches(seed, size, lr, sentences=32_768):
 
 
 # %% [markdown]
-# One run, live, in the small world and with new sentences drawn for every batch. Some come again by chance, with other masks, but
+# Here is one run, live, in the small world and with new sentences drawn for every batch. Some come again by chance, with other masks, but
 # there is no fixed set to memorise:
 
 # %%
@@ -915,8 +923,8 @@ for size, lr in grid if every_row else [(64, 4e-3)]:
     print(f"batches of {size}, rate {lr:g}: {steps:,} steps, held out {held:.2f} nats, perplexity {math.exp(held):.2f}")
 
 # %% [markdown]
-# And its noise scale before training and after, and that of `toy-small`, the course's model that was trained until it was close to
-# the floor (in the large world):
+# Here is the noise scale of this run's model before training and after it, and that of `toy-small`, the course's model of the large
+# world, which was trained until its loss was close to the floor, the lowest loss that any model can reach in this language:
 
 # %%
 torch.manual_seed(seed)
@@ -925,7 +933,7 @@ of_small, of_large = (
     fresh_batches(w.sample_ids, t, 64, seed=seed + 10**6) for w, t in ((small_world, words), (world, tokenizer))
 )
 stages = {"before training": (start, of_small), "after this run": (trained, of_small)}
-# the middle one is the run of `results_batch`
+# `trained` is the model of the run in `results_batch`, above
 stages["near the floor"] = (load("toy-small").model, of_large)
 scales = {}
 for name, (model, batches) in stages.items():
@@ -937,7 +945,7 @@ assert 0 < first < 64 and all(scale > 10 * first or scale < 0 for scale in (midd
 # %% [markdown]
 # At the start every text says the same thing ("learn which words are frequent"), so a few dozen sentences give the direction. The
 # better the model, the more the texts disagree. (The last number is rough: near the floor the signal is a small difference of two
-# large numbers, and other batches may double it.) So the critical batch size grows in training, as the paper found; it depends on the
+# large numbers, and with other batches it may be twice as large.) So the critical batch size grows in training, as the paper found; it depends on the
 # task and on the loss already reached, and Zhang et al. 2024 found that it grows with the amount of text read and hardly with the size
 # of the model. (The formula is derived for plain gradient descent. For Adam it is a guide, not a law.)
 #
@@ -1032,9 +1040,9 @@ assert static < 1.2 and nsp_loss < 1.2 and batch_size > 2
 
 # %% [markdown]
 # For the batch sizes the error within a seed is several times smaller: a lucky seed was lucky with each size. For the masks and the
-# NSP loss it is no smaller to speak of: whatever the two runs of a seed shared did not move both
-# losses the same way. (With so few seeds the errors themselves are rough.) Pairing is still right, as it costs nothing and each seed's difference can be looked at. But do not count on it to save
-# seeds.
+# NSP loss it is hardly smaller: whatever the two runs of a seed shared did not move both
+# losses the same way. (With so few seeds the errors themselves are rough.) Pairing is still right, because it costs nothing
+# and lets you look at each seed's difference. But do not count on it to save seeds.
 #
 # The grey band shows why the order is in doubt. More than half of the runs end in it, of all three sizes. Some with the
 # largest batch have not come down to it yet, and the others lie below. It looks like the
@@ -1062,7 +1070,7 @@ assert static < 1.2 and nsp_loss < 1.2 and batch_size > 2
 # WordPiece has pieces of words, built from the characters of its training text; a word with any other character becomes [UNK].
 # Byte-level BPE (lesson 01) builds its pieces from the 256 bytes, so nothing is ever unknown. To see clearly what an unknown word
 # does to a comparison, we take the extreme: a list of whole **words** against byte-level BPE with equally many tokens, on the
-# documentation corpus. Both have to say the same text, so each text is put into one form first: 24 words and signs with one space
+# documentation corpus. Both have to encode the same text, so each text is put into one form first: 24 words and signs with one space
 # between them.
 
 # %%
@@ -1111,7 +1119,7 @@ print(
 fig, ax = plots.figure(size=(7.0, 3.0))
 ax.plot(vocabulary_sizes, unknown, "o-", color=plots.RED, label="words")
 ax.plot(vocabulary_sizes, [0.0] * len(unknown), "s-", color=plots.BLUE, label="byte-level BPE")
-ax.axhline(never, color=plots.GREY, linestyle=":", label="words that never came in training")
+ax.axhline(never, color=plots.GREY, linestyle=":", label="words never seen in training")
 ax.set_xscale("log", base=2)
 ax.set_xticks(vocabulary_sizes, [f"{V:,}" for V in vocabulary_sizes])
 ax.set(xlabel="vocabulary size V (log scale)", ylabel="proportion of unknown words", ylim=(-0.01, None))
@@ -1127,8 +1135,9 @@ assert all(a > b for a, b in zip(unknown, unknown[1:], strict=False)) and unknow
 # ### A measure that is the same for both
 #
 # Which tokenizer is *better* for a model? You cannot tell from the loss per token, because a token is a whole word for the one and a
-# part of a word for the other. A fair unit is one that no tokenizer can choose. Every text has bytes, so take **bits per byte**: how
-# many bits the text takes when it is compressed with the model, for each byte that it has. (Uncompressed it takes 8.)
+# part of a word for the other. A fair unit does not depend on the tokenizer. Every text has bytes, so take **bits per byte**: how
+# many bits the text takes when it is compressed with the model, for each byte that it has. (Uncompressed it takes 8.) A code that spends
+# −log₂ P bits on a text of probability P exists, and none does better on average; so the model's loss, in bits, is that number.
 #
 # That needs a model which gives a whole text a probability. A masked model does not: it guesses each masked token with all other
 # tokens in view, and the pieces of one word give each other away. So in this section the encoder reads from left to right, with the
@@ -1137,7 +1146,8 @@ assert all(a > b for a, b in zip(unknown, unknown[1:], strict=False)) and unknow
 # %% [markdown]
 # ### Exercise 07.5 · bits per byte ●○○ · 8 minutes
 #
-# You have the mean loss per token of a text in nats, the number of its tokens and the text, a `str`. Return its bits per byte, a float.
+# You have the mean loss per token of a text in nats, the number of tokens that the mean was taken over, and the text, a `str`. Return its
+# bits per byte, a number, not rounded.
 # One nat is 1 / ln 2 bits; bytes are those of the text's UTF-8 encoding. The text is not empty.
 
 
@@ -1247,7 +1257,7 @@ def train_reader(kind, V, lr, steps=400):
 
 # %% [markdown]
 # To judge a model, add up the losses of a thousand new texts, in bits, add the price of every [UNK], and divide by the bytes. One more
-# number is needed for fairness. Every text here has exactly 24 words, so the word model can know for certain where a text ends, while
+# number is needed for fairness. Every text here has exactly 24 words and signs, so the word model can know for certain where a text ends, while
 # the BPE model has to guess that. `end` is what the ends of the texts cost, in bits per byte.
 
 

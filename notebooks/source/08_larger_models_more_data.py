@@ -15,7 +15,7 @@
 # # 08 · Larger models, more data
 #
 # You have a computer and an evening. You can train a larger model, train the same model for longer, or spend the evening
-# collecting more text. Which one pays? And can you know it before the evening is over? This lesson measures all three in the
+# collecting more text. Which one pays off? And can you know it before the evening is over? This lesson measures all three in the
 # toy world, where the best possible loss is known exactly. Then it turns to real documentation, where nobody knows it, and asks
 # what a model's loss is worth there.
 #
@@ -40,14 +40,14 @@ ax.plot(steps, losses, "o-")
 ax.axvline(steps[-1] / 2, color=plots.GREY, linestyle=":")
 ax.set(xlabel="training step", ylabel="validation loss (nats)")
 ax.set_title(
-    f"The loss falls {losses[0] - half:.1f} nats from the first point to half way, {half - losses[-1]:.1f} after it"
+    f"The loss falls {losses[0] - half:.1f} nats from the first point to halfway, {half - losses[-1]:.1f} after it"
 )
 plots.show(fig, alt=f"The loss falls from {losses[0]:.1f} to {losses[-1]:.1f} nats, steeply at first, then slowly.")
 
 # %% [markdown]
 # Was the second half wasted? From this curve you cannot tell. It has no other model beside it and no line that says how low a
 # loss can be. Also, the learning rate falls to zero over the run, so a run of half the length would not have ended where this
-# one stood half way. To answer the question you need runs of other sizes and lengths, so let us make some. The imports:
+# one stood halfway. To answer the question you need runs of other sizes and lengths, so let us make some. The imports:
 
 # %%
 import math
@@ -62,7 +62,7 @@ from nextbert_lite.corpora.bayes import compare, ratio
 from nextbert_lite.course.results import stored_table
 
 # %% [markdown]
-# What a run may change: the seed, and whether the stored tables of sections 2 and 3 are made anew, which takes many minutes.
+# What a run may change: the seed, and whether the stored tables of sections 2 and 3 are recomputed, which takes many minutes.
 
 # %% tags=["parameters"]
 seed = 0
@@ -73,7 +73,8 @@ every_row = False
 #
 # A larger model and a longer training run are paid for in the same currency: floating-point operations, that is,
 # multiplications and additions. From lesson 04 you know what *one token* costs in *one layer* in the forward pass:
-# $24C^2 + 4TC$ operations (with a feed-forward width of 4C). Two things are missing.
+# $24C^2 + 4TC$ operations, where C is the model's width and T the length of the text (with a feed-forward width of 4C). Two
+# things are missing.
 #
 # **The head.** Only a *selected* token goes through it: first through a C × C matrix, then its vector is compared with the
 # vectors of all V words. A product of a vector with an m × n matrix takes m · n multiplications and as many additions.
@@ -103,7 +104,7 @@ def training_work(layers, C, T, V, rate):
 check.training_work(training_work)
 
 # %% [markdown]
-# The answer, which the rest of the lesson uses:
+# The answer, which the rest of the lesson uses, with L for `layers` and r for `rate`:
 #
 # $$3\,\bigl(L\,(24C^2 + 4TC) + r\,(2C^2 + 2VC)\bigr)$$
 #
@@ -139,7 +140,7 @@ assert counter.get_total_flops() == round(formula)
 #
 # **The rule 6ND.** A layer has $12C^2$ weights (biases aside), so $3 \cdot 24C^2 = 6 \cdot 12C^2$: training costs 6 operations for each
 # weight and each token. With N parameters and D tokens in all, that is the rule of thumb of the whole field: **compute ≈ 6ND**.
-# How good is it? Guess first: for which of two models is it nearer, the small toy model or one
+# How good is it? Guess first: for which of two models is it closer, the small toy model or one
 # of the size of `docs-small`?
 
 # %% tags=["nbval-check-output"]
@@ -149,15 +150,15 @@ for name, (layers, width, length, words) in shown.items():
     table = words * width
     exact = work(layers, width, length, words, rate=0.15)
     all_of_it, no_table = 6 * (inside + table) / exact, 6 * inside / exact
-    print(f"{name:<12} 6ND / counted: {all_of_it:.2f} with the table of embeddings in N, {no_table:.2f} without it")
+    print(f"{name:<12} 6ND / counted: {all_of_it:.2f} with the embedding table in N, {no_table:.2f} without it")
     assert all_of_it > 1 > no_table
 
 # %% [markdown]
-# Every true count lies between the two. Counted with the table of embeddings, the rule says too much, because looking up a row
-# costs nothing and the head runs on few tokens; counted without it, the rule leaves out the head and attention's scores. How
-# much it matters how you count is a question of the table's size beside the layers', which is V / 12LC. So the rule is nearer for
-# the toy model than for `docs-small`: its vocabulary is tiny. With the same vocabulary, a smaller model is more table.
-# Section 5 shows that a famous disagreement came from this. The lesson therefore uses the exact count.
+# Every true count lies between the two. If N includes the embedding table, the rule overestimates the cost, because looking up a row
+# costs nothing and the head runs on few tokens. If N leaves it out, the rule misses the head and the attention scores. How much the
+# choice matters depends on the size of the table relative to the layers, which is V / 12LC. So the rule is closer for the toy model
+# than for `docs-small`, because its vocabulary is tiny. With the same vocabulary, the embedding table is a larger part of a smaller
+# model. Section 5 shows that a famous disagreement came partly from this. The lesson therefore uses the exact count.
 
 # %% [markdown]
 # ## 2. Larger, at equal cost
@@ -175,7 +176,7 @@ def steps_for(layers, width, budget=1.0):
 shapes = [(1, 32), (1, 64), (1, 128), (2, 64), (4, 64)]
 for layers, width in shapes:
     weights = sum(p.numel() for p in new_model(layers, width).parameters())
-    print(f"{layers} layers of width {width:3}: {weights:7,} parameters, {steps_for(layers, width):5,} steps")
+    print(f"layers {layers}, width {width:3}: {weights:7,} parameters, {steps_for(layers, width):5,} steps")
 
 # %% [markdown]
 # What we compare is the **excess**: the model's loss minus the perfect model's, on the same fresh sentences (lesson 06). An
@@ -213,7 +214,7 @@ def train(layers=1, width=64, budget=1.0, sentences=0, lr=3e-3, look=None):
 
 # %% [markdown]
 # All runs of this section and the next, as one list of conditions. The stored table has them all for three seeds; one of them, four
-# layers, is run here and now, so that you can see that the table is true.
+# layers, is run here and now, so that you can see that the table is correct.
 
 # %%
 grid = [dict(layers=layers) for layers in (1, 4, 2)] + [dict(width=width) for width in (32, 128)]
@@ -222,7 +223,7 @@ grid += [dict(budget=budget) for budget in (0.25, 0.5, 2.0, 4.0)] + [dict(layers
 grid += [dict(sentences=n) for n in (100, 200, 400, 800, 10_000)]
 grid += [dict(layers=layers, budget=budget) for budget in (0.03, 0.1) for layers in (0, 1)]
 grid += [dict(layers=0, budget=0.25)]
-results_scale = [train(**condition)[1] for condition in (grid if every_row else grid[1:2])]
+results_scale = [train(**condition)[1] for condition in (grid if every_row else [dict(layers=4)])]
 
 # %% tags=["nbval-check-output"]
 table = stored_table("08_scale")
@@ -241,10 +242,10 @@ def excess(**condition):
 
 by_shape = {(layers, width): excess(layers=layers, width=width) for layers, width in shapes}
 for (layers, width), values in by_shape.items():
-    print(f"{layers} layers of width {width:3}: " + "  ".join(f"{value:.3f}" for value in values))
+    print(f"layers {layers}, width {width:3}: " + "  ".join(f"{value:.3f}" for value in values))
 
 # %% [markdown]
-# The stored rows show one number for each of three seeds. Does the run of this machine agree with its row? Training amplifies
+# The stored rows show one number for each of three seeds. Does the run on this machine agree with its row? Training amplifies
 # differences in the last digit, so we ask for agreement within a tenth of the mean, about the size of the differences
 # between seeds:
 
@@ -284,7 +285,7 @@ for lr in (1.5e-3, 3e-3, 6e-3):
 assert min(excess(layers=4, lr=lr).min() for lr in (1.5e-3, 6e-3)) > by_shape[1, 64].max()
 
 # %% [markdown]
-# None of these rates brings the four layers near the one. (Width 128 and two layers we did not check. The professional answer to
+# With none of these rates do four layers come close to one layer. (We did not check width 128 and two layers. The professional answer to
 # this doubt is a parametrisation in which the best rate stays the same across widths, µP: Yang et al. 2022.)
 #
 # **Do the large ones merely lack steps?** Look at all the shapes that have had about 300 steps, whatever that cost them:
@@ -345,7 +346,7 @@ assert steepness[0] < steepness[1:].min() - 0.3
 
 # %% [markdown]
 # Nearly flat at first, then steep: no straight line. Lesson 06 suggests why: a model learns one rule of the grammar after
-# another, and each has its time. If you had measured only the first two budgets, you would have stopped too early.
+# another, each at its own time. If you had measured only the first two budgets, you would have stopped too early.
 #
 # One more look at the same table, at the mistake that is made most often. Two runs of about as many *steps*:
 
@@ -365,13 +366,13 @@ assert excess(layers=2).mean() < excess(budget=0.5).mean() and excess(layers=2).
 # ## 3. Longer, on little data
 #
 # So far each step brought new sentences. Real text is finite, so now a corpus of n sentences is all we have. It is seen again and
-# again, with other tokens masked each time. Everything else stays: one layer of width 64, budget 1. During training we look
+# again, with different tokens masked each time. Everything else stays: one layer of width 64, budget 1. During training we look
 # every 50 steps at 400 **validation** sentences, which no model trains on, and keep the weights that did best there.
 
 
 # %%
 class Enough(Exception):
-    """Raised to end a run before its last step."""
+    """Raised to end a run before its last step; used only where the stored table is recomputed (`every_row`)."""
 
 
 def train_watched(sentences, until=math.inf):
@@ -412,8 +413,9 @@ if every_row:
 # %% [markdown]
 # ### Exercise 08.2 · predict the result ●●○ · 5 minutes
 #
-# Training on 100 sentences has 1,150 steps of 64 sentences each. After how many steps is the excess on *new* sentences least?
-# Give a number; the check accepts answers within 75 steps of the measured one.
+# Training on 100 sentences has 1,150 steps of 64 sentences each. In the first 100 steps, the warm-up, the learning rate rises from 0.
+# After how many steps is the excess on *new* sentences least? Give a number of steps between 0 and 1,150 (not of sentences or epochs);
+# the check accepts answers within 75 steps of the measured one.
 
 # %% tags=["exercise-08.2"]
 guessed_step = None
@@ -451,12 +453,12 @@ ids, mask = ids.repeat(20, 1), mask.repeat(20, 1)
 hidden, labels = mask_tokens(ids, tokenizer, generator=seeded(seed, 11))
 device = next(memoriser.parameters()).device
 with torch.no_grad(), evaluating(memoriser):
-    own = float(memoriser.loss(hidden.to(device), labels.to(device), mask.to(device)))
+    own_loss = float(memoriser.loss(hidden.to(device), labels.to(device), mask.to(device)))
 own_floor = PerfectModel(world).losses(hidden, labels).mean().item()
 found = compare(memoriser, world, n=1000)
-print(f"on its 100 sentences: loss {own:.2f}, the perfect model {own_floor:.2f}")
+print(f"on its 100 sentences: loss {own_loss:.2f}, the perfect model {own_floor:.2f}")
 print(f"on new sentences:     loss {found.loss:.2f}, the perfect model {found.floor:.2f}")
-assert own < own_floor - 0.15 and found.excess > 1
+assert own_loss < own_floor - 0.15 and found.excess > 1
 
 # %% [markdown]
 # On its own sentences the model is **below the floor**. Is the floor wrong, then? No. The floor is the least *expected* loss
@@ -504,7 +506,7 @@ print("new sentences in every step:     " + " ".join(f"{v:.2f}" for v in excess(
 assert (excess(sentences=10_000) < excess()).all() and excess(sentences=10_000).min() > 0.8 * excess().min()
 
 # %% [markdown]
-# No seed is worse for the repetition. (Do not read more into the agreement than that: a masked language model draws other masks in
+# No seed does worse with repeated sentences. (Do not read more into the agreement than that: a masked language model draws other masks in
 # every epoch, so a repeat is not quite a repeat.)
 
 # %% [markdown]
@@ -602,7 +604,8 @@ assert guess < floor
 
 # %% [markdown]
 # No model can reach this loss. Write the function correctly: `x` and `losses` are tensors (n,), `floor` and `at` are numbers;
-# return the loss to expect at `at`, a tensor of one number or a float, and do not change the arguments. Use all the points.
+# return the loss to expect at `at`, a float or a tensor with one number, and do not change the arguments. Use all the points, and
+# take what you need from the arguments and not from the notebook.
 
 
 # %% tags=["exercise-08.3"]
@@ -619,7 +622,7 @@ def extrapolate(x, losses, floor, at):
 check.extrapolate(extrapolate)
 
 # %% [markdown]
-# Sound now, and still wrong about 10,000: the formula keeps the floor, but the line does not hold that far.
+# The prediction is now possible, but it is still wrong about 10,000: the formula keeps the floor, but the line does not hold that far.
 
 # %% [markdown]
 # ## 5. What the field found
@@ -666,13 +669,13 @@ assert predicted_tokens > 2 * ratios["Chinchilla"]
 
 # %% [markdown]
 # Encoders are trained far longer, for a good reason: a search engine runs its encoder on millions of texts, so a smaller model
-# that costs more training and less use is the better bargain. Sardana et al. 2024 put the cost of inference into the formula, and
+# that costs more to train and less to use is the better bargain. Sardana et al. 2024 put the cost of inference into the formula, and
 # found that quality keeps improving up to 10,000 tokens for each parameter. An encoder that stopped at 20 would stop early by a
-# factor of about twenty to several hundred, measured by these three. (Tokens *read* are compared here. Chinchilla is trained on a
+# factor of 19 to several hundred, compared with BERT, RoBERTa and ModernBERT. (Tokens *read* are compared here. Chinchilla is trained on a
 # prediction for each of them, a masked language model only for the selected ones; the last line counts those.) `docs-small`, trained on
 # one processor, is the exception in the table.
 #
-# **Better data in place of more.** Deduplication and filtering also make better models: FineWeb (Penedo et al. 2024) documents what each
+# **Better data instead of more.** Deduplication and filtering also make better models: FineWeb (Penedo et al. 2024) documents what each
 # step brings. The toy world has no bad sentences, so this lesson cannot show it.
 
 # %% [markdown]
@@ -765,7 +768,12 @@ for right in ("bakes", "sings"):
 #
 # In the last three, `before` and `after` are tensors (n,) of token ids, and the result is a float32 tensor (n, V) whose rows sum to 1. No
 # method changes its arguments, and asking changes nothing that was counted: no new entry in `triples`. Loops over the
-# texts in `fit` and over the n contexts in `probabilities` are fine; do not loop over the V tokens of the vocabulary.
+# texts in `fit` and over the n contexts in `probabilities` are fine. `left` and `both` work on all contexts at once, without a loop,
+# and no method loops over the V tokens of the vocabulary.
+#
+# Two things save you time. The lesson's corpus has 1.8 million pairs, so gather their numbers in lists first and count them in one
+# call, as the imports of this section suggest (`pairwise`, `Counter`); adding 1 to one cell of a tensor after the other takes many times
+# as long. And the keys of `triples` are ints, while the entries of `before` and `after` are tensors: `.tolist()` turns them into ints.
 
 
 # %% tags=["exercise-08.4", "my-bert-counting"]
@@ -827,7 +835,7 @@ check.counting(CountingModel)
 CountingModel = check.mine("08.4", CountingModel)
 
 # %% [markdown]
-# On the small texts it should agree with the sums by hand, once k is nearly 0 (and k3 very large, so that the triples do not count):
+# On the small texts it should agree with the calculation by hand, once k is nearly 0 (and k3 very large, so that the triples do not count):
 
 # %% tags=["nbval-check-output"]
 by_hand = CountingModel(5, k=1e-6, k3=1e6).fit(small)
@@ -836,7 +844,7 @@ print(p.round(decimals=2))
 assert (p[0] - torch.tensor([0, 1 / 3, 2 / 3, 0, 0])).abs().max() < 1e-3
 
 # %% [markdown]
-# The same numbers again. Now the real texts. A window keeps each token that shows [MASK] with two original tokens on either side.
+# These are the same numbers again. Now the real texts. A window keeps each token that shows [MASK] with two original tokens on either side.
 
 # %%
 counting = CountingModel(V_docs).fit(training)
@@ -894,7 +902,7 @@ counting.k3 = min(tried, key=tried.get)
 print("with triples:   ", {k: round(value, 2) for k, value in tried.items()}, f"→ k3 = {counting.k3:.0f}")
 
 # %% [markdown]
-# Would a specialist stop at one neighbour on each side? No. The same mixture can be laid once more on top, with contexts of two tokens on
+# Would a specialist stop at one neighbour on each side? No. The same mixture can be applied once more on top, with contexts of two tokens on
 # each side. (A table of all such contexts would be large, so this one keeps those that are asked for below.)
 
 
@@ -995,7 +1003,7 @@ assert 0.5 < closed < 0.8
 assert max(range(1, len(order)), key=lambda i: order[i - 1] - order[i]) == list(means).index("left neighbour")
 
 # %% [markdown]
-# Knowing the other side as well brings a bigram more than half of the way, and it takes no training to use it. But the input is not
+# Knowing the other side as well brings a bigram more than half the way, and it takes no training to use it. But the input is not
 # equal: the counts read the true neighbours, the model a text in which other tokens are masked or replaced, too. So look at the masked
 # tokens with four **intact** neighbours, none of which was selected. There both read the same four (and the model the rest of its text).
 
@@ -1020,7 +1028,7 @@ print("counting closes " + ", ".join(f"{part:.0%} with {who}" for who, part in c
 assert closed > closed_there["two on each side"] + 0.04 and abs(closed_there["both neighbours"] - 0.5) < 0.05
 
 # %% [markdown]
-# At equal input the other side is about half of what a bigram lacks, and the encoder adds more than the figure says.
+# With the same input, the right neighbour supplies about half of what a bigram lacks, and the encoder adds more than the figure says.
 # (The `±` is twice the standard error, counted over pieces of text and not over tokens, because the tokens of one piece
 # have much in common. A long text gives several pieces, so the error is, if anything, a little too small.)
 #
@@ -1177,7 +1185,7 @@ for kind, some in kinds.items():
 # %% [markdown]
 # It was the input. With the same four neighbours to read, the model is well ahead on pieces too; where a neighbour is hidden from it, the
 # counts, which still read it, are ahead. When somebody shows you one number, ask which tokens it counts, what counting alone would
-# score on them, and whether both had the same to read.
+# score on them, and whether both had the same input.
 
 # %% [markdown]
 # ## 8. Your evening
@@ -1233,7 +1241,7 @@ print(
 assert first["validation_loss"] < min(own.values()) - 0.5
 
 # %% [markdown]
-# So on this corpus a comparison needs runs of several minutes each, and the answer for real text stays open here: which of the three pays
+# So on this corpus a comparison needs runs of several minutes each, and the answer for real text stays open here: which of the three pays off
 # for *your* texts is an experiment for your evening, made at two or three budgets that are past this first plateau.
 #
 # For a model worth keeping, open a terminal and let it run through a coffee break, or overnight:
@@ -1250,10 +1258,10 @@ assert first["validation_loss"] < min(own.values()) - 0.5
 # %% [markdown]
 # ## What to remember
 #
-# * Cost is counted in **operations**, about **6ND**; for small models the table of embeddings and the head matter, so count exactly.
+# * Cost is counted in **operations**, about **6ND**; for small models the embedding table and the head matter, so count exactly.
 #   Compare at equal cost, not at equal steps.
 # * The best size **depends on the budget**: a model that is too small soon stops learning, one that is too large has hardly begun. So with
-#   an evening to spend, compare two sizes and two amounts of text at *several* small budgets, all past the first plateau, and look
+#   an evening to spend, compare two sizes and two amounts of text at *several* small budgets, all past the first plateau, and check
 #   whether the winner changes as the budget grows. Extrapolate only a trend that is already straight.
 # * With little data, **longer training makes a model worse**; keep the best checkpoint on validation data, and measure laws there.
 # * Over a small range a power of the data fits the excess, **while data is what is missing**. Fit the excess, not the loss; predict; check.
@@ -1267,7 +1275,7 @@ assert first["validation_loss"] < min(own.values()) - 0.5
 # place in a world without bad sentences.
 #
 # **An open problem.** Where is the floor of real language? Lesson 00 tells how Shannon had people guess the next letter
-# (1951); today a law with an E in it is fitted to losses, which is no better than the belief in the formula. Nobody knows how far the best models are from what is possible. And does a smooth loss say what a model
+# (1951); today a law with an E in it is fitted to losses, which is no better than the formula is. Nobody knows how far the best models are from what is possible. And does a smooth loss say what a model
 # *can do*? Schaeffer et al. 2023 argue that sudden abilities are made by the choice of metric; the plateaus in section 2 are a loss that is not smooth.
 #
 # **Where this comes from**
@@ -1290,4 +1298,4 @@ assert first["validation_loss"] < min(own.values()) - 0.5
 # * Tokens and parameters: Devlin et al. 2019, [arXiv:1810.04805](https://arxiv.org/abs/1810.04805); Liu et al. 2019,
 #   [arXiv:1907.11692](https://arxiv.org/abs/1907.11692); Warner et al. 2024, [arXiv:2412.13663](https://arxiv.org/abs/2412.13663).
 #
-# **Next:** the model knows which words fit a masked token. Does it know which *sentences* mean the same? Part III makes it so.
+# **Next:** the model knows which words fit a masked token. Does it know which *sentences* mean the same? Part III trains it to.
