@@ -1220,4 +1220,4 @@ for kind, digits in {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24, to
 # * Zhou et al., *BERTs that chat*, dLLM, 2025,
 #   [report](https://wandb.ai/asap-zzhou/dllm/reports/dLLM-BERT-Chat--VmlldzoxNDg0MzExNg).
 #
-# **Next:** lesson 22 looks inside a trained model, and scores what explanations say of it.
+# **Next:** lesson 18 asks where the time of an encoder goes, and how much of it can be saved.
