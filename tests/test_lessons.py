@@ -23,6 +23,7 @@ from nextbert_lite.checks import (
     lesson_12,
     lesson_14,
     lesson_16,
+    lesson_18,
     lesson_22,
     lesson_23,
 )
@@ -78,6 +79,7 @@ BUILT = {
     ],
     "16": [lesson_16.ReplacedTokenModel, lesson_16.DisentangledAttention],
     "17": [diffusion.hide_words, diffusion.diffusion_loss, diffusion.fill_gaps],
+    "18": [lesson_18.step_profile, lesson_18.UnpaddedEncoder],
     "22": [lesson_22.mean_ranks, lesson_22.score_explanation, lesson_22.restored],
     "23": [lesson_23.Battery],
 }
