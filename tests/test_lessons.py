@@ -24,6 +24,7 @@ from nextbert_lite.checks import (
     lesson_14,
     lesson_16,
     lesson_18,
+    lesson_19,
     lesson_22,
     lesson_23,
 )
@@ -80,6 +81,7 @@ BUILT = {
     "16": [lesson_16.ReplacedTokenModel, lesson_16.DisentangledAttention],
     "17": [diffusion.hide_words, diffusion.diffusion_loss, diffusion.fill_gaps],
     "18": [lesson_18.step_profile, lesson_18.UnpaddedEncoder],
+    "19": [lesson_19.fit_law, lesson_19.mup],
     "22": [lesson_22.mean_ranks, lesson_22.score_explanation, lesson_22.restored],
     "23": [lesson_23.Battery],
 }
