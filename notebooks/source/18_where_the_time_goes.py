@@ -1460,4 +1460,4 @@ plots.show(
 # * Mojan Javaheripi et al., *LiteTransformerSearch: Training-free Neural Architecture Search for Efficient Language Models*, 2022,
 #   [arXiv:2203.02094](https://arxiv.org/abs/2203.02094).
 #
-# **Next:** lesson 22 looks inside: which explanations of a model can you believe?
+# **Next:** lesson 19 asks how far all this scales, and fits a law whose end is known.
