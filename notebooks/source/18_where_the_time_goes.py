@@ -892,7 +892,7 @@ for name, run in runs.items():
 # Write down the step from which you expect the largest gain in *time*.
 
 # %%
-rounds = in_turn(runs, rounds=5, warm_up=False)  # each has run once already
+rounds = in_turn(runs, rounds=3, warm_up=False)  # each has run once already
 
 
 def operations_of(batches, packed, fused, selected, unpadded, bf16):
@@ -921,7 +921,7 @@ assert gains["unpadding"] > 1.2 and made["unpadding"] < 0.7 * made["textbook"]
 
 # %% [markdown]
 # In the picture, a thick black mark shows where its number of operations alone would put a step, and a thin line goes from the
-# smallest to the largest of the five rounds:
+# smallest to the largest of the three rounds:
 
 # %% tags=["hide-input"]
 fig, ax = plots.figure(size=(7.6, 3.4))
@@ -932,7 +932,7 @@ for y, name in enumerate(LADDER):
     ax.plot(spread[name], [-y, -y], color="black", lw=0.8)
     ax.plot([made["textbook"] / made[name]] * 2, [-y - 0.36, -y + 0.36], color="black", lw=2)
 ax.plot([], [], color="black", lw=2, label="from operations alone")
-ax.plot([], [], color="black", lw=0.8, label="smallest to largest of five rounds")
+ax.plot([], [], color="black", lw=0.8, label="smallest to largest of three rounds")
 ax.set_yticks([-y for y in range(len(LADDER))], list(LADDER))
 ax.set(xlabel="times as fast as the textbook's step", xlim=(0, 1.15 * max(high for _, high in spread.values())))
 ax.legend(loc="upper right", fontsize=8)

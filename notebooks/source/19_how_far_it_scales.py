@@ -935,7 +935,7 @@ for name, style in (("clean", "-"), ("half of it", ":")):
 ax.set_yticks(range(len(order)), order)
 ax.set(xlabel="excess of the best checkpoint on clean new sentences (nats)")
 ax.legend(fontsize=8)
-ax.set_title("What costs most is missing cover")
+ax.set_title("Order by length and one-sided choice\ncost more than noise or copies")
 plots.show(
     fig,
     alt="Twelve corpora, a point for each seed: the clean one has the least excess; the likeliest half and the two orders by length have by far the most.",
@@ -1051,7 +1051,7 @@ check.training_rows(training_rows)
 # * An optimiser that stops early gives exact-looking, wrong constants. Scale the objective, start from several points.
 # * **µP**: hidden matrices learn at base / C, tables, biases and norms at the full rate, logits are divided by C / base and scores by D. The best
 #   rate of a narrow model then serves a wide one. In our runs the 1 / C did most of it.
-# * What bad data costs is mostly **missing cover**: the likeliest half of a corpus teaches less than a random half, and an order by length, in
+# * What costs most is **lost coverage**: the likeliest half of a corpus teaches less than a random half, and an order by length, in
 #   either direction, less than a random one. Count independent sentences, not rows.
 # * Test data must be **held out by sentence**, not by row.
 #
