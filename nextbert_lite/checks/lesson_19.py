@@ -502,7 +502,7 @@ law_fit = Build(
 )
 
 
-# --- 19.3 predict: the fitted irreducible loss without one cell -------------------------------------------------------
+# --- 19.3 predict: the exponent of the last checkpoints ---------------------------------------------------------------
 
 last_exponent = Prediction(
     id="19.3",
@@ -518,7 +518,7 @@ last_exponent = Prediction(
         ),
         Mistake(
             "smaller",
-            0.3,
+            0.2,
             "β becomes larger, not smaller. Overfitting makes the *small* corpora worse, so the loss falls faster "
             "with the number of sentences.",
             "overfitting thought of as a loss for all runs alike",
