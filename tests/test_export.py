@@ -22,8 +22,8 @@ from nextbert_lite import (
     train_bpe,
     word_level,
 )
+from nextbert_lite.core.either import encoder_of
 from nextbert_lite.core.heads import UntiedHead
-from nextbert_lite.core.modern import encoder_of
 from nextbert_lite.course import cli
 from nextbert_lite.use import checkpoints
 from nextbert_lite.use.export import FORMATS

@@ -15,9 +15,10 @@ from torch.testing import assert_close
 from nextbert_lite import MLMBatches, SentenceEncoder, fill_mask, fit, load
 from nextbert_lite.core import modern
 from nextbert_lite.core.attention import scaled_dot_product_attention
+from nextbert_lite.core.either import encoder_of
 from nextbert_lite.core.encoder import Encoder, EncoderConfig
 from nextbert_lite.core.heads import MaskedLanguageModel
-from nextbert_lite.core.modern import ModernConfig, ModernEncoder, encoder_of, local_attention, near, rotate
+from nextbert_lite.core.modern import ModernConfig, ModernEncoder, local_attention, near, rotate
 from nextbert_lite.use import checkpoints
 
 SMALL = {"vocab_size": 40, "width": 16, "layers": 5, "heads": 4, "ffn_width": 24, "max_len": 512}

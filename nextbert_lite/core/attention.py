@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextbert_lite.core.unpadding import Packed
+from nextbert_lite.core.unpadding import takes_packed
 from nextbert_lite.validate import check_attention, check_heads, check_mask
 
 
@@ -38,8 +37,6 @@ class MultiHeadAttention(nn.Module):
     C: model width; H: heads, which must divide C; dropout: on the attention weights, in training.
     """
 
-    packs = True  # `forward` takes a batch without its padding, and `Packed` in the place of the mask
-
     def __init__(self, C: int, H: int, dropout: float = 0.0):
         super().__init__()
         check_heads(C, H)
@@ -49,23 +46,22 @@ class MultiHeadAttention(nn.Module):
         self.out = nn.Linear(C, C)
 
     def forward(
-        self, x: Tensor, mask: Tensor | Packed | None = None, return_weights: bool = False
+        self, x: Tensor, mask: Tensor | None = None, return_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """x: (B, T, C) -> (B, T, C) and, if asked for, the weights (B, H, T, T), else None.
 
-        mask: boolean, 4 dimensions that broadcast to (B, H, T, T); True means *may be attended to*. Or what packed x.
+        mask: boolean, 4 dimensions that broadcast to (B, H, T, T); True means *may be attended to*.
         Asked for the weights, it computes the formula openly; else torch's fused kernel gives the same output.
         """
-        if not isinstance(mask, Packed):
-            mask = check_attention(x, mask, self.H, self.qkv.weight)
+        mask = check_attention(x, mask, self.H, self.qkv.weight)
         B, T, C = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.H, C // self.H).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         dropout = self.dropout if self.training else 0.0
-        if isinstance(mask, Packed):
-            attention = partial(F.scaled_dot_product_attention, dropout_p=dropout)
-            heads, weights = mask.attend(attention, q, k, v), None
-        elif return_weights:
+        if return_weights:
             heads, weights = scaled_dot_product_attention(q, k, v, mask, dropout)
         else:
             heads, weights = F.scaled_dot_product_attention(q, k, v, mask, dropout), None
         return self.out(heads.transpose(1, 2).reshape(B, T, C)), weights
+
+
+MultiHeadAttention.forward = takes_packed(MultiHeadAttention.forward)  # lesson 18: of a batch without its padding

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nextbert_lite.core.attention import MultiHeadAttention
-from nextbert_lite.core.unpadding import Packed, packed_if_it_pays
+from nextbert_lite.core.unpadding import skips_padding
 from nextbert_lite.validate import check_count, check_heads, check_ids, check_padding_mask, check_types
 
 ACTIVATIONS = {
@@ -112,7 +112,7 @@ class EncoderLayer(nn.Module):
         return self.ffn_out(self.activation(self.ffn_in(x)))
 
     def forward(
-        self, x: Tensor, mask: Tensor | Packed | None = None, return_weights: bool = False
+        self, x: Tensor, mask: Tensor | None = None, return_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """x: (B, T, C), mask: (B, 1 or H, 1 or T, T), True = may be attended to -> (B, T, C), weights or None."""
         if self.pre:
@@ -131,25 +131,6 @@ class Inside(NamedTuple):
 
     hidden: list[Tensor]
     weights: list[Tensor]
-
-
-def through(
-    layers: nn.ModuleList, x: Tensor, ids: Tensor, mask: Tensor, pad_id: int, return_inside: bool = False
-) -> tuple[Tensor, Inside]:
-    """Return what the layers make of x, (B, T, C), and what happened in each if asked for. mask: (B, T) or (B, T, T).
-
-    Where much of a batch is padding, it is not computed, and x is zero there (lesson 18).
-    """
-    packed = None if return_inside else packed_if_it_pays(ids, mask, pad_id, layers)
-    mask = packed or (mask[:, None, None, :] if mask.ndim == 2 else mask[:, None])
-    x = packed.pack(x) if packed else x
-    inside = Inside([x], [])
-    for layer in layers:
-        x, weights = layer(x, mask, return_inside)
-        if return_inside:
-            inside.hidden.append(x)
-            inside.weights.append(weights)
-    return (packed.unpack(x) if packed else x), inside
 
 
 class Encoder(nn.Module):
@@ -174,7 +155,7 @@ class Encoder(nn.Module):
         if isinstance(module, nn.Linear | nn.Embedding):
             std, fan_in = self.config.init_std, module.weight.shape[-1]
             nn.init.normal_(module.weight, std=1 / math.sqrt(fan_in) if std == "fan_in" else std)
-        if isinstance(module, nn.Linear) and module.bias is not None:
+        if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
 
     def position_ids(self, ids: Tensor) -> Tensor:
@@ -210,12 +191,23 @@ class Encoder(nn.Module):
         """ids: (B, T) -> hidden states (B, T, C); with return_inside also what happened in each layer.
 
         mask: boolean, True = may be attended to: (B, T) for padding, or (B, T, T) for who may look at whom.
-        None stands for `ids != pad_id`. The hidden states of padding mean nothing. Raises ValueError for a text that is
-        too long, an empty batch, ids out of range, and a mask that hides everything or is the wrong way round.
+        None stands for `ids != pad_id`. Raises ValueError for a text that is too long, an empty batch, ids out of
+        range, and a mask that hides everything or is the wrong way round.
         """
         check_ids(ids, self.config.vocab_size, self.config.max_len if self.config.positions == "learned" else None)
         mask = check_padding_mask(ids != self.config.pad_id if mask is None else mask, ids, self.config.pad_id)
-        x, inside = through(self.layers, self.embed(ids, token_types), ids, mask, self.config.pad_id, return_inside)
+        mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
+        x = self.embed(ids, token_types)
+        inside = Inside([x], [])
+        for layer in self.layers:
+            x, weights = layer(x, mask, return_weights=return_inside)
+            if return_inside:
+                inside.hidden.append(x)
+                inside.weights.append(weights)
         if self.config.norm == "pre":
             x = self.norm(x)
         return (x, inside) if return_inside else x
+
+
+# lesson 18: where much of a batch is padding, it is not computed
+Encoder.forward = skips_padding(Encoder.forward, last=lambda self, x: self.norm(x) if self.config.norm == "pre" else x)

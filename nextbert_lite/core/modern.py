@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextbert_lite.core.attention import scaled_dot_product_attention
-from nextbert_lite.core.encoder import Encoder, EncoderConfig, Inside, through
-from nextbert_lite.core.unpadding import Packed
+from nextbert_lite.core.encoder import EncoderConfig, Inside
+from nextbert_lite.core.unpadding import skips_padding, takes_packed
 from nextbert_lite.validate import check_count, check_ids, check_padding_mask, check_types
 
 NORMS = {"layer": lambda C, eps: nn.LayerNorm(C, eps=eps, bias=False), "rms": lambda C, eps: nn.RMSNorm(C, eps=eps)}
@@ -134,8 +134,6 @@ class RotaryAttention(nn.Module):
     Each of the kv_heads keys and values serves heads / kv_heads queries (Ainslie et al. 2023, arXiv:2305.13245).
     """
 
-    packs = True  # as MultiHeadAttention
-
     def __init__(self, config: ModernConfig, is_global: bool = True):
         super().__init__()
         C, self.H, self.K = config.width, config.heads, config.kv_heads or config.heads
@@ -146,32 +144,23 @@ class RotaryAttention(nn.Module):
         self.qkv = nn.Linear(C, (self.H + 2 * self.K) * self.D, bias=False)
         self.out = nn.Linear(C, C, bias=False)
 
-    def forward(self, x: Tensor, mask: Tensor | Packed, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, mask: Tensor, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
         """x: (B, T, C), mask: (B, 1, 1 or T, T), True = may be attended to -> (B, T, C), (B, H, T, T) or None."""
         B, T, C = x.shape
         q, k, v = self.qkv(x).view(B, T, -1, self.D).transpose(1, 2).split([self.H, self.K, self.K], dim=1)
-        if isinstance(mask, Packed):
-            heads, weights = mask.attend(lambda *parts: self.attend(*parts)[0], q, k, v), None
-        else:
-            heads, weights = self.attend(q, k, v, mask, return_weights)
-        return self.out(heads.transpose(1, 2).reshape(B, T, C)), weights
-
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, return_weights: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """q: (B, H, T, D), k, v: (B, K, T, D), not rotated yet -> each head's output (B, H, T, D), weights or None."""
-        B, _, T, _ = q.shape
         q, k = rotate(q, self.theta), rotate(k, self.theta)
         k, v = (part.repeat_interleave(self.H // self.K, dim=1) for part in (k, v))  # each (B, H, T, D)
-        dropout = self.dropout if self.training else 0.0
-        if self.window is not None:
-            mask = torch.ones(B, 1, 1, T, dtype=torch.bool, device=q.device) if mask is None else mask
-            if mask.shape[2] == 1 and self.window * BLOCKS_PAY <= T and not return_weights:
-                return local_attention(q, k, v, mask, self.window, dropout), None
-            mask = mask & near(T, self.window, q.device)
+        dropout, weights = self.dropout if self.training else 0.0, None
+        in_blocks = self.window is not None and mask.shape[2] == 1 and self.window * BLOCKS_PAY <= T
+        if self.window is not None and (return_weights or not in_blocks):
+            mask = mask & near(T, self.window, x.device)
         if return_weights:
-            return scaled_dot_product_attention(q, k, v, mask, dropout)
-        return F.scaled_dot_product_attention(q, k, v, mask, dropout), None
+            heads, weights = scaled_dot_product_attention(q, k, v, mask, dropout)
+        elif in_blocks:
+            heads = local_attention(q, k, v, mask, self.window, dropout)
+        else:
+            heads = F.scaled_dot_product_attention(q, k, v, mask, dropout)
+        return self.out(heads.transpose(1, 2).reshape(B, T, C)), weights
 
 
 class GatedFeedForward(nn.Module):
@@ -223,7 +212,13 @@ class ModernEncoder(nn.Module):
         self.norm = norm(config.width, config.eps)  # of the last layer
         self.apply(self.initialise)
 
-    initialise = Encoder.initialise
+    def initialise(self, module: nn.Module) -> None:
+        """Draw the weights of one part: normal with config.init_std, or 1/√(fan in); a bias, of a head, is zero."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            std, fan_in = self.config.init_std, module.weight.shape[-1]
+            nn.init.normal_(module.weight, std=1 / math.sqrt(fan_in) if std == "fan_in" else std)
+        if getattr(module, "bias", None) is not None:
+            nn.init.zeros_(module.bias)
 
     def embed(self, ids: Tensor, token_types: Tensor | None = None) -> Tensor:
         """Return what goes into the first layer, (B, T, C). A modern encoder has no token types."""
@@ -239,12 +234,17 @@ class ModernEncoder(nn.Module):
         """
         check_ids(ids, self.config.vocab_size, self.config.max_len)
         mask = check_padding_mask(ids != self.config.pad_id if mask is None else mask, ids, self.config.pad_id)
-        x, inside = through(self.layers, self.embed(ids, token_types), ids, mask, self.config.pad_id, return_inside)
+        mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
+        x = self.embed(ids, token_types)
+        inside = Inside([x], [])
+        for layer in self.layers:
+            x, weights = layer(x, mask, return_inside)
+            if return_inside:
+                inside.hidden.append(x)
+                inside.weights.append(weights)
         return (self.norm(x), inside) if return_inside else self.norm(x)
 
 
-def encoder_of(config: EncoderConfig | ModernConfig | dict) -> Encoder | ModernEncoder:
-    """Return a new encoder for either configuration, or for its fields as a checkpoint's card holds them."""
-    if isinstance(config, dict):
-        config = (ModernConfig if "gate" in config else EncoderConfig)(**config)
-    return ModernEncoder(config) if isinstance(config, ModernConfig) else Encoder(config)
+# lesson 18: where much of a batch is padding, it is not computed
+RotaryAttention.forward = takes_packed(RotaryAttention.forward)
+ModernEncoder.forward = skips_padding(ModernEncoder.forward, last=lambda self, x: self.norm(x))

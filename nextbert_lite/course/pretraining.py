@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 
+from nextbert_lite.core.either import encoder_of
 from nextbert_lite.core.encoder import PRESETS, EncoderConfig
 from nextbert_lite.core.heads import MaskedLanguageModel
-from nextbert_lite.core.modern import MODERN_PRESETS, ModernConfig, encoder_of
+from nextbert_lite.core.modern import MODERN_PRESETS, ModernConfig
 from nextbert_lite.corpora import streams
 from nextbert_lite.corpora.bayes import compare
 from nextbert_lite.corpora.harvest import SPLITS

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from nextbert_lite import __version__
 from nextbert_lite.core.contrastive import SentenceEncoder
+from nextbert_lite.core.either import encoder_of
 from nextbert_lite.core.heads import MaskedLanguageModel, UntiedHead
-from nextbert_lite.core.modern import encoder_of
 from nextbert_lite.corpora.harvest import Document, installed_versions
 from nextbert_lite.corpora.python_docs import DocsCorpus, near_duplicates, text_hash
 from nextbert_lite.files import (

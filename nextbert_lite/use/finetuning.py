@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from nextbert_lite.core.classify import TextClassifier
 from nextbert_lite.core.contrastive import SentenceEncoder
+from nextbert_lite.core.either import encoder_of
 from nextbert_lite.core.encoder import Encoder
-from nextbert_lite.core.modern import encoder_of
 from nextbert_lite.files import say
 from nextbert_lite.training.batches import LabelledBatches, by_length, seeded
 from nextbert_lite.training.device import pick_device

@@ -22,9 +22,10 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from torch import Tensor, nn
 
+from nextbert_lite.core.either import encoder_of
 from nextbert_lite.core.encoder import ACTIVATIONS, Encoder, EncoderConfig
 from nextbert_lite.core.heads import MaskedLanguageModel, UntiedHead
-from nextbert_lite.core.modern import GATES, ModernConfig, ModernEncoder, encoder_of
+from nextbert_lite.core.modern import GATES, ModernConfig, ModernEncoder
 from nextbert_lite.files import check_readable, json_of, share_dir
 from nextbert_lite.training.tokenizer import ROLES, Tokenizer
 
