@@ -148,6 +148,15 @@ def test_an_attention_of_the_learners_own_gets_the_padded_batch(attention, packi
     assert model(ids, mask).shape == (2, 9, 32)
 
 
+def test_a_layer_without_an_attention_gets_the_padded_batch(packing):
+    packing(True)
+    model = ENCODERS["BERT"]()
+    model.layers[1].attention = None
+    model.layers[1].forward = lambda x, mask, return_weights=False: (x, None)
+    ids, mask = batch_of([3, 9])
+    assert model(ids, mask).shape == (2, 9, 32)
+
+
 def test_a_hook_sees_the_padded_batch(packing):
     packing(True)
     model, seen = ENCODERS["BERT"](), []

@@ -105,7 +105,8 @@ def packed_if_it_pays(ids: Tensor, mask: Tensor | None, pad_id: int, layers: nn.
     if any(part._forward_hooks or part._forward_pre_hooks for layer in layers for part in layer.modules()):
         return None
     attentions = [getattr(layer, "attention", None) for layer in layers]
-    if not attentions or not all(getattr(type(one).forward, "packs", False) for one in attentions):
+    forwards = [getattr(type(attention), "forward", None) for attention in attentions]
+    if not forwards or not all(getattr(forward, "packs", False) for forward in forwards):
         return None
     packed, C = Packed(real), attentions[0].out.weight.shape[0]
     return packed if packed.padded * C * C > A_CALL * len(packed.groups) else None
