@@ -654,13 +654,13 @@ for name, model in {"lesson 06": trained, "control": control, "tuned": tuned}.it
 gain, error = mean_and_error(bounds["control"] - bounds["tuned"])
 print(f"control - tuned: {gain:.3f} ± {error:.3f} nats, sentence by sentence")
 fine = {name: possible(sentences).mean().item() for name, sentences in samples.items()}
-assert bounds["tuned"].mean() < bounds["control"].mean() < bounds["lesson 06"].mean()
+assert max(bounds["tuned"].mean(), bounds["control"].mean()) < bounds["lesson 06"].mean()
 assert min(fine["tuned"], fine["control"]) > fine["lesson 06"]
 assert abs(fine["tuned"] - fine["control"]) < 4 * math.sqrt(2 * 0.1 * 0.9 / 400)  # four standard errors
 
 # %% [markdown]
-# 300 more steps help. The bound, by its own measure, helps more than 300 more steps at 50 %; by possible sentences the
-# two cannot be told apart. So we cannot say that practice with nearly empty sentences was what the model lacked: more
+# 300 more steps help. Whether those with the bound help more than 300 more at 50 % depends on the seed: by the bound's own
+# measure they are ahead at seed 0, and not at seed 3; by possible sentences the two cannot be told apart. So we cannot say that practice with nearly empty sentences was what the model lacked: more
 # training of either kind makes it better by both measures. (This is one run of each; another seed is yours to try.)
 
 # %% [markdown]
