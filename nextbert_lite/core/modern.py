@@ -246,5 +246,5 @@ class ModernEncoder(nn.Module):
 
 
 # lesson 18: where much of a batch is padding, it is not computed
-RotaryAttention.forward = takes_packed(RotaryAttention.forward)
+RotaryAttention.forward = takes_packed(RotaryAttention.forward, needs_mask=True)
 ModernEncoder.forward = skips_padding(ModernEncoder.forward, last=lambda self, x: self.norm(x))

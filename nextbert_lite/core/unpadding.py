@@ -53,8 +53,11 @@ class Packed:
         return torch.cat([attention(texts).flatten(0, 1) for texts in of_one_length])[None]
 
 
-def takes_packed(forward: Callable) -> Callable:
-    """Return an attention's `forward` that also takes x without its padding, with `Packed` in the place of the mask."""
+def takes_packed(forward: Callable, needs_mask: bool = False) -> Callable:
+    """Return an attention's `forward` that also takes x without its padding, with `Packed` in the place of the mask.
+
+    needs_mask: it takes no None for a mask that hides nothing.
+    """
 
     @functools.wraps(forward)
     def either(self, x: Tensor, mask: Tensor | Packed | None = None, return_weights: bool = False):
@@ -62,8 +65,8 @@ def takes_packed(forward: Callable) -> Callable:
             return forward(self, x, mask, return_weights)
 
         def attention(texts: Tensor) -> Tensor:
-            everywhere = torch.ones(1, 1, 1, texts.shape[1], dtype=torch.bool).expand(len(texts), -1, -1, -1)
-            return forward(self, texts, everywhere if hasattr(self, "window") else None, False)[0]
+            everywhere = torch.ones(len(texts), 1, 1, texts.shape[1], dtype=torch.bool) if needs_mask else None
+            return forward(self, texts, everywhere)[0]
 
         return mask.attend(attention, x), None
 
@@ -102,11 +105,14 @@ def packed_if_it_pays(ids: Tensor, mask: Tensor | None, pad_id: int, layers: nn.
     real = ids != pad_id
     if mask is not None and not (isinstance(mask, Tensor) and mask.dtype == torch.bool and torch.equal(mask, real)):
         return None
-    if any(part._forward_hooks or part._forward_pre_hooks for layer in layers for part in layer.modules()):
-        return None
     attentions = [getattr(layer, "attention", None) for layer in layers]
     forwards = [getattr(type(attention), "forward", None) for attention in attentions]
     if not forwards or not all(getattr(forward, "packs", False) for forward in forwards):
         return None
-    packed, C = Packed(real), attentions[0].out.weight.shape[0]
-    return packed if packed.padded * C * C > A_CALL * len(packed.groups) else None
+    saved = int((~real).sum()) * attentions[0].out.weight.shape[0] ** 2
+    if saved <= A_CALL:  # not even one call is paid for: most batches end here
+        return None
+    if any(part._forward_hooks or part._forward_pre_hooks for layer in layers for part in layer.modules()):
+        return None
+    packed = Packed(real)
+    return packed if saved > A_CALL * len(packed.groups) else None
