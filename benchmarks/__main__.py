@@ -41,6 +41,7 @@ from benchmarks.arms import (
     trainer_epoch,
     training_step,
 )
+from benchmarks.gpu import training_rate
 from benchmarks.measure import (
     alternate,
     goals,
@@ -448,61 +449,6 @@ def where_time_goes(report: Report, rounds: int) -> None:
         report.data[f"profile, dropout {dropout:g}"] = {"wall": wall, "steps": rounds, "groups": dict(groups)}
 
 
-# --- on a GPU -------------------------------------------------------------------------------------------------------
-
-
-def accelerator(
-    report: Report,
-    device: torch.device,
-    config: EncoderConfig,
-    batch_size: int = 32,
-    rounds: int = 20,
-    size: int = 8192,
-) -> None:
-    """Tokens a second of our training step in bfloat16, and its share of the measured rate of a large product."""
-
-    def finished() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    arm = make_arms(config, [OURS])[OURS]
-    arm.model.to(device)
-    step = training_step(arm)
-    batch = random_batch(config.vocab_size, batch_size, config.max_len, device=device)
-    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-
-    def training(_):
-        with torch.autocast(device.type, torch.bfloat16):
-            step(batch)
-        finished()
-
-    def product(_):
-        for _ in range(5):
-            a @ b
-        finished()
-
-    seconds = alternate({OURS: training, "product": product}, rounds, warmup=3)
-    peak = 5 * 2 * size**3 / min(seconds["product"])
-    tokens = batch["ids"].numel()
-    lengths = [config.max_len] * batch_size
-    selected = int((batch["labels"] != IGNORE).sum())
-    work = step_flops(config.width, config.layers, config.vocab_size, lengths, selected)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    rows = [
-        ["tokens / s", spread(quartiles([tokens / s for s in seconds[OURS]]), 0)],
-        ["TFLOP/s of the step, by formula", spread(quartiles([work / s / 1e12 for s in seconds[OURS]]), 1)],
-        [f"TFLOP/s of a product {size} × {size}", f"{peak / 1e12:.1f}"],
-        ["share", spread(quartiles([work / s / peak for s in seconds[OURS]]), 0, 100, " %")],
-    ]
-    report.say(
-        f"## {name}, bfloat16",
-        f"Training step, C = {config.width}, {config.layers} layers, V = {config.vocab_size}, dropout "
-        f"{config.dropout:g}, {batch_size} × {config.max_len} positions without padding.",
-        table(["", ""], rows),
-    )
-    report.data["accelerator"] = {"name": name, "seconds": seconds, "step_flops": work, "peak": peak}
-
-
 # --- all of it ------------------------------------------------------------------------------------------------------
 
 
@@ -527,7 +473,8 @@ def run(quick: bool) -> Report:
     growth(report, rounds=1 if quick else 5)
     where_time_goes(report, rounds=2 if quick else 8)
     if torch.cuda.is_available():
-        accelerator(report, torch.device("cuda"), EncoderConfig.preset("base", 50_265))
+        base = EncoderConfig.preset("base", 50_265)
+        report.data["accelerator"] = training_rate(report.say, torch.device("cuda"), base, names=[OURS])
     else:
         report.say("## GPU", "Left out: there is no NVIDIA GPU here.")
     report.say("## Goals", goals(report.goals))

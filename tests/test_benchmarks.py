@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import __main__ as bench
-from benchmarks import measure, sentences
+from benchmarks import gpu, measure, sentences
 from benchmarks.arms import (
     HUGGINGFACE,
     MAKE,
@@ -32,6 +32,7 @@ from nextbert_lite.core.contrastive import SentenceEncoder
 from nextbert_lite.core.encoder import Encoder
 from nextbert_lite.core.heads import MaskedLanguageModel
 from nextbert_lite.core.masking import IGNORE
+from nextbert_lite.corpora.toy_world import ToyWorld
 
 TINY = configuration(C=16, layers=2, V=205, T=24)
 
@@ -293,10 +294,35 @@ def test_the_contrastive_sections_write_tables_numbers_and_goals(capsys):
     assert all(f"| {name} |" in shown for name in arms) and "| 6 bodies: nextbert_lite |" in shown
 
 
-def test_the_section_for_gpus_runs(capsys):
-    report = bench.Report()
-    bench.accelerator(report, torch.device("cpu"), TINY, batch_size=2, rounds=2, size=16)
-    assert "tokens / s" in capsys.readouterr().out and report.data["accelerator"]["peak"] > 0
+# On a GPU: where there is none, the script runs on the CPU with a small model
+
+
+def test_the_script_for_gpus_trains_resumes_and_embeds(tmp_path, capsys):
+    assert gpu.main(["--device", "cpu", "--rounds", "2", "--lessons", "--out", str(tmp_path / "report.md")]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"| {name} |" in shown for name in (OURS, *HUGGINGFACE)) and "the same weights to the bit" in shown
+    assert (tmp_path / "report.md").read_text(encoding="utf-8").strip() == shown.strip()
+
+
+def test_the_script_for_gpus_fails_where_resuming_gives_other_weights(monkeypatch):
+    class Forgetful(gpu.Halting):
+        """Batches by how many were asked for, not by the step: after the break they begin again with the first one."""
+
+        calls = -1
+
+        def __call__(self, step):
+            self.calls += 1
+            return super().__call__(self.calls)
+
+    config = configuration(C=16, layers=2, V=ToyWorld().tokenizer().vocab_size, T=24)
+    monkeypatch.setattr(gpu, "Halting", Forgetful)
+    with pytest.raises(AssertionError, match="does not resume"):
+        gpu.resuming(lambda *parts: None, torch.device("cpu"), config, steps=8)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_script_for_gpus_says_so(capsys):
+    assert gpu.main([]) == 1 and "There is no NVIDIA GPU here" in capsys.readouterr().err
 
 
 def test_the_command_writes_text_and_numbers_but_nothing_when_quick(tmp_path, monkeypatch, capsys):

@@ -258,7 +258,9 @@ torch.testing.assert_close(z, hidden.mean(1)[0])
 #
 # Now put the same text into a batch beside a longer one. It gets padding at its end, so that both have the same length. By its
 # mask the encoder lets no token attend to padding (lesson 02). But it returns a vector *at* each padding position too. What
-# happens to the mean? Guess its cosine with the vector from above, as the padding grows.
+# happens to the mean? Guess its cosine with the vector from above, as the padding grows. (We ask for `return_inside`, with
+# which every position is computed, as in most libraries. Without it, this package leaves padding out where that saves time,
+# as lesson 18 builds it, and returns zeros there: a mean over everything is then too short instead of off its course.)
 
 
 # %%
@@ -266,7 +268,7 @@ def padded(n):
     """Return hidden states and mask of the same text with n tokens of padding: (1, T + n, C), (1, T + n)."""
     longer = F.pad(ids, (0, n), value=tokenizer.pad_id)
     with torch.no_grad():
-        return pretrained(longer), longer != tokenizer.pad_id
+        return pretrained(longer, return_inside=True)[0], longer != tokenizer.pad_id
 
 
 paddings = [0, 1, 2, 5, 10, 20, 40, 60]
