@@ -82,7 +82,7 @@ test-extras:
 	$(PYTEST) tests/test_book.py tests/browser tests/test_streams.py
 
 test-slow:
-	$(SETUP) --extra test
+	$(SETUP) --extra test --extra grade
 	$(PYTEST) -m slow tests
 
 bench:

@@ -197,17 +197,134 @@ def test_lessons_are_spread_evenly_over_the_weeks_in_their_order(minutes, weeks,
     assert book.spread(minutes, weeks) == wanted
 
 
-@pytest.mark.parametrize("more", [0, 2, 6])
-def test_a_term_holds_every_lesson_once_whatever_their_number(more):
-    term = book.settings()["term"]
-    later = [replace(FOUND[-1], number=str(20 + i), title=f"later {i}") for i in range(more)]
-    plan = rows(book.term_table([*FOUND, *later], term))
-    assert [name for row in plan for name in re.findall(r"\[(\d\d) ", row[1])] == [
-        lesson.number for lesson in [*FOUND, *later]
-    ]
-    assert plan[-1][0].endswith(str(term["weeks"])) and plan[-1][1] == "Projects"
-    for row in plan[:-1]:
-        assert int(row[2].split()[0]) <= term["class_minutes"]
+PLANS = book.settings()["plans"]
+EACH_PLAN = pytest.mark.parametrize("plan", [pytest.param(plan, id=plan["name"]) for plan in PLANS])
+
+
+def with_later(minutes):
+    """Return the lessons with further ones, numbered from 30, of these minutes."""
+    names = enumerate(minutes, 30)
+    return [*FOUND, *(replace(FOUND[-1], number=str(n), title=f"later {n}", minutes=m) for n, m in names)]
+
+
+@EACH_PLAN
+@pytest.mark.parametrize("later", [(), (150, 150, 150), (180, 120, 200), (130,) * 6])
+def test_a_plan_holds_each_of_its_lessons_once_after_those_that_it_needs_with_even_weeks(plan, later):
+    found = with_later(later)
+    wanted = plan.get("lessons") or [lesson.number for lesson in found]
+    table = rows(book.plan_table(found, plan, book.settings()["reading"]))
+    assert [name for row in table for name in re.findall(r"\[(\d\d) ", row[1])] == wanted == sorted(wanted)
+    for lesson in book.chosen(found, plan):
+        assert set(lesson.uses) <= set(wanted)  # and those are earlier, for they have a lower number
+    assert table[-1][0].endswith(str(plan["weeks"])) and table[-1][1] == "Projects"
+    weeks = book.weeks_of(found, plan)
+    loads = [sum(lesson.minutes for lesson in week) for week in weeks]
+    assert len(weeks) == plan["weeks"] - plan["project_weeks"]
+    assert all(abs(load - sum(loads) / len(loads)) <= sum(loads) / len(loads) / 3 for load in loads)
+    for a, b, week, after in zip(
+        loads, loads[1:], weeks, weeks[1:], strict=False
+    ):  # no lesson would move for the better
+        assert len(week) == 1 or a - b <= week[-1].minutes
+        assert len(after) == 1 or b - a <= after[0].minutes
+    for row, load in zip(table, loads, strict=False):
+        in_class, at_home = (int(row[i].split()[0]) for i in (2, 3))
+        assert in_class + at_home == load and in_class <= plan["class_minutes"]
+
+
+def test_the_six_weeks_are_the_search_engine_and_all_that_it_needs():
+    uses = {lesson.number: lesson.uses for lesson in FOUND}
+    needed = {"12"}
+    while more := {n for number in needed for n in uses[number]} - needed:
+        needed |= more
+    (six,) = (plan for plan in PLANS if plan["name"] == "six")
+    assert six["lessons"] == sorted(needed)
+
+
+@EACH_PLAN
+def test_the_hours_of_a_plan_are_the_sum_of_its_lessons_and_its_weeks(plan):
+    taken = book.chosen(FOUND, plan)
+    total = sum(lesson.minutes for lesson in taken)
+    said = book.load_of(FOUND, plan)
+    assert said.startswith(f"{len(taken)} lessons, {total // 60} h {total % 60:02} min of work")
+    assert f"{sum(lesson.seconds for lesson in taken) / 60:.0f} minutes of computing" in said
+
+
+def test_what_is_read_in_a_week_is_cited_by_its_lessons_once_in_the_term():
+    known = book.settings()["reading"]
+    for plan in PLANS:
+        papers = [paper for row in rows(book.plan_table(FOUND, plan, known)) for paper in row[4:] if paper.strip("| ")]
+        each = [paper.rpartition(", ")[2] for week in papers for paper in week.rstrip(" |").split("; ")]
+        assert len(each) == len(set(each))
+        for lesson in book.chosen(FOUND, plan):
+            places = {entry.rpartition(", ")[2] for entry in book.reading(lesson, known)}
+            sources = " ".join(book.sources_of(lesson).split())
+            assert places and places <= set(each) and all(place in sources for place in places)
+
+
+def test_a_lesson_without_an_entry_has_its_first_linked_source_and_a_paper_that_is_not_cited_is_refused():
+    (attention,) = (lesson for lesson in FOUND if lesson.number == "02")
+    assert book.reading(attention, {}) == ["[arXiv:1706.03762](https://arxiv.org/abs/1706.03762)"]
+    with pytest.raises(book.Trouble, match=r"'arXiv:0000\.00000' to read with lesson 02, which does not cite it"):
+        book.reading(attention, {"02": ["Nobody, arXiv:0000.00000"]})
+
+
+def test_a_plan_that_names_a_lesson_that_is_not_there_is_refused():
+    with pytest.raises(book.Trouble, match="names lesson 98 in 'odd', and there is none"):
+        book.chosen(FOUND, {"name": "odd", "lessons": ["02", "98"]})
+
+
+ROUTES = book.settings()["routes"]
+
+
+@pytest.mark.parametrize("route", [pytest.param(route, id=route["name"]) for route in ROUTES])
+def test_a_route_has_what_each_of_its_lessons_names_or_says_what_is_needed_from_it(route):
+    taken = book.chosen(FOUND, route)
+    numbers = [lesson.number for lesson in taken]
+    lessons_of, *missing = book.route_tables(FOUND, route).split("\n\n")
+    table = rows(lessons_of)
+    assert [row[0][1:3] for row in table] == numbers == sorted(numbers)
+    total = sum(lesson.minutes for lesson in taken)
+    assert table[-1][2] == f"{total // 60} h {total % 60:02} min"
+    told = {row[0][1:3]: row[2] for part in missing for row in rows(part)}
+    for lesson in taken:
+        text = book.told(lessons.read_notebook(lesson.path))
+        earlier = {number for number in book.lessons_named(text) if number < lesson.number}
+        assert {n for n in {*earlier, *lesson.uses} if n in FILES} <= {*numbers, *told}
+    assert set(route.get("assumed", {})) <= set(told)  # nothing is asked for that nobody names
+    assert all(told[n].rstrip(" |") == sentence for n, sentence in route.get("assumed", {}).items())
+
+
+def test_the_routes_are_eight_lessons_all_of_the_first_four_parts_and_the_fifth_for_those_who_know_bert():
+    search, parts, later = (book.chosen(FOUND, route) for route in ROUTES)
+    assert len(search) == 8 and (search[0].number, search[-1].number) == ("02", "12")
+    four = re.compile(r"Part (I|II|III|IV):")
+    assert parts == [lesson for lesson in FOUND if four.match(lesson.part)] and not book.left_out(parts)
+    assert later[1:] == [lesson for lesson in FOUND if not four.match(lesson.part)]
+
+
+def test_a_left_out_lesson_that_book_toml_says_nothing_about_leads_to_the_lessons_that_name_it():
+    tables = book.route_tables(FOUND, {"name": "odd", "lessons": ["03"]})
+    assert "| 03 | what 03 says where it names it |" in tables
+
+
+def test_what_a_lesson_needs_is_every_number_of_its_row_and_a_range_is_all_of_it():
+    assert book.numbers_in("lessons 02 to 04 for the parts, 09 and 12 for search; a lesson of 2019") == [
+        "02", "03", "04", "09", "12",
+    ]  # fmt: skip
+    assert next(lesson for lesson in FOUND if lesson.number == "23").uses == ("02", "03", "04", "05", "09")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("lesson 06, the toy world; Lesson 04", ["06", "04"]),
+        ("lessons 02 and 03; lesson 01 for the embeddings", ["02", "03", "01"]),
+        ("lessons 03 to 05, 09 and 12", ["03", "04", "05", "09", "12"]),
+        ("exercise 02.1, 15 % and lesson 06's model", ["06"]),
+    ],
+)
+def test_the_lessons_that_a_text_names_are_read_off_it(text, wanted):
+    assert book.lessons_named(text) == wanted
 
 
 def test_the_workshop_runs_through_without_gaps_and_names_only_what_is_there():
@@ -400,6 +517,14 @@ def test_nothing_is_left_to_insert_and_every_page_is_in_the_contents(laid_out):
     listed = re.findall(r"^(?:lessons/|reference/)?[\w-]+$", contents, re.MULTILINE)
     pages = {path.stem for path in laid_out.glob("*.md")} - {"index"}
     assert {*pages, "reference/index", *(f"lessons/{lesson.path.stem}" for lesson in FOUND)} <= set(listed)
+
+
+def test_the_page_of_the_examination_has_the_questions_and_no_answer(laid_out):
+    page = (laid_out / "examination.md").read_text(encoding="utf-8")
+    for question in book.questions():
+        assert question.text in page and question.answer not in page
+    assert "answer -->" not in page and "Model answer" not in page
+    assert not [path for path in (laid_out / "extra").rglob("*") if "examination" in path.name]
 
 
 def test_the_front_page_counts_what_is_there(laid_out):

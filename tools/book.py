@@ -2,6 +2,7 @@
 
     python tools/book.py build [--out book/_build]    lay the pages out and run Sphinx; nothing to do, nothing done
     python tools/book.py serve [--port 8800]          show it, to this machine only
+    python tools/book.py examination                  write the examination with its answers, for teachers
 
 The first build fetches a few npm packages (book/book.toml names version and hash) into .cache/book and keeps them.
 """
@@ -97,6 +98,18 @@ def plain(text: str) -> str:
     return re.sub(r"[\\`*_{}\[\]<>()#|$&~!^@:]", r"\\\g<0>", " ".join(str(text).split()))
 
 
+def numbers_in(text: str) -> list[str]:
+    """Return the two-digit numbers of a text, each once, in their order; "03 to 05" is three."""
+    pairs = re.findall(r"\b(\d\d)\b(?: to (\d\d)\b)?", text)
+    found = [f"{number:02}" for first, last in pairs for number in range(int(first), int(last or first) + 1)]
+    return list(dict.fromkeys(found))
+
+
+def lessons_named(text: str) -> list[str]:
+    """Return the numbers that `lesson 04` and `lessons 02, 03 and 05 to 07` name, each once, in their order."""
+    return numbers_in(" ".join(re.findall(r"\b[Ll]essons? (\d\d(?:(?:, | and | to )\d\d)*)", text)))
+
+
 def read_lesson(path: Path, seconds: dict[str, int]) -> Lesson:
     """Return what a built lesson says of itself; Trouble, which names it and what is missing, when something is."""
     if not re.fullmatch(r"\d\d_[A-Za-z0-9_-]+\.ipynb", path.name):  # it stands in links, and in lists of Sphinx
@@ -124,7 +137,7 @@ def read_lesson(path: Path, seconds: dict[str, int]) -> Lesson:
         int(header["minutes"]),
         seconds.get(path.stem),
         needs[1],
-        tuple(n for n in dict.fromkeys(re.findall(r"\b\d\d\b", needs[1])) if n < number),
+        tuple(n for n in numbers_in(needs[1]) if n < number),
         tuple(exercises),
     )
 
@@ -393,20 +406,124 @@ def spread(minutes: list[int], weeks: int) -> list[int]:
     return best[weeks, len(minutes)][1]
 
 
-def term_table(found: list[Lesson], term: dict) -> str:
-    """Return the plan of a term. What a meeting has no time for, and at least the hard exercises, is done at home."""
-    rows, rest, week = [], list(found), 0
-    for count in spread([lesson.minutes for lesson in found], term["weeks"] - term["project_weeks"]):
-        taken, rest, week = rest[:count], rest[count:], week + 1
+def listed(names: list[str]) -> str:
+    """Return "a, b and c"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if names[1:] else names[0]
+
+
+def hours(minutes: int) -> str:
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def chosen(found: list[Lesson], choice: dict) -> list[Lesson]:
+    """Return the lessons of a plan or a route, in order: those in `lessons`, and those between `from` and `to`."""
+    named, first, last = choice.get("lessons", []), choice.get("from", "99"), choice.get("to", "99")
+    unknown = sorted({*named} - {lesson.number for lesson in found})
+    if unknown:
+        raise Trouble(
+            f"book/book.toml names lesson {unknown[0]} in '{choice['name']}', and there is none: take it out."
+        )
+    return [lesson for lesson in found if lesson.number in named or first <= lesson.number <= last]
+
+
+def sources_of(lesson: Lesson) -> str:
+    """Return the text below a lesson's `Where this comes from`."""
+    return prose(lessons.read_notebook(lesson.path)).partition("**Where this comes from**")[2]
+
+
+def reading(lesson: Lesson, known: dict) -> list[str]:
+    """Return what to read with a lesson: what book.toml says, else the first source that the lesson links to.
+
+    known: lesson number -> labels such as "Liu et al. 2019, arXiv:1907.11692", whose last words stand in the sources,
+    with a link or without. Trouble for one that is not cited.
+    """
+    sources = " ".join(sources_of(lesson).split())
+    if lesson.number not in known:
+        first = re.search(r"\[[^]]+\]\(https?://[^)]+\)", sources)
+        return [first[0]] if first else []
+    entries = []
+    for label in known[lesson.number]:
+        text, _, place = label.rpartition(", ")
+        link = re.search(rf"\[{re.escape(place)}\]\(https?://[^)]+\)", sources)
+        if not link and place not in sources:
+            raise Trouble(f"book/book.toml has '{place}' to read with lesson {lesson.number}, which does not cite it.")
+        entries.append(f"{text}, {link[0] if link else place}")
+    return entries
+
+
+def weeks_of(found: list[Lesson], plan: dict) -> list[list[Lesson]]:
+    """Return the lessons of each week of a plan, the weeks of projects left out."""
+    rest, weeks = chosen(found, plan), []
+    for count in spread([lesson.minutes for lesson in rest], plan["weeks"] - plan["project_weeks"]):
+        weeks.append(rest[:count])
+        rest = rest[count:]
+    return weeks
+
+
+def plan_table(found: list[Lesson], plan: dict, known: dict) -> str:
+    """Return a plan. What a meeting has no time for, and at least the hard exercises, is done at home.
+
+    known: what to read with the lessons. A paper stands in the first week that has a lesson that it belongs to.
+    """
+    rows, placed = [], {}
+    for week, taken in enumerate(weeks_of(found, plan), 1):
         hard = [exercise for lesson in taken for exercise in lesson.exercises if exercise.level == 3]
         minutes = sum(lesson.minutes for lesson in taken)
-        home = max(minutes - term["class_minutes"], sum(exercise.minutes for exercise in hard))
-        which = f", with {' and '.join(exercise.id for exercise in hard)}" if hard else ""
+        home = max(minutes - plan["class_minutes"], sum(exercise.minutes for exercise in hard))
+        which = f", with {listed([exercise.id for exercise in hard])}" if hard else ""
         names = "; ".join(link(lesson) for lesson in taken)
-        rows.append((week, names, f"{minutes - home} min", f"{home} min{which}"))
-    weeks = " to ".join(str(week) for week in dict.fromkeys((week + 1, term["weeks"])))
-    rows.append((weeks, "Projects", "ten minutes each", "the project"))
-    return table(("week", "lessons", "in class", "at home"), *rows)
+        papers = {paper.rpartition(", ")[2]: paper for lesson in taken for paper in reading(lesson, known)}
+        read = [paper for place, paper in papers.items() if place not in placed]
+        placed |= papers
+        rows.append((week, names, f"{minutes - home} min", f"{home} min{which}", "; ".join(read)))
+    weeks = " to ".join(str(week) for week in dict.fromkeys((len(rows) + 1, plan["weeks"])))
+    rows.append((weeks, "Projects", "ten minutes each", "the project", ""))
+    return table(("week", "lessons", "in class", "at home", "to read"), *rows)
+
+
+def load_of(found: list[Lesson], plan: dict) -> str:
+    """Return a sentence on a plan's hours: in all, a week, and of the machine."""
+    loads = [sum(lesson.minutes for lesson in week) for week in weeks_of(found, plan)]
+    machine = sum(lesson.seconds or 0 for lesson in chosen(found, plan)) / 60
+    return (
+        f"{len(chosen(found, plan))} lessons, {hours(sum(loads))} of work and {machine:.0f} minutes of computing; "
+        f"the lightest week has {hours(min(loads))}, the heaviest {hours(max(loads))}."
+    )
+
+
+# --- routes -----------------------------------------------------------------------------------------------------------
+
+
+def left_out(route: list[Lesson]) -> dict[str, list[str]]:
+    """Return each earlier lesson that the route's lessons name and that is not on it -> the lessons that name it."""
+    names = {}
+    for lesson in route:
+        for number in dict.fromkeys([*lesson.uses, *lessons_named(told(lessons.read_notebook(lesson.path)))]):
+            if number < lesson.number and number not in [other.number for other in route]:
+                names.setdefault(number, []).append(lesson.number)
+    return dict(sorted(names.items()))
+
+
+def route_tables(found: list[Lesson], route: dict) -> str:
+    """Return a route's lessons with their summed times, and what its lessons need from those that it leaves out."""
+    taken, now, rows = chosen(found, route), 0, []
+    for lesson in taken:
+        now += lesson.minutes
+        rows.append((link(lesson), f"{lesson.minutes} min", hours(now), seconds_of(lesson)))
+    tables = [table(("lesson", "time", "together", "machine"), *rows)]
+    by_number = {lesson.number: lesson for lesson in found}
+    missing = [
+        (
+            link(by_number[number]),
+            ", ".join(users),
+            route.get("assumed", {}).get(number, f"what {listed(users)} says where it names it"),
+        )
+        for number, users in left_out(taken).items()
+        if number in by_number
+    ]
+    if missing:
+        tables.append(table(("left out", "named by", "what is needed from it"), *missing))
+    return "\n\n".join(tables)
 
 
 def workshop_table(found: list[Lesson], workshop: dict) -> str:
@@ -450,6 +567,62 @@ def glossary_table(found: list[Lesson]) -> str:
         where = f"[{number}](lessons/{by_number[number].path.name})"
         rows.append((f"**{term['en']}**", f"[{term['zh']}]{{.language-zh-Hans}}", term["says"], where))
     return table(("term", "in Chinese", "what it is", "lesson"), *rows)
+
+
+# --- the examination --------------------------------------------------------------------------------------------------
+
+ANSWER = re.compile(r"<!-- answer -->\n(.*?)<!-- /answer -->\n", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question of the examination: its number, title, lesson and points, what is asked, and the teacher's part."""
+
+    number: int
+    title: str
+    lesson: str
+    points: int
+    text: str
+    answer: str
+
+
+def questions() -> list[Question]:
+    """Return the questions of book/examination.md; Trouble, which names it, for one without an answer."""
+    found = []
+    for part in re.split(r"^## ", (BOOK / "examination.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+        head = re.match(r"(\d+)\. (.+)\n\n\*Lesson (\d\d) · (\d+) points\*\n", part)
+        answers = ANSWER.findall(part)
+        if not head or len(answers) != 1:
+            raise Trouble(f"book/examination.md: '{part.splitlines()[0]}' needs its lesson, its points and one answer.")
+        text = ANSWER.sub("", part[head.end() :]).strip()
+        found.append(Question(int(head[1]), head[2], head[3], int(head[4]), text, answers[0].strip()))
+    return found
+
+
+def exam_table(found: list[Lesson], plans: list[dict]) -> str:
+    """Return the points of each part, and for each plan that leaves lessons out the questions that fit it."""
+    asked, parts, rows = questions(), {lesson.number: lesson.part for lesson in found}, []
+    for part in dict.fromkeys(parts.values()):
+        here = [question for question in asked if parts.get(question.lesson) == part]
+        if here:
+            numbers = " to ".join(str(n) for n in dict.fromkeys((here[0].number, here[-1].number)))
+            rows.append((plain(part), numbers, sum(question.points for question in here)))
+    sentences = []
+    for plan in plans:
+        taken = {lesson.number for lesson in chosen(found, plan)}
+        here = [question for question in asked if question.lesson in taken]
+        if len(here) < len(asked):
+            names = listed([str(question.number) for question in here])
+            points = sum(question.points for question in here)
+            sentences.append(f"After the {plan['weeks']} weeks' plan ask {names}: {points} points.")
+    return "\n\n".join([table(("part", "questions", "points"), *rows), *sentences])
+
+
+def with_answers(found: list[Lesson], plans: list[dict]) -> str:
+    """Return the examination as teachers get it. The book's page has it without what stands between the marks."""
+    text = (BOOK / "examination.md").read_text(encoding="utf-8")
+    text = text.replace("<!-- insert: exam -->", exam_table(found, plans))
+    return re.sub(r"<!-- /?answer -->\n", "", text)
 
 
 # --- the reference ----------------------------------------------------------------------------------------------------
@@ -560,7 +733,9 @@ def toctrees(found: list[Lesson]) -> str:
     blocks = [("The course", ["map"])]
     for part in dict.fromkeys(lesson.part for lesson in found):
         blocks.append((part, [f"lessons/{lesson.path.stem}" for lesson in found if lesson.part == part]))
-    blocks.append(("To look up", ["use", "devices", "glossary", "reference/index", "teachers", "licence"]))
+    blocks.append(
+        ("To look up", ["use", "devices", "glossary", "reference/index", "teachers", "examination", "licence"])
+    )
     return "\n\n".join(
         f"```{{toctree}}\n:hidden:\n:caption: {json.dumps(caption)}\n\n" + "\n".join(pages) + "\n```"
         for caption, pages in blocks
@@ -570,17 +745,22 @@ def toctrees(found: list[Lesson]) -> str:
 def inserts(found: list[Lesson]) -> dict[str, str]:
     """Return what stands in place of each `<!-- insert: name -->` of the pages."""
     given = settings()
+    plans = {f"plan_{plan['name']}": plan_table(found, plan, given["reading"]) for plan in given["plans"]}
+    loads = {f"load_{plan['name']}": load_of(found, plan) for plan in given["plans"]}
+    routes = {f"route_{route['name']}": route_tables(found, route) for route in given["routes"]}
     return {
+        **plans,
+        **loads,
+        **routes,
         "sizes": sizes(found),
         "table": course_table(found),
         "toctrees": toctrees(found),
         "map": "```{raw} html\n" + course_map(found) + "\n```",
         "needs": needs_table(found),
         "effort": effort_table(found),
-        "weeks": str(given["term"]["weeks"]),
-        "term": term_table(found, given["term"]),
         "before": next(link(lesson) for lesson in found if lesson.number == given["workshop"]["before"]),
         "workshop": workshop_table(found, given["workshop"]),
+        "exam": exam_table(found, given["plans"]),
         "glossary": glossary_table(found),
         "licence": "```text\n" + (ROOT / "LICENSE").read_text(encoding="utf-8").strip() + "\n```",
     }
@@ -595,7 +775,8 @@ def lay_out(into: Path) -> None:
     shutil.copy(BOOK / "conf.py", into)
     values = inserts(found)
     for page in BOOK.glob("*.md"):
-        text = re.sub(r"<!-- insert: (\w+) -->", lambda m: values[m[1]], page.read_text(encoding="utf-8"))
+        text = ANSWER.sub("", page.read_text(encoding="utf-8"))
+        text = re.sub(r"<!-- insert: (\w+) -->", lambda m: values[m[1]], text)
         (into / page.name).write_text(text.replace("](../docs/", "](docs/"), encoding="utf-8")
     shutil.copytree(ROOT / "docs", into / "docs")
     for name, text in reference_pages().items():
@@ -714,11 +895,17 @@ def server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["build", "serve"])
+    parser.add_argument("command", choices=["build", "serve", "examination"])
     parser.add_argument("--out", type=Path, default=BOOK / "_build", help="where it is built (default: book/_build)")
     parser.add_argument("--port", type=int, default=PORT, help=f"where `serve` shows it (default: {PORT})")
     options = parser.parse_args(arguments)
     try:
+        if options.command == "examination":
+            options.out.mkdir(parents=True, exist_ok=True)
+            target = options.out / "examination-with-answers.md"
+            target.write_text(with_answers(read_lessons(), settings()["plans"]), encoding="utf-8", newline="\n")
+            print(f"{target}: for teachers; the book's page has the questions alone.")
+            return 0
         pages = build(options.out.resolve())
         if options.command == "build":
             print(f"The book is {pages / 'index.html'}; `make book-serve` shows it.")
