@@ -36,7 +36,7 @@ from nextbert_lite.course.cli import main
 from nextbert_lite.course.runs import alone_in
 from nextbert_lite.training import loop
 from nextbert_lite.training.batches import MLMBatches, pair_batch
-from nextbert_lite.training.distributed import Parallel
+from nextbert_lite.training.distributed import Parallel, on_each
 from nextbert_lite.training.loop import fit
 from nextbert_lite.use.checkpoints import load
 
@@ -385,6 +385,7 @@ def stopped():
 def agreement():
     return {
         "stopped": values(2, stopped),
+        "on each": [values(2, torn, [lambda: "a", lambda: "b"]), values(2, torn, [lambda: "a", lambda: int("x")])],
         "evaluated": [evaluated(False), *values(2, evaluated, False), *values(2, evaluated, True)],
     }
 
@@ -441,10 +442,36 @@ def commands():
         with alone_in(one):
             found[name, "held"] = world(2, command.run, one)
         found[name, "there is a model"] = world(2, command.run, two)
+    found["streamed"] = streamed()
     out = FOLDER / "minutes"
     command = ["pretrain", "--corpus", "toy", "--batch", "4", "--minutes", "0.002", "--out", str(out)]
     found["minutes"] = world(2, main, command)[0]
     return found
+
+
+def streamed():
+    """Return a streamed run's exit statuses on two ranks, and how far its weights are from those of one process."""
+    text, outs = FOLDER / "text", [FOLDER / "streamed one", FOLDER / "streamed two"]
+    text.mkdir()
+    draw = random.Random(0)
+    lines = (
+        " ".join(draw.choices("a small red cat sat on the old mat and saw that dog run".split(), k=30))
+        for _ in range(900)
+    )
+    (text / "a.txt").write_text("\n\n".join(f"{n} {line}" for n, line in enumerate(lines)), encoding="utf-8")
+    how = "--stream --steps 8 --batch 4 --vocab 300 --workers 1 --set dropout=0".split()
+    one, two = (["pretrain", "--corpus", str(text), *how, "--out", str(out)] for out in outs)
+    child = forked(lambda: main(one))
+    codes = [ended(child), *world(2, main, two)[0]]
+    return codes, differ(*(load(out).model.state_dict() for out in outs))
+
+
+def torn(act):
+    """Return what on_each gives where the second rank has an error, or its message."""
+    try:
+        return on_each(lambda: act[int(os.environ["RANK"])]())
+    except ValueError as error:
+        return str(error)
 
 
 def killings():

@@ -185,6 +185,18 @@ def test_a_folder_that_is_taken_is_one_sentence_of_one_rank_and_exit_code_1_of_a
 
 
 @needs_fork
+def test_a_streamed_corpus_on_two_ranks_trains_one_processes_model(found):
+    codes, off = found["commands"]["streamed"]
+    assert codes == [0, 0, 0] and off < 1e-3  # of weights in float16
+
+
+@needs_fork
+def test_what_each_rank_has_is_everybodys_and_so_is_an_error_of_one(found):
+    told, failed = found["agreement"]["on each"]
+    assert told == [["a", "b"]] * 2 and failed == ["invalid literal for int() with base 10: 'x'"] * 2
+
+
+@needs_fork
 def test_a_time_becomes_the_same_number_of_steps_on_all_ranks(found):
     assert found["commands"]["minutes"] == [0, 0]
 

@@ -6,9 +6,11 @@ import random
 import re
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -176,7 +178,7 @@ def test_each_epoch_and_each_seed_has_an_order_of_its_own(folder):
     first, again = epoch_of(one)[:5], epoch_of(one, 1)[:5]
     assert not any(a.shape == b.shape and torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not any(equal(one(step), other(step)) for step in range(5))
-    spans = [source.tasks([epoch, 0], seed, 0, 1)[0] for epoch, seed in ((0, 3), (1, 3), (0, 4))]
+    spans = [source.tasks([epoch, 0], seed)[0] for epoch, seed in ((0, 3), (1, 3), (0, 4))]
     assert spans[0] != spans[1] != spans[2] != spans[0]
 
 
@@ -268,15 +270,59 @@ def test_only_the_last_places_are_remembered_and_an_older_step_still_comes_right
     assert equal(batches(2), early) and equal(batches(400), late)
 
 
-def test_the_ranks_together_read_every_text_once_and_each_its_own(folder):
-    source = opened(folder)
-    every = [rows_of(stream(source, rank=rank, ranks=3)) for rank in range(3)]
-    assert sum(every, Counter()) == Counter(map(tuple, pieces(for_training(TEXTS), TOKENIZER, 24)))
-    assert min(sum(rows.values()) for rows in every) > sum(map(len, every)) / 5
-    with pytest.raises(ValueError, match=r"parts to be read apart, fewer than 500 ranks"):
-        stream(source, ranks=500)(0)
-    masks = [stream(opened(folder), rank=rank, ranks=2)(0)["labels"] for rank in range(2)]
-    assert not torch.equal(*masks)
+class Ranks:
+    """Threads in the place of ranks: `on_each` waits for all of them and gives what each one has."""
+
+    def __init__(self, count):
+        self.meet, self.told = threading.Barrier(count, timeout=20), [None] * count
+
+    def on_each(self, rank):
+        def tell(act):
+            self.told[rank] = act()
+            self.meet.wait()
+            shares = list(self.told)
+            self.meet.wait()
+            return shares
+
+        return tell
+
+    def run(self, act):
+        with ThreadPoolExecutor(len(self.told)) as threads:
+            return list(threads.map(act, range(len(self.told))))
+
+
+@pytest.mark.parametrize("pack", [False, True], ids=["pieces", "packed"])
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_the_ranks_get_one_process_batches_and_each_tokenizes_its_own_part_of_the_corpus(folder, count, pack):
+    def watched(**options):
+        """Return a stream, and the list of the spans that it reads."""
+        source, read = opened(folder), []
+        training = source.training
+        source.training = lambda number, drop: (read.append(number), training(number, drop))[1]
+        return stream(source, pack=pack, **options), read
+
+    steps, ranks = (*range(60), 3), Ranks(count)  # the last one goes back
+    one, all_of_them = watched()
+    expected = [one(step) for step in steps]
+
+    def act(rank):
+        batches, read = watched(rank=rank, ranks=count, on_each=ranks.on_each(rank))
+        return [batches(step) for step in steps], read
+
+    every = ranks.run(act)
+    assert all(all(map(equal, found, expected)) for found, _ in every)
+    assert Counter(number for _, read in every for number in read) == Counter(all_of_them)
+    most = -(-shards.SPANS // count)  # of a window's spans, one rank's
+    assert max(len(read) for _, read in every) <= most * -(-len(all_of_them) // shards.SPANS) + most
+
+
+def test_a_window_with_fewer_parts_than_ranks_is_everybodys_too(tmp_path):
+    (tmp_path / "a.txt").write_text("\n\n".join(TEXTS[:300]), encoding="utf-8")
+    expected, ranks = stream(opened(tmp_path / "a.txt"))(0), Ranks(40)
+    every = ranks.run(
+        lambda rank: stream(opened(tmp_path / "a.txt"), rank=rank, ranks=40, on_each=ranks.on_each(rank))(0)
+    )
+    assert all(equal(batch, expected) for batch in every)
 
 
 def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(folder):
@@ -575,8 +621,9 @@ def test_a_public_data_set_is_streamed_and_goes_on_at_the_exact_place(public, tm
         assert all(equal(two(step), batches[step]) for step in (99, 40, 41, 0))
     finally:
         two.close()
-    every = [rows_of(stream(PublicSet(public), rank=rank, ranks=3)) for rank in range(3)]
-    assert sum(every, Counter()) == expected and min(map(len, every)) > 200
+    ranks = Ranks(3)
+    every = ranks.run(lambda rank: stream(PublicSet(public), rank=rank, ranks=3, on_each=ranks.on_each(rank))(40))
+    assert all(equal(batch, batches[40]) for batch in every)
 
 
 def test_the_command_trains_on_a_public_data_set(public, command):

@@ -83,11 +83,9 @@ def spread(n: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, n - 1, most).astype(int)).tolist()
 
 
-def permuted(n: int, seed: int, epoch: int, rank: int, ranks: int) -> np.ndarray:
-    """Return the numbers below n that are one rank's in an epoch, in that epoch's order."""
-    if n < ranks:
-        raise ValueError(f"the corpus has {n} parts to be read apart, fewer than {ranks} ranks: take fewer ranks.")
-    return np.random.default_rng([seed, epoch]).permutation(n)[rank::ranks]
+def permuted(n: int, seed: int, epoch: int) -> np.ndarray:
+    """Return the numbers below n in an epoch's order."""
+    return np.random.default_rng([seed, epoch]).permutation(n)
 
 
 class Files:
@@ -250,12 +248,11 @@ class Files:
         for number in spread(len(self.spans), SAMPLED):
             yield self.texts(number)
 
-    def tasks(self, place: list | None, seed: int, rank: int, ranks: int) -> tuple[list[int], list | None]:
+    def tasks(self, place: list | None, seed: int) -> tuple[list[int], list | None]:
         """Return the spans of the window at a place, and the place after it; a place is (epoch, window)."""
         epoch, window = place or (0, 0)
-        mine = permuted(len(self.spans), seed, epoch, rank, ranks)
-        stop = (window + 1) * SPANS
-        return mine[window * SPANS : stop].tolist(), [epoch, window + 1] if stop < len(mine) else [epoch + 1, 0]
+        order, stop = permuted(len(self.spans), seed, epoch), (window + 1) * SPANS
+        return order[window * SPANS : stop].tolist(), [epoch, window + 1] if stop < len(order) else [epoch + 1, 0]
 
     def training(self, number: int, drop: bool) -> tuple[list[str], None]:
         """Return a span's texts that are not held out; drop: nor repeated."""
@@ -352,13 +349,13 @@ class PublicSet:
                     break
             yield kept(found)
 
-    def tasks(self, place: list | None, seed: int, rank: int, ranks: int) -> tuple[list[tuple], None]:
+    def tasks(self, place: list | None, seed: int) -> tuple[list[tuple], None]:
         """Return the one task of a window; a place is (epoch, shard, the library's own state in it).
 
         Where the window ends, its own reading tells.
         """
         epoch, number, state = place or (0, 0, None)
-        return [(epoch, number, state, permuted(self.shards, seed, epoch, rank, ranks).tolist())], None
+        return [(epoch, number, state, permuted(self.shards, seed, epoch).tolist())], None
 
     def training(self, task: tuple, drop: bool) -> tuple[list[str], list]:
         """Return a window's texts that are not held out, and the place after it."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import time
 import weakref
-from concurrent.futures import BrokenExecutor
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Future
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +58,7 @@ def sample(source: Files | PublicSet) -> tuple[list[str], list[str], list[str]]:
 class StreamBatches:
     """The batches of masked-language-model training on a stream: call it with a step, get that step's batch.
 
-    A batch is a function of the seed and the step (and the rank) alone. The corpus is read a window at a time: spans
+    A batch is a function of the seed and the step alone. The corpus is read a window at a time: spans
     from all over its files, whose rows are shuffled together. `keep` notes in a file where each window begins, so that
     a run goes on at any step without reading what came before.
 
@@ -64,7 +66,8 @@ class StreamBatches:
     one another (RoBERTa's FULL-SENTENCES, arXiv:1907.11692, section 4.2). Otherwise a row is a piece of one text, and
     rows of like length are padded together.
     drop: leave out exact repetitions. workers: processes that tokenize the next window while this one is trained on.
-    rank, ranks: read the rank-th part of the corpus, of as many.
+    rank, ranks, on_each: of several ranks that call for the same steps, each reads and tokenizes its part of a window;
+    on_each(act) returns what `act` gives on each of them. All get the same batches, and those of one process.
     `waited`: seconds in which the caller waited for batches.
     """
 
@@ -82,6 +85,7 @@ class StreamBatches:
         workers: int = 0,
         rank: int = 0,
         ranks: int = 1,
+        on_each: Callable[[Callable[[], list]], list[list]] = lambda act: [act()],
     ):
         check_tokenizer(tokenizer)
         if source.modulus is None:
@@ -92,7 +96,7 @@ class StreamBatches:
         check_count("rank", rank, least=0), check_count("ranks", ranks, least=rank + 1)
         self.source, self.tokenizer, self.rate, self.pack, self.max_len = source, tokenizer, rate, pack, max_len
         self.batch_size, self.seed, self.rank, self.ranks = check_count("batch_size", batch_size), seed, rank, ranks
-        self.path, self.waited, self.first, self.end = None, 0.0, 0, 0
+        self.on_each, self.path, self.waited, self.first, self.end = on_each, None, 0.0, 0, 0
         self.places = [(0, 0, None)]  # number, first step and place of each window
         special = (tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id)
         room = None if pack else room
@@ -108,7 +112,7 @@ class StreamBatches:
         if not self.first <= check_count("step", step, least=0) < self.end:
             self._go_to(step)
         ids, mask = self._rows(step - self.first)
-        corrupted, labels = mask_tokens(ids, self.tokenizer, self.rate, seeded(self.seed, 2, self.rank, step))
+        corrupted, labels = mask_tokens(ids, self.tokenizer, self.rate, seeded(self.seed, 2, 0, step))
         self.waited += time.perf_counter() - start
         return {"ids": corrupted, "labels": labels, "mask": mask}
 
@@ -158,7 +162,7 @@ class StreamBatches:
             self.close()
             raise
         self.ids, self.lengths = (np.concatenate([part[i] for part in found]) for i in (0, 1))
-        generator = seeded(self.seed, 1, self.rank, number)
+        generator = seeded(self.seed, 1, 0, number)
         self.ends = self.lengths.cumsum()
         if self.pack:
             order = torch.randperm(len(self.ends), generator=generator).tolist()
@@ -176,25 +180,30 @@ class StreamBatches:
 
     def _parts(self, number: int, place: list | None) -> tuple[list[tuple], list]:
         """Return the ids and lengths of a window's tasks, and the place of the next window."""
-        if self.pool is None:
-            tasks, after = self.source.tasks(place, self.seed, self.rank, self.ranks)
-            found = [self.job(task) for task in tasks]
-        else:
-            expected, submitted = self.ahead
-            futures, after = submitted if expected == number else self._submit(place)
-            try:
-                found = [future.result() for future in futures]
-            except BrokenExecutor:
-                raise RuntimeError(WORKERLESS) from None
+        expected, submitted = self.ahead
+        mine, after = submitted if expected == number else self._submit(place)
+        shares = self.on_each(lambda: [task() for task in mine])
+        found = [shares[i % self.ranks][i // self.ranks] for i in range(sum(map(len, shares)))]
         return found, found[-1][2] if after is None else after
 
-    def _submit(self, place: list | None) -> tuple[list, list | None]:
-        """Give the workers the tasks of a window; return what they will answer, and the place of the next if known."""
-        tasks, after = self.source.tasks(place, self.seed, self.rank, self.ranks)
-        return [self.pool.submit(run, task) for task in tasks], after
+    def _submit(self, place: list | None) -> tuple[list[Callable], list | None]:
+        """Give the workers this rank's tasks of a window; return what answers, and the place of the next if known."""
+        tasks, after = self.source.tasks(place, self.seed)
+        mine = tasks[self.rank :: self.ranks]
+        if self.pool is None:
+            return [partial(self.job, task) for task in mine], after
+        return [partial(answer, self.pool.submit(run, task)) for task in mine], after
 
     def close(self) -> None:
         """Stop the workers; after this no batch can be made."""
         self.ahead = None, []
         if self.pool is not None:
             self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+def answer(future: Future) -> tuple:
+    """Return a worker's result; RuntimeError, which says what may be wrong, where the worker has ended."""
+    try:
+        return future.result()
+    except BrokenExecutor:
+        raise RuntimeError(WORKERLESS) from None

@@ -28,7 +28,7 @@ from nextbert_lite.course.skills import skills
 from nextbert_lite.files import file_hash, read_text, say
 from nextbert_lite.training.batches import LEAST, MLMBatches, fresh_batches, pieces, pieces_of_each
 from nextbert_lite.training.device import pick_device
-from nextbert_lite.training.distributed import check_shares, first_rank, join, on_first
+from nextbert_lite.training.distributed import check_shares, first_rank, join, on_each, on_first, place
 from nextbert_lite.training.loop import MakeBatch, fit, held_out_loss, steps_in
 from nextbert_lite.training.tokenizer import SPECIALS, Tokenizer, train_bpe
 from nextbert_lite.use import checkpoints
@@ -129,12 +129,10 @@ def stream_corpus(
     pack: bool = False,
     drop_repeated: bool = False,
     workers: int = 0,
-    rank: int = 0,
-    ranks: int = 1,
 ) -> Corpus:
     """Return text, JSONL and Parquet files, or a public data set, as a corpus that never lies in memory as a whole.
 
-    rank, ranks: train on the rank-th part of it, of as many; what is held out is the same for all.
+    Started by torchrun, the ranks share the reading and the tokenizing.
     Raises OSError for what cannot be read, RuntimeError, which says what to install, for a missing library.
     """
     source = streams.open_source(corpus, column or "text", lines)
@@ -155,7 +153,8 @@ def stream_corpus(
         about += " and left out" if drop_repeated and fingerprint["repeated"] else ""
     else:
         about = f"the data set {source.name} in {source.shards:,} parts"
-    options = dict(pack=pack, drop=drop_repeated, workers=workers, rank=rank, ranks=ranks)
+    rank, ranks = place()
+    options = dict(pack=pack, drop=drop_repeated, workers=workers, rank=rank, ranks=ranks, on_each=on_each)
     return Corpus(
         name="stream",
         tokenizer=tokenizer,

@@ -72,9 +72,31 @@ def on_first(act: Callable[[], Found]) -> Found:
     return told[0]
 
 
+def on_each(act: Callable[[], Found]) -> list[Found]:
+    """Return on every rank what `act` gives on each of them, in their order; raise everywhere what it raises on one."""
+    if not join():
+        return [act()]
+    try:
+        mine = act(), None
+    except TROUBLE as error:
+        mine = None, error
+    told: list = [None] * dist.get_world_size()
+    with together():
+        dist.all_gather_object(told, mine)
+    for _, error in told:
+        if error is not None:
+            raise error
+    return [found for found, _ in told]
+
+
+def place() -> tuple[int, int]:
+    """Return this process's rank and how many there are; (0, 1) where it is alone."""
+    return (dist.get_rank(), dist.get_world_size()) if join() else (0, 1)
+
+
 def first_rank() -> bool:
     """Return whether this process is the first rank, or the only one."""
-    return not join() or dist.get_rank() == 0
+    return place()[0] == 0
 
 
 def first_to_say() -> bool:
