@@ -194,6 +194,7 @@ class Build:
     hints: tuple[str, ...]
     praise: str
     other_ways: tuple[Any, ...] = ()
+    about: Callable[[Any, Stage], str | None] | None = None  # a sentence on a stage whose wrong answer has no name
 
     @property
     def name(self) -> str:
@@ -227,15 +228,24 @@ class Build:
             where = f"stage {number} of {len(self.stages)}, {stage.name}: "
             for alike in (same_results, same_fault):
                 for mistake in self.mistakes:
-                    wrong = [self.known(stage, mistake.wrong, seed) for seed in SEEDS]
+                    wrong = (self.known(stage, mistake.wrong, seed) for seed in SEEDS)  # most differ at the first seed
                     if all(map(alike, yours, wrong, right)) and self.passes(mistake.wrong, number - 1):
                         return "fails", where + mistake.message  # one that shows earlier is another mistake
+            said = None if self.about is None or isinstance(fault[1], Fault) else self.explained(answer, stage)
+            if said:
+                return "fails", f"{where}{said} For a hint: check.hint('{self.id}')."
             agree = agreement(*fault[1:])
             part = "" if agree is None else f"{100 * agree:.2f} % of the values agree: "
             of_notebook = reads_of(answer) if stage.name == OTHER_SIZES else ""
             return "fails", f"{where}{part}{fault[0]}{of_notebook} For a hint: check.hint('{self.id}')."
         stages = ", ".join(stage.name for stage in self.stages)
         return "passes", f"✓ {self.id} is right in all {len(self.stages)} stages: {stages}. {self.praise}"
+
+    def explained(self, answer: Any, stage: Stage) -> str | None:
+        """Return what `about` says of a stage, or None where the answer raises an exception under its questions."""
+        with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
+            said = run(lambda: self.about(answer, stage), ())
+        return str(said) if isinstance(said, str | Fault) else None
 
     def passes(self, answer: Any, stages: int) -> bool:
         """Whether an answer passes the first so many stages."""
@@ -500,7 +510,7 @@ def difference(yours: Any, right: Any) -> str | None:
     if isinstance(yours, Fault):
         return str(yours)
     if isinstance(yours, Exception):
-        return f"your code raised {type(yours).__name__}: {yours}."
+        return f"your code raised {type(yours).__name__}: {str(yours).rstrip('.')}."
     if yours is None:
         return "your function returns None: is a `return` missing at its end?"
     if isinstance(right, tuple):

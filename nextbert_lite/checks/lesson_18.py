@@ -1,9 +1,13 @@
 """The checks of lesson 18, Where the time goes."""
 
+import copy
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from nextbert_lite.checks.core import (
@@ -26,6 +30,29 @@ from nextbert_lite.core.encoder import Encoder, EncoderConfig
 __all__ = ["balance", "hint", "mine", "profile", "quantized", "solution", "unpadding"]
 
 # --- 18.1 predict -----------------------------------------------------------------------------------------------------
+
+
+def about_balance(guess):
+    """Return what is true of any other number of tokens."""
+    tokens, C = float(guess), 768
+    if not tokens > 0 or tokens == float("inf"):
+        return "A number of tokens is positive and finite."
+    if 4 * tokens % C == 0:
+        multiple = tokens / C
+        return (
+            f"That is {multiple:g} C, where scores and mixing have {4 * multiple:g} C² operations. It would be right "
+            "if the linear layers had as many, and they have 24 C²: 6 + 2 + 16."
+        )
+    if any(abs(tokens * ten - 4608) < 0.5 for ten in (100, 1000, 1024, 0.1, 0.01)):
+        return "The digits are right and the unit is not: T is a number of tokens."
+    ratio = 4 * tokens * C / (24 * C * C)
+    direction = "small" if ratio < 1 else "large"
+    close = ", and the exact number is whole" if abs(ratio - 1) < 0.05 else ""
+    return (
+        f"It is too {direction}{close}: there scores and mixing have {ratio:.3g} times the operations of the linear "
+        "layers."
+    )
+
 
 balance = Prediction(
     id="18.1",
@@ -71,7 +98,53 @@ balance = Prediction(
             "that balances the four linear layers of attention only, 8 C². The feed-forward network has 16 C² more.",
             "8 C² = 4 T C",
         ),
+        Mistake(
+            "not divided by 4",
+            18432,
+            "that is 24 C. The other side is 4 T C, so divide by its 4 too. (6 times the width of the feed-forward "
+            "network is the "
+            "same number; C is the width of the model.)",
+            "24 C² = T C, the factor 4 forgotten",
+        ),
+        Mistake(
+            "one head",
+            384,
+            "that is 6 times the width of one head, 64. All heads together have the width C = 768.",
+            "6 C with the width of a head for C",
+        ),
+        *(
+            Mistake(
+                name,
+                value,
+                f"{said} 4 T C is for *each* token already. For a whole text both sides have T times as many.",
+                "4 T² C set against the linear layers of one token",
+            )
+            for name, value, said in (
+                ("the square root", 68, "that is √(6 C), rounded up."),
+                ("the square root, rounded down", 67, "that is √(6 C), rounded down."),
+            )
+        ),
+        Mistake(
+            "the factor alone",
+            6,
+            "that is the factor: T = 6 C. The question asks for T itself, in tokens.",
+            "24 C² / 4 C² without the width",
+        ),
+        Mistake(
+            "divided the wrong way round",
+            128,
+            "that is C / 6, where scores and mixing have a 36th of the operations of the linear layers. From 24 C² = 4 "
+            "T C comes T = 6 C.",
+            "4 C / 24 in place of 24 C / 4",
+        ),
+        Mistake(
+            "the operations",
+            24 * 768 * 768,
+            "that is 24 C², the operations of one token in the linear layers. At which T is 4 T C as much?",
+            "one side of the equation taken for its solution",
+        ),
     ),
+    about=about_balance,
     hints=(
         "Per token the linear layers have 6 C² + 2 C² + 4 C F operations, and F = 4 C.",
         "Set 24 C² equal to 4 T C and divide by 4 C.",
@@ -123,7 +196,10 @@ def drawn_case(generator, **changes):
 
 def entries(answer, case, *keys):
     """Return these entries of the learner's dict, each a whole number."""
-    found = untouched(answer, *case)
+    drawn = torch.get_rng_state()
+    found = untouched(answer, *case, names=("config", "lengths", "selected"))
+    if not torch.equal(drawn, torch.get_rng_state()):
+        raise Fault("a model was made: torch's random numbers have moved on. Compute it from `config` alone.")
     if not isinstance(found, dict):
         raise Fault(f"it returns {describe(found)}; expected a dict with the keys {', '.join(KEYS)}.")
     values = []
@@ -150,23 +226,109 @@ def of_key(*keys):
     return stage
 
 
+KINDS = ({"positions": "none"}, {"position_offset": 3}, {"token_types": 2}, {"norm": "pre"}, {"layers": 0})
+
+
 def all_kinds(answer, generator):
     """Configurations with other tables, another norm, no layers; one text; nothing selected."""
-    found = []
-    for changes in (
-        {"positions": "none"},
-        {"position_offset": 2, "token_types": 2},
-        {"norm": "pre"},
-        {"layers": 0},
-    ):
-        found.append(entries(answer, drawn_case(generator, **changes), *KEYS))
+    found = [entries(answer, drawn_case(generator, **changes), *KEYS) for changes in KINDS]
     config, _, _ = drawn_case(generator)
     return *found, entries(answer, (config, [1], 0), *KEYS), entries(answer, (config, [], 0), *KEYS)
 
 
+def products(config, lengths, selected):
+    """Return what a wrong number may be off by: products of sizes, by their formulas."""
+    C, V, F, layers, H = config.width, config.vocab_size, config.ffn_width, config.layers, config.heads
+    tokens, squares, right = sum(lengths), sum(T * T for T in lengths), step_profile(config, lengths, selected)
+    numbers = {"C": C, "V": V, "F": F, "C²": C * C, "C·F": C * F, "V·C": V * C, "max_len·C": config.max_len * C}
+    numbers |= {"position_offset·C": config.position_offset * C, "token_types·C": config.token_types * C}
+    layer = {"C": C, "F": F, "C²": C * C, "C·F": C * F, "C²·heads": C * C * H}
+    numbers |= {f"{name}·layers": size * layers for name, size in layer.items()}
+    operations = {f"tokens·{name}·layers": tokens * size * layers for name, size in layer.items()}
+    operations |= {f"tokens·{name}": tokens * numbers[name] for name in ("C", "C²", "C·F", "V·C")}
+    operations |= {f"selected·{name}": selected * numbers[name] for name in ("C", "V", "C²", "V·C")}
+    pairs = {"ΣT²": squares, "(ΣT)²": tokens * tokens, "longest²": max(lengths, default=0) ** 2}
+    operations |= {f"{name}·C·layers": n * C * layers for name, n in pairs.items()}
+    operations |= {"ΣT²·C": squares * C, "ΣT²·C·layers·heads": squares * C * layers * H, "V·C": V * C, "C²": C * C}
+    operations |= {
+        "ΣT²·C·layers/heads": squares * C * layers // H,
+        "ΣT²·layers": squares * layers,
+        "ΣT²·layers·heads": squares * layers * H,
+    }
+    run = {key: right[key] for key in ("forward", "training")}
+    run |= {f"{key}·tokens": right[key] * tokens for key in ("parameters", "multiplied")}
+    kept = {f"tokens·{a}·layers": tokens * size * layers for a, size in (("C", C), ("F", F))}
+    kept |= {"tokens·C": tokens * C, "tokens·F": tokens * F, "tokens·V": tokens * V, "selected·V": selected * V}
+    kept |= {"selected·C": selected * C, "ΣT²·layers·heads": squares * layers * H, "ΣT²·layers": squares * layers}
+    kept |= {"ΣT²·heads": squares * H, "ΣT²·C·layers": squares * C * layers, "C·layers": C * layers}
+    kept |= {"tokens·layers": tokens * layers, "F·layers": F * layers, "parameters": right["parameters"]}
+    state = {key: right[key] for key in ("parameters", "multiplied", "activations")} | numbers
+    values = (numbers, numbers, operations, operations | run, state, kept)
+    return dict(zip(KEYS, values, strict=True))
+
+
+def off_by(answer, key, **changes):
+    """Return by which products of sizes an entry is wrong, as a sentence; None if no sum of three or fewer fits."""
+    generator = torch.Generator().manual_seed(18)
+    cases = [drawn_case(generator, **changes) for _ in range(10)]
+    gaps = [entries(answer, case, key) - step_profile(*case)[key] for case in cases]
+    if not any(gaps):
+        return None
+    rows = [products(*case)[key] for case in cases]
+    names = [name for name in rows[0] if any(row[name] for row in rows)]
+    table = torch.tensor([[float(row[name]) for name in names] for row in rows], dtype=torch.float64)
+    size, gap = table.norm(dim=0), torch.tensor(gaps, dtype=torch.float64)
+    for count in (1, 2, 3):
+        some = torch.combinations(torch.arange(len(names)), count)
+        matrices = (table / size).T[some].mT  # (choices, cases, count)
+        factors = torch.linalg.lstsq(matrices, gap[None, :, None].expand(len(some), -1, 1), driver="gelsd").solution
+        rest = (matrices @ factors)[..., 0] - gap
+        factors = factors[..., 0] / size[some]
+        halves = (2 * factors - (2 * factors).round()).abs().amax(1) < 1e-3
+        fits = (rest.abs().amax(1) < 1e-6 * gap.abs().max()) & halves & (factors.abs().amin(1) > 0.25)
+        if fits.any():
+            best = int(torch.where(fits, factors.abs().sum(1), torch.inf).argmin())
+            terms = {names[i]: round(2 * float(f)) / 2 for i, f in zip(some[best].tolist(), factors[best], strict=True)}
+            return terms_told(key, terms)
+    return None
+
+
+def terms_told(key, terms):
+    """Return a sentence on the products that are missing in an entry or too many."""
+    said = []
+    for word, sign in (("small", -1), ("large", 1)):
+        of_sign = [f"{'' if abs(f) == 1 else f'{abs(f):g}·'}{name}" for name, f in terms.items() if f * sign > 0]
+        if of_sign:
+            said.append(f"too {word} by {' + '.join(of_sign)}")
+    parts = " (ΣT² is the sum of the squared lengths.)" if any("ΣT" in name for name in terms) else ""
+    return f'"{key}" is {" and ".join(said)}.{parts}'
+
+
+def about_profile(answer, stage):
+    """Return what a wrong entry is too large or too small by."""
+    names = dict(zip((s.name for s in profile.stages), KEYS, strict=False))
+    if stage.name in names:
+        return off_by(answer, names[stage.name])
+    for changes in KINDS:
+        for key in KEYS:
+            if said := off_by(answer, key, **changes):
+                return f"with {', '.join(f'{k}={v!r}' for k, v in changes.items())}: {said}"
+    return None
+
+
+def off(key, amount):
+    """Return a step_profile of which one entry is wrong: amount(config, lengths, selected) too large."""
+
+    def wrong(config, lengths, selected):
+        found = step_profile(config, lengths, selected)
+        return found | {key: found[key] + amount(config, lengths, selected)}
+
+    return wrong
+
+
 def wrong_profile(**switches):
     """Return a step_profile as a learner may write it; its switches are the mistakes."""
-    names = "tied biases norms head positions multiplied adds pairs mixing asked dense back state acts offset"
+    names = "types tied biases norms head positions multiplied adds pairs mixing asked dense back state acts offset"
     s = dict.fromkeys(names.split()) | switches
 
     def step_profile(config, lengths, selected):
@@ -182,6 +344,7 @@ def wrong_profile(**switches):
             rows -= config.position_offset * (config.positions == "learned")
         if s["positions"]:
             rows = V
+        rows -= config.token_types * bool(s["types"])
         head = C * C + C + 2 * C + V
         if s["tied"]:
             head += C * V
@@ -190,7 +353,7 @@ def wrong_profile(**switches):
         total = rows * C + norms + matrices + biases + head
         total -= biases * (s["biases"] == "layers")
         total -= norms * (s["norms"] == "all") + 2 * C * (s["norms"] == "first")
-        total -= (norms // 2) * (s["norms"] == "weights")
+        total -= (norms // 2) * (s["norms"] in ("weights", "all weights")) + C * (s["norms"] == "all weights")
         multiplied = matrices
         if s["multiplied"] == "table":
             multiplied += V * C
@@ -305,15 +468,66 @@ profile = Build(
         ),
         Mistake(
             "norms without biases",
-            wrong_profile(norms="weights"),
+            wrong_profile(norms="all weights"),
             "each layer norm has a weight *and* a bias, 2C numbers; you count C.",
             "one number a feature, as in RMSNorm",
         ),
         Mistake(
-            "the encoder's own norm",
+            "norms without biases but the head's",
+            wrong_profile(norms="weights"),
+            "each layer norm has a weight *and* a bias, 2C numbers. You count 2C for the head's and C for the others.",
+            "RMSNorm's one number a feature in the encoder, and the head copied from the text",
+        ),
+        Mistake(
+            "one norm of the model",
             wrong_profile(norms="first"),
-            "the encoder's own layer norm is missing, which it has besides those of its layers: 2C numbers.",
+            "2C numbers are missing, one layer norm: besides those of the layers the encoder has one and the head has "
+            "one.",
             "the norms of the layers only",
+        ),
+        Mistake(
+            "both norms outside the layers",
+            off("parameters", lambda c, lengths, n: -4 * c.width),
+            "4C numbers are missing, two layer norms: besides those of the layers the encoder has one and the head has "
+            "one.",
+            "the norms of the layers only",
+        ),
+        Mistake(
+            "one norm a layer",
+            off("parameters", lambda c, lengths, n: -2 * c.width * c.layers),
+            "2C numbers a layer are missing. A layer has two norms with a weight and a bias each, 4C, and biases of 3C "
+            "+ C + F + C.",
+            "one norm a layer, or the weight alone of each norm, or a bias of C for queries, keys and values together",
+        ),
+        Mistake(
+            "no bias in the head's norm or linear layer",
+            off("parameters", lambda c, lengths, n: -c.width),
+            "C numbers are missing outside the layers: the bias of the head's linear layer, or that of a layer norm.",
+            "one of the three vectors of C + 2C in the head",
+        ),
+        Mistake(
+            "the bias over the words",
+            off("parameters", lambda c, lengths, n: -c.vocab_size),
+            "the head's bias of V numbers is missing.",
+            "a tied decoder thought of as having no parameters at all",
+        ),
+        Mistake(
+            "qkv for every head",
+            off("parameters", lambda c, lengths, n: 3 * c.width**2 * c.layers * (c.heads - 1)),
+            "a head has C / H features, so the matrix of queries, keys and values is C × 3C for all heads together.",
+            "3·C·C times the number of heads",
+        ),
+        Mistake(
+            "F = 4C",
+            off("parameters", lambda c, lengths, n: c.layers * (2 * c.width + 1) * (4 * c.width - c.ffn_width)),
+            "that is right where F = 4C. `config.ffn_width` may be another number.",
+            "12 C² + 13 C, the size of a layer of BERT's",
+        ),
+        Mistake(
+            "no token types",
+            wrong_profile(types=True),
+            "the table of token types is missing: `token_types` rows.",
+            "a table that most of the course's encoders do not have",
         ),
         Mistake(
             "no head",
@@ -348,6 +562,37 @@ profile = Build(
             "N of a causal model, whose head scores every token",
         ),
         Mistake(
+            "the head's first matrix",
+            off("multiplied", lambda c, lengths, n: c.width**2),
+            "the head's C × C matrix is counted. The head runs on selected tokens only, and the text leaves it out "
+            "here.",
+            "all nn.Linear of the model",
+        ),
+        Mistake(
+            "biases, no norms",
+            off("multiplied", lambda c, lengths, n: c.layers * (5 * c.width + c.ffn_width)),
+            "the biases are counted. They are added to a token: no matrix product.",
+            "all parameters of the linear layers",
+        ),
+        Mistake(
+            "12 C²",
+            off("multiplied", lambda c, lengths, n: c.layers * 2 * c.width * (4 * c.width - c.ffn_width)),
+            "12 C² a layer is right where F = 4C. `config.ffn_width` may be another number.",
+            "12 C² taken for the size of a layer",
+        ),
+        Mistake(
+            "queries, keys and values once",
+            off("multiplied", lambda c, lengths, n: -2 * c.layers * c.width**2),
+            "2C² a layer are missing: queries, keys and values have a C × C matrix each, and the output has a fourth.",
+            "one C × C matrix for queries, keys and values, or three for the whole attention",
+        ),
+        Mistake(
+            "one matrix of the feed-forward network",
+            off("multiplied", lambda c, lengths, n: -c.layers * c.width * c.ffn_width),
+            "C·F a layer are missing: the feed-forward network has two matrices, C × F and F × C.",
+            "C·F for the whole network",
+        ),
+        Mistake(
             "biases are multiplied",
             wrong_profile(multiplied="vectors"),
             "biases and norms are counted. They are added to a token or scale it: no matrix product.",
@@ -379,6 +624,38 @@ profile = Build(
             "scores and mixing are counted once a token. *Each* token has a score with all T tokens of its text: T² "
             "pairs.",
             "4 C in place of 4 T C",
+        ),
+        Mistake(
+            "attention of one layer",
+            off("forward", lambda c, lengths, n: -4 * c.width * (c.layers - 1) * sum(T * T for T in lengths)),
+            "scores and mixing are counted for one layer; there are `config.layers`.",
+            "the number of layers only in the linear part",
+        ),
+        Mistake(
+            "the head of one token",
+            off("forward", lambda c, lengths, n: (1 - n) * 2 * c.width * (c.width + c.vocab_size)),
+            "the head is counted for one token; it is asked for `selected`.",
+            "2 C² + 2 C V without the number of tokens",
+        ),
+        Mistake(
+            "all tokens padded",
+            lambda c, lengths, n: step_profile(c, [max(lengths, default=0)] * len(lengths), n),
+            "everything is counted with the longest length for every text, the linear layers too. `lengths` already "
+            "says what is computed for each.",
+            "B · T tokens with the batch's T",
+        ),
+        Mistake(
+            "linear layers as multiply-adds",
+            off("forward", lambda c, ls, n: -sum(ls) * c.layers * (4 * c.width**2 + 2 * c.width * c.ffn_width)),
+            "the linear layers are counted as multiply-adds and the rest as operations. Each entry of a matrix takes "
+            "two operations for each token.",
+            "multiplied · tokens, without the factor 2",
+        ),
+        Mistake(
+            "the head as multiply-adds",
+            off("forward", lambda c, lengths, n: -n * c.width * (c.width + c.vocab_size)),
+            "the head is counted as multiply-adds and the rest as operations: 2·C² + 2·C·V for each selected token.",
+            "C² + C·V, without the factor 2",
         ),
         Mistake(
             "across texts",
@@ -442,6 +719,19 @@ profile = Build(
             "2ND in place of 6ND",
         ),
         Mistake(
+            "6ND",
+            lambda c, ls, n: (p := step_profile(c, ls, n)) | {"training": 6 * p["multiplied"] * sum(ls)},
+            "6ND with the multiplied parameters leaves out attention and the head. Here it is 3 × forward, exactly.",
+            "the rule of thumb for large models",
+        ),
+        Mistake(
+            "6ND of all",
+            lambda c, ls, n: (p := step_profile(c, ls, n)) | {"training": 6 * p["parameters"] * sum(ls)},
+            "6ND with all parameters leaves out attention, and counts tables that are not multiplied and a head that "
+            "runs on selected tokens only. Here it is 3 × forward, exactly.",
+            "the rule of thumb for large models",
+        ),
+        Mistake(
             "recomputed",
             wrong_profile(back="four"),
             "four times the forward pass is what gradient checkpointing costs, which runs it twice. Here nothing is "
@@ -497,8 +787,29 @@ profile = Build(
         Mistake(
             "inputs of the norms",
             wrong_profile(acts="outputs"),
-            "2C a token are missing: the inputs of the two norms, x + attention and x + feed-forward, are kept too.",
-            "the residual sums thought of as free",
+            "2C a token are missing: queries, keys and values are 3C, and the inputs of the two norms, x + attention "
+            "and "
+            "x + feed-forward, are kept too.",
+            "queries, keys and values counted as C, or the residual sums thought of as free",
+        ),
+        Mistake(
+            "one tensor of C",
+            off("activations", lambda c, lengths, n: -4 * c.layers * sum(lengths) * c.width),
+            "C a token and layer is missing. It is 8C + 2F: its own input; queries, keys and values (3C); the heads' "
+            "outputs; the inputs of *both* norms (2C); the output of the first norm.",
+            "the input of one norm forgotten",
+        ),
+        Mistake(
+            "16 C",
+            off("activations", lambda c, ls, n: 8 * c.layers * sum(ls) * (4 * c.width - c.ffn_width)),
+            "16 C is right where F = 4C. `config.ffn_width` may be another number.",
+            "16 times the input, the proportion for F = 4C",
+        ),
+        Mistake(
+            "the head's scores",
+            off("activations", lambda c, lengths, n: 4 * n * c.vocab_size),
+            "the head's scores, selected · V, are counted. The head is left out here: the layers only.",
+            "all activations of the step",
         ),
         Mistake(
             "one layer's activations",
@@ -541,6 +852,7 @@ profile = Build(
         "the first norm) + 2F; times 4 bytes.",
     ),
     praise="Parameters, operations and bytes, and no model was made.",
+    about=about_profile,
     other_ways=(with_parts, wrong_profile()),
 )
 
@@ -595,12 +907,19 @@ def small_config(**changes):
     return EncoderConfig(**dict(vocab_size=40, width=12, layers=2, heads=3, ffn_width=20, max_len=64) | changes)
 
 
+@functools.cache
+def shapes_of(config):
+    """Return lesson 04's encoder, made once: the names and shapes of its parameters."""
+    with torch.random.fork_rng(devices=[]):
+        return Encoder(config)
+
+
 def made(answer, generator, **changes):
     """Return the learner's encoder in float64 with seeded weights, in eval mode."""
     if not isinstance(answer, type) or not issubclass(answer, nn.Module):
         raise Fault(f"expected the class UnpaddedEncoder; this is {describe(answer)}.")
     config = small_config(**changes)
-    return with_weights(answer(config).double(), Encoder(config), generator).eval()
+    return with_weights(answer(config).double(), shapes_of(config), generator).eval()
 
 
 def texts_of(generator, lengths, T=None, V=40):
@@ -621,12 +940,16 @@ def scattered(generator, B=4, T=7):
     return mask
 
 
+def two_masks(generator):
+    """Return a mask with padding on the right, and one with padding anywhere."""
+    return torch.arange(6) < torch.tensor([3, 6, 1, 4])[:, None], scattered(generator)
+
+
 def packing(answer, generator):
     encoder, found = made(answer, generator), []
-    right = torch.arange(6) < torch.tensor([3, 6, 1, 4])[:, None]
-    for mask in (right, scattered(generator)):
+    for mask in two_masks(generator):
         x = torch.randn(*mask.shape, 5, generator=generator).double()
-        packed = untouched(encoder.pack, x, mask)
+        packed = untouched(encoder.pack, x, mask, names=("x", "mask"))
         if isinstance(packed, torch.Tensor) and packed.ndim == 2:
             raise Fault(f"`pack` gives the shape {tuple(packed.shape)}; expected a batch of one row, (1, N, C).")
         found.append(packed)
@@ -634,13 +957,13 @@ def packing(answer, generator):
 
 
 def unpacking(answer, generator):
+    """Back in place, with the gradient; memory that nobody has written holds no numbers here."""
     encoder, found = made(answer, generator), []
-    right = torch.arange(6) < torch.tensor([3, 6, 1, 4])[:, None]
-    for mask in (right, scattered(generator)):
+    for mask in two_masks(generator):
         x = torch.randn(1, int(mask.sum()), 5, generator=generator).double().requires_grad_()
-        y = encoder.unpack(x, mask)
+        y = with_unwritten_memory(encoder.unpack, x, mask)
         if not isinstance(y, torch.Tensor) or y.shape != (*mask.shape, 5):
-            raise Fault(f"`unpack` gives {describe(y)}; expected the shape {(*mask.shape, 5)}.")
+            return y  # `about_unpack` says what is wrong with it
         if not y.requires_grad:
             raise Fault("what `unpack` gives has no graph: nothing before it would learn.")
         (gradient,) = torch.autograd.grad((y * torch.randn(y.shape, generator=generator)).sum(), x)
@@ -648,11 +971,56 @@ def unpacking(answer, generator):
     return tuple(found)
 
 
+class Unwritten(TorchFunctionMode):
+    """Puts NaN into what `torch.empty` gives: what was there before may be zeros by chance."""
+
+    def __torch_function__(self, function, types, arguments=(), more=None):
+        made = function(*arguments, **(more or {}))
+        unwritten = function in (torch.empty, torch.empty_like, torch.Tensor.new_empty)
+        return made.fill_(torch.nan) if unwritten and made.is_floating_point() else made
+
+
+def with_unwritten_memory(function, *arguments):
+    with Unwritten():
+        return function(*arguments)
+
+
 def attending(answer, generator):
     encoder, found = made(answer, generator), []
     for lengths in ([3, 5, 2, 5], [4], [1, 1, 3]):
         q, k, v = (torch.randn(1, 3, sum(lengths), 4, generator=generator).double() for _ in range(3))
-        found.append(untouched(encoder.attend, q, k, v, lengths))
+        found.append(untouched(encoder.attend, q, k, v, lengths, names=("q", "k", "v", "lengths")))
+    return tuple(found)
+
+
+def of_layer(answer, generator, norm, train=False):
+    """Return the learner's encoder and one of its layers; in training its dropout lets nothing through."""
+    encoder = made(answer, generator, norm=norm)
+    for layer in encoder.layers if train else ():
+        layer.dropout = nn.Dropout(1.0)
+    if train:
+        encoder.config = copy.copy(encoder.config)
+        object.__setattr__(encoder.config, "dropout", 1.0)  # which a configuration does not take
+        encoder.train()
+    return encoder, encoder.layers[1]
+
+
+def a_layer(answer, generator):
+    """One layer on a packed row, post-norm and pre-norm."""
+    found = []
+    for norm in ("post", "pre"):
+        encoder, layer = of_layer(answer, generator, norm)
+        x = torch.randn(1, 9, 12, generator=generator).double()
+        found.append(untouched(encoder.layer_forward, layer, x, [4, 3, 2], names=("layer", "x", "lengths")))
+    return tuple(found)
+
+
+def dropped(answer, generator):
+    """One layer in training, with a dropout of the residuals that lets nothing through."""
+    found = []
+    for norm in ("post", "pre"):
+        encoder, layer = of_layer(answer, generator, norm, train=True)
+        found.append(encoder.layer_forward(layer, torch.randn(1, 9, 12, generator=generator).double(), [4, 3, 2]))
     return tuple(found)
 
 
@@ -679,11 +1047,19 @@ def dropping(answer, generator):
 def whole(answer, generator, **changes):
     encoder = made(answer, generator, **changes)
     ids, mask = texts_of(generator, [7, 3, 11, 3, 1])
-    return untouched(encoder, ids, mask)
+    return untouched(encoder, ids, mask, names=("ids", "mask"))
+
+
+def own_mask(answer, generator):
+    """A mask that is not `ids != pad_id`: a real token with the id of padding, and two words that are not read."""
+    encoder = made(answer, generator)
+    ids, mask = texts_of(generator, [6, 3, 5])
+    ids[0, 2], mask[2, :2] = encoder.config.pad_id, False
+    return untouched(encoder, ids, mask, names=("ids", "mask"))
 
 
 def configurations(answer, generator):
-    """Pre-norm; RoBERTa's positions; token types; no mask given; padding on the left."""
+    """Pre-norm; RoBERTa's positions; no positions; no mask given; padding on the left; a mask of its own."""
     found = [whole(answer, generator, norm="pre"), whole(answer, generator, position_offset=2)]
     found.append(whole(answer, generator, positions="none"))
     encoder = made(answer, generator)
@@ -691,7 +1067,7 @@ def configurations(answer, generator):
     found.append(encoder(ids))
     found.append(encoder(ids.flip(1), mask.flip(1)))
     other = made(answer, generator, pad_id=3)
-    return *found, other(ids.masked_fill(~mask, 3))
+    return *found, other(ids.masked_fill(~mask, 3)), own_mask(answer, generator)
 
 
 def gradients(answer, generator):
@@ -708,7 +1084,7 @@ def gradients(answer, generator):
 
 
 def in_training(answer, generator):
-    return dropping(answer, generator), gradients(answer, generator)
+    return dropping(answer, generator), dropped(answer, generator), gradients(answer, generator)
 
 
 def operations(answer, generator):
@@ -751,6 +1127,16 @@ def edges(answer, generator):
     long = encoder(*texts_of(generator, [1, 512]))
     full = encoder(*texts_of(generator, [4, 4]))
     one = encoder(*texts_of(generator, [1], T=3))
+    ids, mask = texts_of(generator, [4, 0, 2])
+    try:
+        some = encoder(ids, mask)
+    except ValueError as error:
+        raise Fault(
+            f"a batch with one text without a real token raises a ValueError ({error}). That text is no error while "
+            "others have some: its row is zeros."
+        ) from None
+    if isinstance(some, torch.Tensor) and some.shape[0] < 3:
+        raise Fault("a text without a real token is gone from the batch: (B, T, C), with zeros in its row.")
     empty = torch.zeros(0, 5, dtype=torch.int64), torch.zeros(2, 5, dtype=torch.int64)
     for ids in empty:
         try:
@@ -771,7 +1157,7 @@ def edges(answer, generator):
                 f"a batch of shape {tuple(ids.shape)} without a real token is accepted. Raise a ValueError that says "
                 "so: what is empty here was lost somewhere before."
             )
-    return long, full, one
+    return long, full, one, some
 
 
 def other_encoders(answer, generator):
@@ -782,7 +1168,7 @@ def other_encoders(answer, generator):
 
 def wrong_unpadding(**switches):
     """Return an UnpaddedEncoder as a learner may write it; its switches are the mistakes."""
-    names = "pack unpack attend places norm dropout empty layer linear mask"
+    names = "pack unpack attend places norm dropout empty layer linear mask lengths"
     s = dict.fromkeys(names.split()) | switches
 
     class Wrong(UnpaddedEncoder):
@@ -795,6 +1181,10 @@ def wrong_unpadding(**switches):
                 return x[:, mask[0]].flatten(0, 1)[None]
             if s["pack"] == "inverted":
                 return x[~mask][None]
+            if s["pack"] == "columns":
+                return x[:, mask.any(0)].flatten(0, 1)[None]
+            if s["pack"] == "zeros":
+                return (x * mask[..., None]).flatten(0, 1)[None]
             return super().pack(x, mask)
 
         def unpack(self, x, mask):
@@ -803,9 +1193,15 @@ def wrong_unpadding(**switches):
                 return x[0, flat].view(*mask.shape, -1)
             if s["unpack"] == "left":
                 out = x.new_zeros(*mask.shape, x.shape[-1])
-                for row, text in zip(out, x[0].split(mask.sum(1).tolist()), strict=True):
-                    row[: len(text)] = text
+                for i, text in enumerate(x[0].split(mask.sum(1).tolist())):
+                    out[i, : len(text)] = text
                 return out
+            if s["unpack"] == "empty":
+                out = torch.empty(*mask.shape, x.shape[-1], dtype=x.dtype)
+                out[mask] = x[0]
+                return out
+            if s["unpack"] == "longest":
+                return nn.utils.rnn.pad_sequence(x[0].split(mask.sum(1).tolist()), batch_first=True)
             if s["unpack"] == "data":
                 out = x.new_zeros(*mask.shape, x.shape[-1])
                 out[mask] = x[0].detach()
@@ -850,37 +1246,61 @@ def wrong_unpadding(**switches):
 
         def layer_forward(self, layer, x, lengths):
             attention, N, C = layer.attention, *x.shape[1:]
-            pre = layer.pre if s["layer"] != "post" else False
-            qkv = attention.qkv(layer.norm1(x) if pre else x)
-            if s["layer"] == "heads first":
-                qkv = qkv.view(1, N, attention.H, 3, C // attention.H).transpose(2, 3)
+            what, came = s["layer"], x
+            pre = what == "pre" or (layer.pre and what != "post")
+            normed = layer.norm1(x) if pre else x
+            if what == "heads first":
+                qkv = attention.qkv(normed).view(1, N, attention.H, 3, C // attention.H).transpose(2, 3)
             else:
-                qkv = qkv.view(1, N, 3, attention.H, C // attention.H)
+                qkv = attention.qkv(normed).view(1, N, 3, attention.H, C // attention.H)
             rate = attention.dropout if layer.training or s["dropout"] == "always" else 0.0
             heads = self.attend(*qkv.permute(2, 0, 3, 1, 4), lengths, rate)
-            if s["layer"] == "no transpose":
-                heads = heads.reshape(1, N, C)
-            else:
-                heads = heads.transpose(1, 2).reshape(1, N, C)
-            attended = layer.dropout(heads if s["layer"] == "no out" else attention.out(heads))
-            if s["layer"] == "no residual":
-                x = 0 * x
-            if pre:
-                x = x + attended
-                return x + layer.dropout(layer.feed_forward(layer.norm2(x)))
-            x = layer.norm1(x + attended)
-            return layer.norm2(x + layer.dropout(layer.feed_forward(x)))
+            heads = (heads if what == "no transpose" else heads.transpose(1, 2)).reshape(1, N, C)
+            attended = heads if what == "no out" else attention.out(heads)
+            if what == "own attention":
+                attended, _ = attention(normed)
+            first, second = (layer.norm2, layer.norm1) if what == "norms swapped" else (layer.norm1, layer.norm2)
+            if s["dropout"] not in ("none", "on the network", "on the sums"):
+                attended = layer.dropout(attended)
+            x = {"no residual": 0 * x, "no residuals": 0 * x, "residual of the norm": normed}.get(what, x) + attended
+            x = layer.dropout(x) if s["dropout"] == "on the sums" else x
+            x = x if pre else first(x)
+            normed = second(x) if pre else x
+            further = layer.feed_forward(x if what == "no norm2" else normed)
+            if s["dropout"] not in ("none", "on the attention", "on the sums"):
+                further = layer.dropout(further)
+            x = {"residual of the norm": normed if pre else x, "residual of the layer": came}.get(what, x)
+            x = further if what in ("no residuals", "no second residual") else x + further
+            x = layer.dropout(x) if s["dropout"] == "on the sums" else x
+            if pre or (what == "no norm2"):
+                return x
+            return (layer.norm1 if what == "norm1 twice" else second)(x)
 
         def forward(self, ids, mask=None):
             if mask is None:
                 mask = ids != (0 if s["mask"] == "zero" else self.config.pad_id)
                 if s["mask"] == "all":
                     mask = torch.ones_like(mask)
+            if s["mask"] == "ids":
+                mask = ids != self.config.pad_id
+            if s["mask"] == "in place":
+                mask &= ids != self.config.pad_id
+            if s["mask"] == "both":
+                mask = mask & (ids != self.config.pad_id)
             if not mask.any() and s["empty"] is None:
                 raise ValueError(f"there is no real token in this batch of shape {tuple(ids.shape)}: leave it out.")
             if not mask.any():
                 return torch.zeros(*ids.shape, self.config.width)
-            lengths = mask.sum(1).tolist()
+            if s["linear"] == "all":
+                x = self.embed(ids)
+                for layer in self.layers:
+                    x, _ = layer(x, mask[:, None, None])
+                return self.unpack(self.pack(self.norm(x) if self.config.norm == "pre" else x, mask), mask)
+            if s["empty"] == "refused" and not mask.any(1).all():
+                raise ValueError("a text of this batch has no real token.")
+            if s["empty"] == "dropped":
+                ids, mask = ids[mask.any(1)], mask[mask.any(1)]
+            lengths = (ids != self.config.pad_id if s["lengths"] == "ids" else mask).sum(1).tolist()
             if s["places"] == "go on":
                 x = self.embed(ids[mask][None])
             elif s["places"] == "from 0":
@@ -892,6 +1312,8 @@ def wrong_unpadding(**switches):
             elif s["places"] == "none":
                 x = self.tokens(ids[mask][None])
                 x = self.norm(x) if self.config.norm == "post" else x
+            elif s["places"] == "tokens":
+                x = self.tokens(ids[mask][None])
             else:
                 x = self.pack(self.embed(ids), mask)
             for number, layer in enumerate(self.layers):
@@ -899,8 +1321,11 @@ def wrong_unpadding(**switches):
                     y, _ = layer(self.embed(ids), mask[:, None, None])
                     x = self.pack(y, mask)
                 else:
-                    x = self.layer_forward(layer, x, lengths)
-            if self.config.norm == "pre" and s["norm"] != "last":
+                    x = self.layer_forward(self.layers[0] if s["layer"] == "first" else layer, x, lengths)
+            if s["norm"] == "after":
+                x = self.unpack(x, mask)
+                return self.norm(x) if self.config.norm == "pre" else x
+            if (self.config.norm == "pre" and s["norm"] != "last") or s["norm"] == "always":
                 x = self.norm(x)
             return self.unpack(x, mask)
 
@@ -958,6 +1383,515 @@ class WithWeights(UnpaddedEncoder):
         return torch.cat(out, 2)
 
 
+class ByFunctions(UnpaddedEncoder):
+    """A layer by torch's functions, with the rate of the configuration; packing by torch's masked functions."""
+
+    def pack(self, x, mask):
+        return torch.masked_select(x, mask[..., None]).view(1, -1, x.shape[-1])
+
+    def unpack(self, x, mask):
+        return torch.zeros(*mask.shape, x.shape[-1]).to(x).masked_scatter(mask[..., None], x)
+
+    def layer_forward(self, layer, x, lengths):
+        def dropped(x):
+            return F.dropout(x, self.config.dropout, self.training)
+
+        def attended(x):
+            q, k, v = F.linear(x, layer.attention.qkv.weight, layer.attention.qkv.bias).chunk(3, dim=-1)
+            q, k, v = (t.unflatten(2, (layer.attention.H, -1)).transpose(1, 2) for t in (q, k, v))
+            rate = layer.attention.dropout * layer.training
+            heads = self.attend(q, k, v, [n for n in lengths if n], rate).transpose(1, 2).flatten(2)
+            return dropped(layer.attention.out(heads))
+
+        def normed(norm, x):
+            return F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)
+
+        if layer.pre:
+            x = x + attended(normed(layer.norm1, x))
+            return x + dropped(layer.feed_forward(normed(layer.norm2, x)))
+        x = normed(layer.norm1, x + attended(x))
+        return normed(layer.norm2, x + dropped(layer.feed_forward(x)))
+
+
+def attempt(function, *arguments, **more):
+    """Return function(*arguments), or the exception that it raises."""
+    try:
+        return function(*arguments, **more)
+    except Exception as error:  # noqa: BLE001 - a learner's code may raise anything; it is described
+        return error
+
+
+def raised(error):
+    return f"your code raised {type(error).__name__}: {str(error).rstrip('.')}."
+
+
+def close(a, b):
+    """Whether two tensors hold the same numbers."""
+    return (
+        isinstance(a, torch.Tensor)
+        and a.shape == b.shape
+        and torch.allclose(a.detach().double(), b.detach().double(), rtol=1e-4, atol=1e-5)
+    )
+
+
+def about_unpadding(answer, stage):
+    """Return what is wrong in a stage that fails in a way without a name."""
+    generator = torch.Generator().manual_seed(18)
+    torch.manual_seed(18)
+    encoder = made(answer, generator)
+    if stage.name == "pack":
+        return about_pack(encoder, generator)
+    if stage.name == "unpack":
+        return about_unpack(encoder, generator)
+    if stage.name == "attention":
+        return about_attend(encoder, generator)
+    if stage.name == "a layer" or stage.name == "training":
+        for norm in ("post", "pre"):
+            encoder, layer = of_layer(answer, generator, norm, stage.name == "training")
+            x = torch.randn(1, 9, 12, generator=generator).double()
+            if said := about_layer(encoder, layer, x, [4, 3, 2]):
+                return f"{norm}-norm: {said}"
+    for name, changes in {
+        "": {},
+        'with norm="pre": ': {"norm": "pre"},
+        "with position_offset=2: ": {"position_offset": 2},
+        'with positions="none": ': {"positions": "none"},
+    }.items():
+        encoder = made(answer, generator, **changes)
+        ids, mask = texts_of(generator, [7, 3, 5])
+        if said := about_forward(encoder, ids, mask) or about_forward(encoder, ids.flip(1), mask.flip(1)):
+            return name + said
+    ids[0, 2], mask[2, :2] = encoder.config.pad_id, False
+    encoder = made(answer, generator)
+    if said := about_forward(encoder, ids, mask):
+        return f"with a mask that is not `ids != pad_id`: {said}"
+    ids, mask = texts_of(generator, [4, 0, 2])
+    said = about_forward(encoder, ids, mask)
+    return said and f"with a text without a real token: {said}"
+
+
+def about_pack(encoder, generator):
+    for mask in two_masks(generator):
+        x, n = torch.randn(*mask.shape, 5, generator=generator).double(), int(mask.sum())
+        packed = attempt(encoder.pack, x.clone(), mask.clone())
+        if close(packed, x[mask][None]):
+            continue
+        if isinstance(packed, Exception):
+            more = " The texts have different lengths." if "invalid for input of size" in str(packed) else ""
+            return f"{raised(packed)}{more} All real tokens: `x[mask]`."
+        if not isinstance(packed, torch.Tensor):
+            return f"`pack` gives {describe(packed)}; expected one tensor, (1, N, C)."
+        if packed.shape == (n, 1, 5):
+            return f"`pack` gives the shape {tuple(packed.shape)}; expected (1, N, C), a batch of one row."
+        if packed.shape == (1, 5, n):
+            return "features and tokens have changed places; expected (1, N, C)."
+        if packed.ndim != 3 or packed.shape[0] != 1 or packed.shape[2] != 5:
+            return f"`pack` gives the shape {tuple(packed.shape)}; expected (1, {n}, 5): one row with all real tokens."
+        found, real = packed.shape[1], x[mask]
+        if found > n:
+            return f"padding is still in the row: {found} tokens, and {n} are real. Take those where the mask is True."
+        if found < n:
+            return f"tokens are lost: the row has {found}, and {n} are real."
+        same_token = torch.cdist(packed[0].double(), real) < 1e-6
+        if bool(same_token.any(0).all()):
+            return "the real tokens are there, in another order. Text after text, in the order in which they stand."
+        at_padding = torch.cdist(packed[0].double(), x[~mask]) < 1e-6
+        if bool(at_padding.any()):
+            return f"{int(at_padding.any(1).sum())} of the row's tokens are padding, and as many real ones are missing."
+        return "the row holds tokens that are not in x: `pack` only chooses, it does not compute."
+    return None
+
+
+def about_unpack(encoder, generator):
+    for mask in two_masks(generator):
+        x = torch.randn(1, int(mask.sum()), 5, generator=generator).double().requires_grad_()
+        right = x.new_zeros(*mask.shape, 5)
+        right[mask] = x[0]
+        y = attempt(with_unwritten_memory, encoder.unpack, x, mask.clone())
+        if close(y, right) and y.dtype == x.dtype:
+            continue
+        if isinstance(y, Exception):
+            text = raised(y)
+            if "dtype" in str(y):
+                return f"{text} `torch.zeros(...)` is float32, whatever x is; `x.new_zeros(...)` is like x."
+            if "leaf Variable" in str(y) or "in-place" in str(y) or "inplace" in str(y):
+                return f"{text} Write into a new tensor of zeros: `padded[mask] = x[0]`."
+            if "shape mismatch" in str(y) or "broadcast" in str(y):
+                return f"{text} `padded[mask]` is (N, C), so `x[0]` goes there."
+            return None
+        if not isinstance(y, torch.Tensor):
+            return f"`unpack` gives {describe(y)}; expected the shape {(*mask.shape, 5)}."
+        if y.shape != right.shape:
+            shape, B, T = tuple(y.shape), *mask.shape
+            if y.ndim == 3 and shape[0] == B and shape[2] == 5:
+                return (
+                    f"`unpack` gives the shape {shape}; expected {(B, T, 5)}: T comes from `mask`, not from the "
+                    "longest text."
+                )
+            return f"`unpack` gives the shape {shape}; expected {(B, T, 5)}, the mask's shape and the features."
+        if y.dtype != x.dtype:
+            return f"`unpack` gives {y.dtype}; x is {x.dtype}. `x.new_zeros(...)` is like x, `torch.zeros` is float32."
+        if close(y[mask], right[mask]):
+            return (
+                "the real tokens are right, and at padding there is something else than zeros. Begin with "
+                "`x.new_zeros(...)` and write the real tokens only."
+            )
+        if bool((torch.cdist(x[0], y.detach().flatten(0, 1)) < 1e-6).any(1).all()):
+            return (
+                "the tokens are there and stand at other places than where the mask is True, in the order of the row."
+            )
+        return "tokens are lost or changed: each token of the row goes to a place where the mask is True."
+    return None
+
+
+def about_attend(encoder, generator):
+    """With v = 1, each output of `attend` is its attention weights."""
+    for lengths in ([3, 5, 2, 5], [4], [1, 1, 3]):
+        N = sum(lengths)
+        q, k = (torch.randn(1, 3, N, N, generator=generator).double() for _ in range(2))
+        v = torch.eye(N).double().expand(1, 3, N, N)
+        owner = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+        within = owner[:, None] == owner
+        right = F.scaled_dot_product_attention(q, k, v, within)
+        weights = attempt(encoder.attend, q.clone(), k.clone(), v.clone(), list(lengths))
+        if close(weights, right):
+            continue
+        if isinstance(weights, Exception):
+            return attend_raised(weights)
+        if not isinstance(weights, torch.Tensor):
+            return f"`attend` gives {describe(weights)}; expected one tensor, (1, H, N, D), like q."
+        if weights.shape != right.shape:
+            return attend_shape(weights, right.shape)
+        return about_weights(weights.detach(), right, within, q, k)
+    return None
+
+
+def attend_raised(error):
+    text = raised(error)
+    if "except in dimension" in str(error):
+        return f"{text} Texts stand one after the other in dim 2 of (1, H, N, D); dim 1 is the heads."
+    if "invalid for input of size" in str(error) or "view size" in str(error):
+        return f"{text} The texts have different lengths, so the row is no (texts, T) grid: `split(lengths, dim=2)`."
+    if "split_with_sizes" in str(error) or "split_sizes" in str(error):
+        return f"{text} The tokens are dim 2 of (1, H, N, D), and their lengths add up to N there only."
+    return None
+
+
+def attend_shape(weights, right):
+    """Return what is wrong with the shape of what `attend` gives."""
+    shape, (_, H, N, D) = tuple(weights.shape), right
+    if (weights.ndim == 4 and shape[1:] == (H, N, D)) or shape == (H, N, D):
+        return f"`attend` gives the shape {shape}; expected (1, H, N, D), a batch of one row."
+    if weights.ndim == 4 and shape[0] == 1 and shape[1] == H and shape[3] == D and shape[2] < N:
+        return (
+            f"tokens are lost: {shape[2]} of {N} come back. Each text must give its own tokens: a slice begins at "
+            "`start` "
+            "and ends at `start + n`, and `start` moves on by n."
+        )
+    if weights.ndim == 4 and shape[0] == 1 and shape[1] == H and shape[3] == D:
+        return (
+            f"there are {shape[2]} tokens for {N}: texts overlap, or come back more than once, or padding is left in."
+        )
+    if sorted(shape) == sorted(right) or weights.numel() == H * N * D:
+        return (
+            f"`attend` gives the shape {shape}; expected that of q, (1, H, N, D): texts one after the other in dim 2."
+        )
+    return f"`attend` gives the shape {shape}; expected that of q, (1, H, N, D) = {tuple(right)}."
+
+
+def about_weights(weights, right, within, q, k):
+    """Return what is wrong with attention weights (1, H, N, N), of which those within a text should be positive."""
+    N = len(within)
+    seen = (weights.abs() > 1e-12).any(1)[0]
+    scores = (q @ k.mT / N**0.5).masked_fill(~within, -torch.inf)
+    for said, other in {
+        "the texts come back in another order than they came.": None,
+        "the heads have changed places.": None,
+        "queries and keys are swapped.": (k @ q.mT / N**0.5).masked_fill(~within, -torch.inf).softmax(-1),
+        "the scores are not divided by √D.": (scores * N**0.5).softmax(-1),
+        "the scores are divided by D in place of √D.": (scores / N**0.5).softmax(-1),
+        "the softmax goes over the queries; it goes over the keys, the last dimension.": scores.softmax(
+            -2
+        ).nan_to_num(),
+        "there is no softmax: the scores themselves are the weights.": scores.masked_fill(~within, 0),
+        "every token of a text gets the same weight: the mean of the values.": within / within.sum(1, keepdim=True),
+        "keys stand in the place of values, or queries in the place of keys.": None,
+    }.items():
+        if other is not None and close(weights, other.double().expand_as(weights)):
+            return said
+    outside, inside = bool((seen & ~within).any()), bool((within & ~seen).any())
+    if bool(seen.all()):
+        return "each text attends to all others of the row. Cut q, k and v into texts: `split(lengths, dim=2)`."
+    if outside and not inside:
+        return f"a token attends to {int((seen & ~within).sum(1).max())} tokens of other texts, besides its own text's."
+    if inside and not outside:
+        lost = within & ~seen
+        if bool((~seen.any(1)).any()):
+            return f"{int((~seen.any(1)).sum())} tokens of the row get nothing: their rows are zeros."
+        if bool((lost == (within & torch.ones_like(within).triu(1))).all()):
+            return "a token attends to those before it only. Every token of the text may be attended to."
+        if not bool(lost[~torch.eye(N, dtype=torch.bool)].any()):
+            return "a token does not attend to itself."
+        return f"a token does not see {int(lost.sum(1).max())} tokens of its own text."
+    if outside:
+        if bool((weights[0].sum(0).abs() > 1e-12).any()) and sorted(seen.sum(1).tolist()) == sorted(
+            within.sum(1).tolist()
+        ):
+            return "the texts are cut at the right lengths and in another order: each length belongs to its own text."
+        return "the row is cut at other places than between the texts: `split(lengths, dim=2)` for q, k and v alike."
+    if not close(weights.sum(-1), right.sum(-1)):
+        return "the weights of a token do not add up to 1."
+    return "each text attends to itself and to no other, but with other weights: softmax(q·k / √D), head by head."
+
+
+class Record:
+    """What the parts of a module get and give, in the order in which they are called."""
+
+    def __init__(self):
+        self.calls = []
+
+    def function(self, owner, name, label):
+        """Note the calls of a method."""
+        plain = getattr(owner, name)
+
+        def noted(*arguments, **more):
+            given = plain(*arguments, **more)
+            self.calls.append((label, (*arguments, *more.values()), given))
+            return given
+
+        owner.__dict__[name] = noted
+
+    def module(self, part, label):
+        """Note the calls of a module."""
+
+        def note(_, arguments, given):
+            self.calls.append((label, arguments, given))
+
+        part.register_forward_hook(note)
+
+    def of(self, label):
+        """Return arguments and results of the calls with this label."""
+        return [(arguments, given) for name, arguments, given in self.calls if name == label]
+
+
+def record_layer(encoder, layer):
+    record = Record()
+    record.function(encoder, "attend", "attend")
+    record.function(layer, "feed_forward", "feed_forward")
+    parts = {"layer": layer, "attention": layer.attention, "qkv": layer.attention.qkv, "out": layer.attention.out}
+    for label, part in (parts | {name: getattr(layer, name) for name in ("norm1", "norm2", "dropout")}).items():
+        record.module(part, label)
+    return record
+
+
+SHOULD_GET = {  # what each part of a layer gets, with post-norm and with pre-norm
+    "norm1": ("x + layer.dropout(what the attention gives)", "x"),
+    "qkv": ("x", "norm1(x)"),
+    "attend": ("queries, keys and values",) * 2,
+    "out": ("the heads' outputs, (1, N, C): `.transpose(1, 2).reshape(1, N, C)`",) * 2,
+    "feed_forward": ("what norm1 gives", "what norm2 gives"),
+    "norm2": ("norm1's output + layer.dropout(what the feed-forward network gives)", "x + the attention's part"),
+}
+CALLED = {
+    "qkv": "`layer.attention.qkv`",
+    "attend": "`self.attend`",
+    "out": "`layer.attention.out`",
+    "feed_forward": "`layer.feed_forward`",
+    "norm1": "`layer.norm1`",
+    "norm2": "`layer.norm2`",
+    "dropout": "`layer.dropout`",
+}
+ORDER = {
+    "post": ("qkv", "attend", "out", "norm1", "feed_forward", "norm2"),
+    "pre": ("norm1", "qkv", "attend", "out", "norm2", "feed_forward"),
+}
+
+
+def about_layer(encoder, layer, x, lengths):
+    """Return at which part a layer goes wrong: the first that gets something else than it should."""
+    ours = UnpaddedEncoder(small_config(norm="pre" if layer.pre else "post")).double().train(layer.training)
+    ours.load_state_dict(encoder.state_dict())
+    twin = ours.layers[1]
+    twin.dropout = copy.deepcopy(layer.dropout)
+    expected, found = record_layer(ours, twin), record_layer(encoder, layer)
+    right = ours.layer_forward(twin, x.clone(), list(lengths))
+    y = attempt(encoder.layer_forward, layer, x.clone(), list(lengths))
+    if close(y, right):
+        return None
+    for label in ("layer", "attention"):
+        if found.of(label):
+            name = "layer" if label == "layer" else "layer.attention"
+            return (
+                f"`{name}` is called on the whole row, so attention goes from text to text. Use its parts and "
+                "`self.attend`."
+            )
+    if y is None:
+        return "`layer_forward` returns None: is a `return` missing?"
+    pre = int(layer.pre)
+    for label in ORDER["pre" if pre else "post"]:
+        calls, wanted = found.of(label), expected.of(label)[0]
+        if not calls:
+            if isinstance(y, Exception):
+                break
+            return f"{CALLED[label]} is not called. It gets {SHOULD_GET[label][pre]}."
+        given = calls[0][0]
+        if label == "attend":
+            if said := about_heads(given, wanted[0]):
+                return said
+        elif not close(given[0], wanted[0][0]):
+            return wrong_input(label, pre, given[0], x, expected)
+        if len(calls) > 1:
+            return f"{CALLED[label]} is called {len(calls)} times; a layer calls it once."
+    if isinstance(y, Exception):
+        last = found.calls[-1][0] if found.calls else None
+        place = f" behind {CALLED[last]}" if last in CALLED else ""
+        return f"your code raised {type(y).__name__}{place}: {str(y).rstrip('.')}."
+    if not isinstance(y, torch.Tensor) or y.shape != right.shape:
+        return f"`layer_forward` gives {describe(y)}; expected the shape {tuple(right.shape)}."
+    if pre:
+        network, first = expected.of("feed_forward")[0][1], expected.of("norm2")[0][0][0]
+        if close(y, network) or close(y, first):
+            return (
+                "the result is one half of the sum, which is x + the attention's part + "
+                "layer.dropout(layer.feed_forward(...))."
+            )
+        return (
+            "all parts get what they should, and the result is wrong. It is x + the attention's part + "
+            "layer.dropout(layer.feed_forward(...))."
+        )
+    return "all parts get what they should, and the result is not what `layer.norm2` gives."
+
+
+def wrong_input(label, pre, given, x, expected):
+    """Return what a part of a layer gets in place of what it should."""
+    attended = expected.of("dropout")[0][1]
+    inputs = {"x itself": x, "what the attention gives, without the residual": attended}
+    inputs["the sum without `layer.dropout`"] = x + expected.of("out")[0][1]
+    inputs["x + what the attention gives, before the norm"] = x + attended
+    inputs["norm1 of x"] = expected.of("norm1")[0][1] if pre else F.layer_norm(x, x.shape[-1:])
+    if not pre:
+        first, network = expected.of("norm1")[0][1], expected.of("feed_forward")[0][1]
+        inputs["what norm1 gives, before the feed-forward network"] = first
+        inputs["what the feed-forward network gives, without the residual"] = network
+        inputs["x, the layer's own input, + what the network gives"] = x + network
+        inputs["the sum without `layer.dropout`, or with it in another place"] = first + network
+    heads = expected.of("out")[0][0][0]
+    inputs["the heads' outputs, without `layer.attention.out`"] = x + heads
+    said = next((name for name, value in inputs.items() if close(given, value)), "something else")
+    if label == "out" and isinstance(given, torch.Tensor) and given.shape == heads.shape:
+        if close(given.sort().values, heads.sort().values):
+            said = "the right numbers with the features in another order"
+        elif close(given.flatten().sort().values, heads.flatten().sort().values):
+            said = "the right numbers in another order, so tokens are mixed"
+    shape = f" of shape {tuple(given.shape)}" if isinstance(given, torch.Tensor) and given.shape != x.shape else ""
+    return f"{CALLED[label]} gets {said}{shape}; expected {SHOULD_GET[label][pre]}."
+
+
+def about_heads(given, wanted):
+    """Return what is wrong with what `attend` gets: q, k, v, lengths, and a dropout that may be left out."""
+    if len(given) < 4:
+        return "`self.attend` gets q, k, v and the list of lengths."
+    rate = given[4] if len(given) > 4 else 0.0
+    q, right = given[:3], wanted[:3]
+    if [int(n) for n in given[3]] != list(wanted[3]):
+        return f"`self.attend` gets the lengths {list(given[3])}; expected {list(wanted[3])}."
+    if rate != wanted[4]:
+        return f"`self.attend` gets the dropout {rate}; expected {wanted[4]}: the attention's own in training, else 0."
+    if all(close(a, b) for a, b in zip(q, right, strict=True)):
+        return None
+    if any(not isinstance(a, torch.Tensor) or a.shape != right[0].shape for a in q):
+        shapes = ", ".join(str(tuple(a.shape)) if isinstance(a, torch.Tensor) else describe(a) for a in q)
+        wanted_shape = tuple(right[0].shape)
+        return f"`self.attend` gets q, k and v of the shapes {shapes}; expected (1, H, N, D) = {wanted_shape} each."
+    which = [next(("qkv"[j] for j, b in enumerate(right) if close(a, b)), "?") for a in q]
+    if "?" not in which:
+        return f"`self.attend` gets {', '.join(which)} for q, k, v: the features of `qkv` are q, then k, then v."
+    return (
+        "queries, keys and values are cut out of `qkv` in a wrong way: `view(1, N, 3, H, D)`, then the 3 to the front "
+        "and the heads before the tokens, `permute(2, 0, 3, 1, 4)`. A view alone does not exchange tokens and heads."
+    )
+
+
+def record_encoder(encoder):
+    record = Record()
+    for name in ("embed", "pack", "layer_forward", "unpack"):
+        record.function(encoder, name, name)
+    record.module(encoder.norm, "norm")
+    for layer in encoder.layers:
+        record.module(layer, "layer")
+    return record
+
+
+def about_forward(encoder, ids, mask):
+    """Return at which step `forward` goes wrong."""
+    ours = UnpaddedEncoder(encoder.config).double().eval()
+    ours.load_state_dict(encoder.state_dict())
+    right = ours(ids, mask)
+    expected, found = record_encoder(ours), record_encoder(encoder)
+    ours(ids, mask)
+    y = attempt(encoder, ids.clone(), mask.clone())
+    if close(y, right):
+        return None
+    if y is None:
+        return "`forward` returns None: is a `return` missing at its end, or is it still blank?"
+    why = f" Here {raised(y)}" if isinstance(y, Exception) else ""
+    if found.of("layer"):
+        return (
+            "lesson 04's own layers run, on the padded batch or on the whole row. Call `self.layer_forward(layer, x, "
+            "lengths)` on what `self.pack` gives."
+        )
+    for name in ("embed", "pack", "layer_forward", "unpack"):
+        if not found.of(name):
+            if why:
+                return f"`forward` stops before `self.{name}` is called.{why}"
+            return f"`self.{name}` is not called: embed, pack, `layer_forward` for all layers, the last norm, unpack."
+    (embedded, *_), _ = found.of("embed")[0]
+    if not (isinstance(embedded, torch.Tensor) and torch.equal(embedded, ids)):
+        return "`self.embed` gets something else than `ids`, as it came: it counts the positions in the padded batch."
+    (x, real, *_), _ = found.of("pack")[0]
+    if not close(real, mask):
+        return f"`self.pack` gets another mask than the one that was given.{why}"
+    if not close(x, expected.of("embed")[0][1]):
+        return f"`self.pack` gets something else than what `self.embed(ids)` gives.{why}"
+    if said := about_calls(encoder, ours, found, expected):
+        return said + why
+    (x, real, *_), back = found.of("unpack")[0]
+    (wanted, _), _ = expected.of("unpack")[0]
+    if not close(x, wanted):
+        norms = len(found.of("norm")) - len(expected.of("norm"))
+        if norms:
+            often = "once too often" if norms > 0 else "once less than it should be"
+            return f"the encoder's norm is applied {often} before `unpack`."
+        last = "of the last norm" if ours.config.norm == "pre" else "of the last layer"
+        return f"`self.unpack` gets something else than what comes out {last}."
+    if not close(real, mask):
+        return "`self.unpack` gets another mask than `self.pack`."
+    if close(back, right):
+        return f"`unpack` gives the right result, and `forward` returns something else.{why}"
+    return None
+
+
+def about_calls(encoder, ours, found, expected):
+    """Return what is wrong with the calls of `layer_forward`."""
+    calls, wanted = found.of("layer_forward"), expected.of("layer_forward")
+    for number, ((layer, x, lengths, *_), given) in enumerate(calls):
+        if number == len(wanted):
+            return f"`layer_forward` is called {len(calls)} times for {len(wanted)} layers."
+        (_, right, these), result = wanted[number]
+        if layer is not encoder.layers[number]:
+            return f"call {number + 1} of `layer_forward` gets another layer than `self.layers[{number}]`."
+        if [int(n) for n in lengths if n] != [n for n in these if n]:
+            return f"`layer_forward` gets the lengths {list(lengths)}; expected {these}, from the same mask as `pack`."
+        if not close(x, right):
+            before = "what `pack` gives" if number == 0 else f"what layer {number} of {len(wanted)} gives"
+            return f"call {number + 1} of `layer_forward` gets something else than {before}."
+        if not close(given, result):
+            return f"layer {number + 1} gives something else here than lesson 04's, although it gets what it should."
+    if len(calls) < len(wanted):
+        return f"`layer_forward` is called {len(calls)} times for {len(wanted)} layers."
+    return None
+
+
 unpadding = Build(
     id="18.3",
     course=UnpaddedEncoder,
@@ -965,11 +1899,14 @@ unpadding = Build(
         Stage("pack", packing),
         Stage("unpack", unpacking),
         Stage("attention", attending),
+        Stage("a layer", a_layer),
         Stage("the encoder", whole),
         Stage("configurations", configurations),
+        Stage(
+            "operations and edge cases",
+            lambda answer, generator: (operations(answer, generator), edges(answer, generator)),
+        ),
         Stage("training", in_training),
-        Stage("operations", operations),
-        Stage("edge cases", edges),
         Stage(OTHER_SIZES, other_encoders),
     ),
     mistakes=(
@@ -1012,6 +1949,34 @@ unpadding = Build(
             "each text is written to the left of its row. Put every token back where the mask is True, which may be "
             "on the right or in between.",
             "row[:n] = text",
+        ),
+        Mistake(
+            "padding in the row",
+            wrong_unpadding(pack="columns"),
+            "padding is still in the row: only positions that are padding in *all* texts are left out. Take the tokens "
+            "where the mask is True: `x[mask]`.",
+            "the batch cut to its longest text",
+        ),
+        Mistake(
+            "zeros in the row",
+            wrong_unpadding(pack="zeros"),
+            "padding is still in the row, as zeros. Take the tokens where the mask is True: `x[mask]`.",
+            "x * mask, which hides padding and computes it all the same",
+        ),
+        Mistake(
+            "unwritten memory",
+            wrong_unpadding(unpack="empty"),
+            "at padding there is memory that nobody has written, because `torch.empty` gives whatever was there "
+            "before. "
+            "Begin with zeros: `x.new_zeros(...)`.",
+            "torch.empty in place of torch.zeros",
+        ),
+        Mistake(
+            "as long as the longest text",
+            wrong_unpadding(unpack="longest"),
+            "each text is written to the left of its row, and the rows are as long as the longest text. B and T come "
+            "from `mask`, and every token goes back to where the mask is True.",
+            "pad_sequence",
         ),
         Mistake(
             "the graph cut off",
@@ -1063,7 +2028,7 @@ unpadding = Build(
             "no positions",
             wrong_unpadding(places="none"),
             "the tokens have no positions. `self.embed(ids)` adds them; then pack.",
-            "self.tokens(ids) in place of self.embed(ids)",
+            "an encoder with its tables written out and one of them forgotten",
         ),
         Mistake(
             "each head's q, k, v together",
@@ -1090,6 +2055,91 @@ unpadding = Build(
             wrong_unpadding(layer="no residual"),
             "the residual of the attention is missing: x + attended.",
             "a layer rewritten from its picture",
+        ),
+        Mistake(
+            "no residuals",
+            wrong_unpadding(layer="no residuals"),
+            "both residuals are missing: x + attended, and x + what the feed-forward network gives.",
+            "the parts of a layer applied one after the other",
+        ),
+        Mistake(
+            "no second residual",
+            wrong_unpadding(layer="no second residual"),
+            "the residual around the feed-forward network is missing: x + layer.dropout(layer.feed_forward(...)).",
+            "one residual a layer",
+        ),
+        Mistake(
+            "the first residual twice",
+            wrong_unpadding(layer="residual of the layer"),
+            "the second residual adds the layer's input. It adds what the first half of the layer gives: x + attended, "
+            "with post-norm its norm.",
+            "the variable `residual` set once",
+        ),
+        Mistake(
+            "residual of the normed x",
+            wrong_unpadding(layer="residual of the norm"),
+            "with pre-norm the residual is x as it came in, and not norm(x): x + f(norm(x)).",
+            "x = norm1(x) before the residual is taken",
+        ),
+        Mistake(
+            "norm1 twice",
+            wrong_unpadding(layer="norm1 twice"),
+            "the second norm is `layer.norm2`; you apply `layer.norm1` twice.",
+            "a line copied",
+        ),
+        Mistake(
+            "the norms swapped",
+            wrong_unpadding(layer="norms swapped"),
+            "the two norms are swapped: `layer.norm1` belongs to the attention, `layer.norm2` to the feed-forward "
+            "network.",
+            "two parts of the same shape",
+        ),
+        Mistake(
+            "no norm2",
+            wrong_unpadding(layer="no norm2"),
+            "`layer.norm2` is missing: a layer has two norms.",
+            "one norm a layer",
+        ),
+        Mistake(
+            "pre-norm always",
+            wrong_unpadding(layer="pre"),
+            "every layer is computed as pre-norm. Where `layer.pre` is false the norms come last: norm(x + f(x)).",
+            "the order of newer models for all",
+        ),
+        Mistake(
+            "lesson 03's attention on the row",
+            wrong_unpadding(layer="own attention"),
+            "attention goes from text to text, because `layer.attention`, which lesson 04's `layer` calls, "
+            "takes the row for one long text. Use its parts qkv and out, with `self.attend(q, k, v, lengths, ...)` "
+            "between them.",
+            "the module that is there",
+        ),
+        Mistake(
+            "the first layer for all",
+            wrong_unpadding(layer="first"),
+            "all layers have the first layer's weights: pass `layer`, not `self.layers[0]`.",
+            "a line that was tried out with one layer",
+        ),
+        Mistake(
+            "the encoder's norm always",
+            wrong_unpadding(norm="always"),
+            "with post-norm the encoder's norm is applied a second time: `self.embed` has applied it, and the layers "
+            "end "
+            "with their own. The last norm belongs to pre-norm.",
+            'the condition `config.norm == "pre"` left out',
+        ),
+        Mistake(
+            "norm after unpack",
+            wrong_unpadding(norm="after"),
+            "padding is not zero: first the norm, then `unpack`. A norm makes its bias of zeros.",
+            "the last two lines in the other order",
+        ),
+        Mistake(
+            "table of tokens alone",
+            wrong_unpadding(places="tokens"),
+            "`self.tokens` looks up words and no more. `self.embed(ids)` adds the positions and, with post-norm, "
+            "applies the encoder's norm.",
+            "self.tokens(ids) in place of self.embed(ids)",
         ),
         Mistake(
             "post-norm always",
@@ -1123,6 +2173,32 @@ unpadding = Build(
             "ids != 0, right for BERT's vocabulary and wrong for RoBERTa's",
         ),
         Mistake(
+            "a mask of its own",
+            wrong_unpadding(mask="ids"),
+            "the `mask` that is given is not used: you compare `ids` with `pad_id`. That is for no mask only.",
+            "the mask made anew, which is the same for most batches",
+        ),
+        Mistake(
+            "both masks",
+            wrong_unpadding(mask="both"),
+            "a token is left out if its id is `pad_id`, although the `mask` that is given says it is real. A mask that "
+            "is given decides alone.",
+            "mask & (ids != pad_id)",
+        ),
+        Mistake(
+            "the mask changed",
+            wrong_unpadding(mask="in place"),
+            "`mask` is changed in place: whoever called it finds theirs changed. And no `pad_id` is asked for where a "
+            "mask is given.",
+            "mask &= ids != pad_id",
+        ),
+        Mistake(
+            "lengths of the ids",
+            wrong_unpadding(lengths="ids"),
+            "the lengths come from `ids`; they must come from the same mask as `pack`: `mask.sum(1)`.",
+            "two masks in one function",
+        ),
+        Mistake(
             "dropout at evaluation",
             wrong_unpadding(dropout="always"),
             "attention weights are dropped at evaluation too. The function's `dropout_p` always counts: pass 0 unless "
@@ -1134,6 +2210,33 @@ unpadding = Build(
             wrong_unpadding(dropout="ignored"),
             "`attend` takes a dropout and does not use it: `dropout_p=dropout`.",
             "an argument that was added and not passed on",
+        ),
+        Mistake(
+            "no dropout of the layer",
+            wrong_unpadding(dropout="none"),
+            "`layer.dropout` is missing: lesson 04's layer applies it to what attention and the feed-forward network "
+            "give, before the residual is added.",
+            "dropout thought of as attention's alone",
+        ),
+        Mistake(
+            "dropout of the attention's result alone",
+            wrong_unpadding(dropout="on the attention"),
+            "`layer.dropout` is missing behind the feed-forward network: x + layer.dropout(layer.feed_forward(...)).",
+            "one of two calls",
+        ),
+        Mistake(
+            "dropout of the network alone",
+            wrong_unpadding(dropout="on the network"),
+            "`layer.dropout` is missing behind the attention: x + layer.dropout(attended).",
+            "one of two calls",
+        ),
+        Mistake(
+            "dropout of the sum",
+            wrong_unpadding(dropout="on the sums"),
+            "`layer.dropout` is applied to the sum, so the residual is dropped too. First dropout, then the residual: "
+            "x "
+            "+ layer.dropout(attended).",
+            "dropout behind each half of a layer",
         ),
         Mistake(
             "a mask over the whole row",
@@ -1157,11 +2260,32 @@ unpadding = Build(
             "packing behind the first layer, where its mask is used for the last time",
         ),
         Mistake(
+            "all layers padded",
+            wrong_unpadding(linear="all"),
+            "the result is right, but all layers compute padding: lesson 04's own layers run on the padded batch, and "
+            "you pack what they give. Pack before the layers, and call `self.layer_forward`.",
+            "pack and unpack used as a mask for the result",
+        ),
+        Mistake(
             "nothing for nothing",
             wrong_unpadding(empty="zeros"),
             "a batch without a real token gives zeros. Raise a ValueError that says so: what is empty here was lost "
             "somewhere before.",
             "an early return for the empty case",
+        ),
+        Mistake(
+            "an empty text refused",
+            wrong_unpadding(empty="refused"),
+            "one text without a real token is refused. It is no error while others have some: its row is zeros.",
+            "mask.any(1).all() in place of mask.any()",
+        ),
+        Mistake(
+            "an empty text dropped",
+            wrong_unpadding(empty="dropped"),
+            "a text without a real token is gone from the batch, so the rows behind it move up. The result is (B, T, "
+            "C), "
+            "with zeros in its row.",
+            "ids[mask.any(1)]",
         ),
     ),
     hints=(
@@ -1174,7 +2298,8 @@ unpadding = Build(
         "Embed before you pack: `self.pack(self.embed(ids), mask)`. So each token keeps its position.",
     ),
     praise="Nothing is computed for padding, and no number changed.",
-    other_ways=(ByLength, WithWeights, wrong_unpadding()),
+    other_ways=(ByLength, WithWeights, wrong_unpadding(), ByFunctions),
+    about=about_unpadding,
 )
 
 # --- 18.4 find the bug ------------------------------------------------------------------------------------------------
@@ -1215,6 +2340,233 @@ def scale_of_zero(value):
     return quantize
 
 
+STILL_128 = (
+    "the largest weight of a row becomes 128, which int8 does not have: its values end at 127, and 128 wraps around to "
+    "−128. The largest positive weight of the row turns its sign. Divide by 127."
+)
+CLAMPED = (
+    "clamping hides the wrap-around, but the scale is still a 128th of the largest weight, so that weight is off by up "
+    "to a whole step. Let the largest be 127: divide by 127."
+)
+ONE_SCALE = (
+    "all rows have one scale, so the largest weight of the matrix decides how finely every other row is stored. Give "
+    "each row its own: `amax(1)`."
+)
+NO_ABS = (
+    "the scale comes from the largest weight, but in some rows the most negative one is larger in size, and does not "
+    "fit into ±127. Take absolute values first."
+)
+ZERO_POINT = (
+    "(max − min) over the number of steps belongs to a quantisation with a zero point, which shifts the range. This "
+    "one "
+    "is symmetric: the largest absolute value is 127."
+)
+CUT_OFF = (
+    "the cast to int8 cuts off everything after the point, an error of up to a whole step, always towards zero. Round "
+    "first."
+)
+
+
+NOT_ROUNDED = "q is not rounded."
+
+
+def about_quantized(answer, case):
+    """Return what is wrong with a q and a scale that no named mistake gives: kinds, then the scale, then q, then 0."""
+    (w,) = case
+    rows, columns = w.shape
+    found = answer(w.clone())
+    if not isinstance(found, tuple | list) or len(found) != 2 or not all(isinstance(t, torch.Tensor) for t in found):
+        return None
+    q, scale = found
+    if scale.shape == w.shape and q.shape != w.shape:
+        return "first q, then the scale: `return q, scale`."
+    if scale.shape == (rows, 1):
+        return "the scale has the shape (rows, 1); expected one number a row, (rows,): `scale[:, 0]`."
+    if not scale.ndim:
+        return ONE_SCALE
+    if scale.shape == (columns,) or scale.shape == (1, columns):
+        return "there is one scale for each column; expected one for each row: `amax(1)`."
+    if scale.shape != (rows,) or q.shape != w.shape:
+        return None
+    if scale.dtype != w.dtype and q.dtype == torch.int8:
+        return f"the scale is {scale.dtype}; expected w's dtype, {w.dtype}."
+    live, largest, scale = ~(w == 0).all(1), w.abs().amax(1), scale.double()
+    said = about_scale(w[live].double(), q[live], scale[live], largest[live].double())
+    if q.dtype != torch.int8 and said not in (None, NOT_ROUNDED):
+        if q.is_floating_point() and bool(((q - w).abs() <= largest[:, None] / 127).all()):
+            return "q holds the weights again, q · scale. Return the whole numbers, in int8."
+        return f"q is {q.dtype}; expected int8, which has negative numbers of its own and needs no offset."
+    if q.dtype != torch.int8:
+        first = "q is not rounded" if said else "the numbers are right, but"
+        return f"{first}{', and' if said else ''} q is {q.dtype}: `.round().to(torch.int8)`."
+    return said or about_zeros(q[~live], scale[~live])
+
+
+def about_zeros(q, scale):
+    """Return what is wrong with q and scale of the rows of zeros."""
+    if not (scale - 1).abs().max() < 1e-6:
+        if abs(float(scale[0]) * 127 - 1) < 1e-4:
+            return (
+                "a row of zeros has the scale 1/127: its largest weight is made 1 before the division. The scale is 1."
+            )
+        return f"a row of zeros has the scale {float(scale[0]):.3g}; expected 1, so that nobody divides by 0 later."
+    return "a row of zeros must give zeros." if q.any() else None
+
+
+def about_scale(w, q, scale, largest):
+    """Return what is wrong in the rows that are not zero; largest: their largest sizes."""
+    if not torch.isfinite(scale).all():
+        return "the scale of a row that is not all zeros is not a finite number."
+    steps = largest / scale  # what the weight of the largest size becomes
+
+    def like(value, close=1e-4):
+        return bool(((steps - value).abs() < close * abs(value)).all())
+
+    if bool((scale.abs() < 1e-12).any()):
+        return "a scale is zero although its row is not."
+    at = largest[:, None] == w.abs()
+    stored = torch.where(at, q.double().nan_to_num(999), torch.zeros_like(w)).sum(1)
+    if like(128):
+        return STILL_128 if bool((stored[w.amax(1) == largest] < 0).all()) else CLAMPED
+    if not like(127):
+        return about_steps(w, scale, steps, like)
+    exact = w / scale[:, None]
+    if bool(((q.double() - exact).abs() < 0.5001).all()):
+        return None if torch.equal(q.double(), q.double().round()) else NOT_ROUNDED
+    for step, name in ((torch.trunc, None), (torch.floor, "`floor` rounds down"), (torch.ceil, "`ceil` rounds up")):
+        if torch.equal(q.double(), step(exact)) or torch.equal(q.double(), step(exact.float()).double()):
+            return f"{name}, an error of up to a whole step, always in one direction. Use `round`." if name else CUT_OFF
+    if torch.equal(q.double(), exact.round().clamp(min=0)):
+        return "negative weights are cut off at 0: int8 goes from −128, and q from −127 to 127."
+    if torch.equal(q.double().abs(), exact.round().abs()):
+        return "the sizes are right, but signs are lost or turned. Only the scale takes absolute values."
+    if not q.any():
+        return "q is all zeros: divide by the scale before rounding and casting."
+    if torch.equal(q.double(), w.round()) or torch.equal(q.double(), w.float().to(torch.int8).double()):
+        return "the weights themselves are cast. q is w divided by the scale of its row, rounded."
+    return about_steps_of_q(q.double(), w, exact, at)
+
+
+def about_steps_of_q(q, w, exact, at):
+    """Return in which way q is not the rounded steps `exact`; at: where the largest size of each row is."""
+    off = q - exact.round()
+    rule = "Expected: w divided by the scale of its row, then rounded."
+    if bool((off == off.flatten()[0]).all()):
+        return f"q is shifted by {off.flatten()[0]:.0f}: a symmetric quantisation has no offset, and 0 stays 0."
+    if bool((off % 256 == 0).all()):
+        return f"numbers beyond the range of int8 wrap around: {int((off != 0).sum())} of {off.numel()}."
+    before = (w.round() / (w / exact).nan_to_num(1.0)).nan_to_num(0.0)
+    wrapped = (q - before + 128) % 256 - 128  # what does not fit into int8 wraps around
+    if bool((wrapped.abs() < 1.0001).all()):
+        return f"the weights are rounded before they are divided, so most become 0 first. {rule}"
+    if not bool(off[~at].any()):
+        return "only the weight of the largest size in each row is wrong: it becomes 127 or −127."
+    for sign, word in ((1, "positive"), (-1, "negative")):
+        if not bool(off[exact.round() * sign <= 0].any()):
+            return f"only the {word} weights are wrong. {rule}"
+    if bool((q.abs() <= exact.abs().max() * 0 + 127).all()) and bool((off.abs() <= 1).all()):
+        return f"{int((off != 0).sum())} of {off.numel()} numbers are off by one step: round to the nearest. {rule}"
+    largest = w.abs().amax(1, keepdim=True)
+    scale = largest / 127
+    for name, other in (
+        ("w · scale", w * scale),
+        ("w divided by the square of the scale", w / scale**2),
+        ("w divided by the root of the scale", w / scale**0.5),
+        ("w divided by the largest size of its row, so between −1 and 1", w / largest),
+        ("w divided by the mean scale of all rows", w / scale.mean()),
+        ("w divided by the largest scale of all rows", w / scale.max()),
+        ("w divided by the smallest scale of all rows", w / scale.min()),
+        ("127 times the sign of w, whatever its size", w.sign() * 127),
+        ("the sign of w", w.sign()),
+        ("127 · w, whatever the scale", w * 127),
+        ("w divided by 127, whatever the scale", w / 127),
+        ("w cut off at ±127 before it is divided", w.clamp(-127, 127) / scale),
+        ("w moved by the mean of its row", (w - w.mean(1, keepdim=True)) / scale),
+        ("w moved by the smallest weight of its row", (w - w.amin(1, keepdim=True)) / scale),
+    ):
+        low, high = (other.clamp(-bound, bound) for bound in (127, 128))
+        if bool(((q - low).abs() < 1.0001).all()) or bool(((q - high).abs() < 1.0001).all()):
+            return f"q is {name}. {rule}"
+    good = ~off.bool().any(1)
+    if bool(good.any()):
+        return f"only {int(good.sum())} of {len(good)} rows are right: each row has a scale of its own. {rule}"
+    return f"the scale is right, but q is off by up to {off.abs().max():.0f} steps. {rule}"
+
+
+def about_steps(w, scale, steps, like):
+    """Return what is wrong with a scale that is not a 127th of the largest size."""
+    if bool(((scale - scale[0]).abs() < 1e-6 * scale[0].abs()).all()):
+        return ONE_SCALE
+    if bool(((scale * w.abs().amax(1) - 127).abs() < 0.02).all()):
+        return "that is steps a unit, 1 / s. The scale is the size of one step: q · scale must give the weight."
+    if bool(((scale.sort().values * 127 / w.abs().amax(1).sort().values - 1).abs() < 1e-4).all()):
+        return "the scales are right, and stand at other rows than their own."
+    for bound in (127, 128, 127.5):
+        if bool(((w.amax(1) / scale - bound).abs() < 1e-3).all()) and bool((w.amin(1) < 0).any()):
+            return NO_ABS
+        if bool(((-w.amin(1) / scale - bound).abs() < 1e-3).all()):
+            return "the scale comes from the smallest weight alone. The largest may be larger in size: take `abs()`."
+    for bound in (254, 255, 256):
+        if bool((((w.amax(1) - w.amin(1)) / scale - bound).abs() < 1e-2).all()):
+            return ZERO_POINT
+    for name, size in (
+        ("the mean of the absolute values", w.abs().mean(1)),
+        ("the standard deviation", w.std(1)),
+        ("the standard deviation", w.std(1, correction=0)),
+        ("the root of the mean square", w.square().mean(1).sqrt()),
+        ("the length of the row as a vector", w.norm(dim=1)),
+        ("the sum of the absolute values", w.abs().sum(1)),
+        ("the mean", w.mean(1)),
+        ("the size of the mean", w.mean(1).abs()),
+        ("the median of the absolute values", w.abs().median(1).values),
+        ("the smallest absolute value", w.abs().amin(1)),
+        ("the variance", w.var(1)),
+        ("the first weight", w[:, 0]),
+        ("the last weight", w[:, -1]),
+        ("the square of the largest size", w.square().amax(1)),
+        ("the difference of the largest and the smallest weight", w.amax(1) - w.amin(1)),
+    ):
+        ratio = size / scale
+        if bool(((ratio - ratio[0]).abs() < 1e-4 * ratio[0].abs()).all()):
+            return f"the scale comes from {name} of a row. The weight of the largest *size* must become 127."
+    if bool((scale < 0).any()):
+        return "a scale is negative. It is the size of a step: take the absolute value of the largest weight."
+    if bool(((steps - steps[0]).abs() < 1e-3 * steps[0].abs()).all()):
+        return about_constant(float(steps.mean()))
+    return (
+        f"the largest size in a row divided by its scale is {float(steps.min()):.4g} to {float(steps.max()):.4g}; it "
+        "must be 127 in every row."
+    )
+
+
+def about_constant(steps):
+    """Return what is wrong where the largest weight of each row becomes this number."""
+    if abs(steps - 1) < 1e-3:
+        return "the scale is the largest size itself. It is the size of one of 127 steps: divide by 127."
+    if steps < 126.999:
+        return (
+            f"the largest weight becomes {steps:.4g}: steps are left over, since 127 is a value of int8 too. Divide by "
+            "127."
+        )
+    if steps <= 127.6:
+        return (
+            f"the largest weight divided by the scale is {steps:.5g}, not a whole number, so it is not stored exactly. "
+            "Divide by 127."
+        )
+    return f"the largest weight becomes {steps:.4g}, which int8 does not have: its values end at 127. Divide by 127."
+
+
+def symmetric(answer, case):
+    """Return a sentence if −w does not give −q where a weight lies half-way between two steps."""
+    w = torch.tensor([[127, 0.5, -2.5, 1.5, -3.5], [-127, 0.5, 2.5, -1.5, 4.5]]).to(case[0].dtype)
+    if torch.equal(answer(w.clone())[0], -answer(-w)[0]):
+        return None
+    return (
+        "−w does not give −q where a weight lies half-way between two steps: halves are rounded in one direction, as "
+        "`floor(x + 0.5)` does. `round` treats both signs alike."
+    )
+
+
 def a_matrix(generator, rows=6, columns=9, dtype=torch.float32):
     w = torch.randn(rows, columns, generator=generator).to(dtype) * 10.0 ** torch.arange(rows)[:, None]
     at = torch.arange(rows), torch.randint(columns, (rows,), generator=generator)
@@ -1239,17 +2591,25 @@ def by_norm(w):
     return torch.round(w / s).char(), s[:, 0]
 
 
+def half_away(w):
+    largest = w.abs().max(dim=1).values
+    scale = largest.where(largest > 0, 127.0) / 127
+    steps = w / scale.unsqueeze(1)
+    return (steps.sign() * (steps.abs() + 0.5).floor()).type(torch.int8), scale
+
+
 quantized = Exercise(
     id="18.4",
     right=quantize,
     inputs=a_matrix,
     also=lambda generator: a_matrix(generator, 3, 21, torch.float64),
+    limit=symmetric,
+    about=about_quantized,
     mistakes=(
         Mistake(
             "still 128",
             wraps,
-            "the largest weight of a row becomes 128, which int8 does not have: its values end at 127, and 128 wraps "
-            "around to −128. The largest positive weight of the row turns its sign. Divide by 127.",
+            STILL_128,
             "https://github.com/uxlfoundation/oneDNN/pull/5879",
         ),
         Mistake(
@@ -1269,15 +2629,13 @@ quantized = Exercise(
         Mistake(
             "one scale for all",
             with_scale(lambda w: w.abs().amax() / 127),
-            "all rows have one scale, so the largest weight of the matrix decides how finely every other row is "
-            "stored. Give each row its own: `amax(1)`.",
+            ONE_SCALE,
             "one scale a tensor, the simplest scheme, copied for weights",
         ),
         Mistake(
             "cut off",
             with_scale(lambda w: w.abs().amax(1) / 127, torch.trunc),
-            "the cast to int8 cuts off everything after the point, an error of up to a whole step, always towards "
-            "zero. Round first.",
+            CUT_OFF,
             ".to(torch.int8) without round()",
         ),
         Mistake(
@@ -1289,15 +2647,13 @@ quantized = Exercise(
         Mistake(
             "the largest, not the largest size",
             with_scale(lambda w: w.amax(1) / 127),
-            "the scale comes from the largest weight, but in some rows the most negative one is larger in size, and is "
-            "cut off. Take absolute values first.",
+            NO_ABS,
             "w.max() without abs()",
         ),
         Mistake(
             "asymmetric range",
             with_scale(lambda w: (w.amax(1) - w.amin(1)) / 255),
-            "(max − min) / 255 belongs to a quantisation with a zero point, which shifts the range. This one is "
-            "symmetric: the largest absolute value is 127.",
+            ZERO_POINT,
             "the formula for uint8 with a zero point used without it",
         ),
         Mistake(
@@ -1320,5 +2676,5 @@ quantized = Exercise(
         "`scale = w.abs().amax(1) / 127`, and where that is 0, 1.",
     ),
     praise="127 steps on each side of zero, and the largest weight keeps its sign.",
-    other_ways=(by_rows, by_norm),
+    other_ways=(by_rows, by_norm, half_away),
 )

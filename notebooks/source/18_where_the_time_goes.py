@@ -191,14 +191,16 @@ for C, T in ((768, 128), (768, 512), (768, 8192), (192, 128)):
 # two products for each one of the forward pass: one for the gradient of its input, and one for the gradient of its weight. So a
 # training step costs three times its forward pass, if all results of the forward pass are kept.
 #
-# Two things must be in memory all the time: the weights, with what the optimizer keeps for each of them, and the
-# **activations**, the results of the forward pass that the backward pass needs again.
+# Two things fill the memory of a training step. The weights, with their gradients and what the optimizer keeps for each of them,
+# are there all the time. The **activations**, the results of the forward pass that the backward pass needs again, are there until
+# the backward pass has used them.
 #
 # ### Exercise 18.2 · build a profile ●●● · 30 minutes
 #
 # Write `step_profile(config, lengths, selected)`: what one training step of lesson 05's `MaskedLanguageModel(Encoder(config))`
-# costs, by formula, without making a model. `config` is an `EncoderConfig`. `lengths` is a list with the number of tokens of each
-# text *as they are computed*, so with padding where padding is computed. `selected` is how many tokens the head is asked for.
+# costs, by formula. `config` is an `EncoderConfig`. `lengths` is a list with the number of tokens of each
+# text *as they are computed*, so with padding where padding is computed: for example [128] * 24 for a batch of 24 texts that are
+# all padded to 128. `selected` is how many tokens the head is asked for. No model is made, and neither argument is changed.
 # Return a dict of whole numbers:
 #
 # | key | what it holds |
@@ -326,7 +328,7 @@ assert sum(t.nbytes for tensors in held.values() for t in tensors) == profile["s
 print(f"BERT-base: weights {4 * big['parameters'] / 1e9:.2f} GB, state of a training step {big['state'] / 1e9:.2f} GB")
 
 # %% [markdown]
-# Training takes four times the memory of the weights, whatever the batch.
+# The state of training takes four times the memory of the weights, whatever the batch.
 #
 # ### Activations
 #
@@ -377,6 +379,7 @@ for T in lengths:
     bytes_kept["by formula"].append(step_profile(config, [T] * (2048 // T), 0)["activations"])
 for name, values in bytes_kept.items():
     print(f"{name:>12}: " + "  ".join(f"T = {T} {v / 1e6:6.0f} MB" for T, v in zip(lengths, values, strict=True)))
+print(f"at T = 512 the open formula keeps {bytes_kept['open formula'][-1] / bytes_kept['fused'][-1]:.1f} times as much")
 for fused, formula in zip(bytes_kept["fused"], bytes_kept["by formula"], strict=True):
     assert formula <= fused < 1.02 * formula  # the statistics of norms and softmax are the rest
 for T, value in zip(lengths, bytes_kept["open formula"], strict=True):
@@ -470,14 +473,15 @@ print(f"so {ridge:.1f} operations must be made with each byte, or the memory is 
 # Now the parts of one encoder layer, for 2,048 tokens as 16 texts of 128. Each part reads its inputs and writes its outputs
 # once; that gives the bytes. For those that are no matrix product we count one operation for each arithmetic step on a number:
 # the softmax has five (maximum, difference, exponential, sum, quotient), a layer norm seven, GELU five, the residual sum one,
-# and AdamW about twelve. One part is no part of a layer but a control: a change of sign, which reads and writes exactly what the
+# and AdamW about twelve. (AdamW moves seven numbers for each weight: it reads the weight, its gradient and two moments, and
+# writes all but the gradient.) One part is no part of a layer but a control: a change of sign, which reads and writes exactly what the
 # softmax does, and makes one operation with each number.
 
 # %%
 B, T, C, H = 16, 128, config.width, config.heads
 n, Fw = B * T, config.ffn_width
-x, wide, scores = (torch.randn(*s) for s in ((n, C), (n, Fw), (B * H, T, T)))
-q = torch.randn(B * H, T, C // H)
+x, y, wide, scores = (torch.randn(*s) for s in ((n, C), (n, C), (n, Fw), (B * H, T, T)))
+q, k = torch.randn(2, B * H, T, C // H)
 wq, wf = torch.randn(3 * C, C), torch.randn(Fw, C)
 few = nn.Parameter(torch.randn(4_000_000))
 few.grad = torch.randn_like(few)
@@ -485,12 +489,12 @@ step_of_adamw = torch.optim.AdamW([few], lr=0.0, fused=True)
 PARTS = {  # name -> operations, numbers read and written, how to run it
     "Q, K, V": (6 * n * C * C, n * C + 3 * C * C + 3 * n * C, lambda: F.linear(x, wq)),
     "feed-forward": (2 * n * C * Fw, n * C + C * Fw + n * Fw, lambda: F.linear(x, wf)),
-    "scores": (2 * n * T * C, 2 * n * C + scores.numel(), lambda: q @ q.mT),
+    "scores": (2 * n * T * C, 2 * n * C + scores.numel(), lambda: q @ k.mT),
     "softmax": (5 * scores.numel(), 2 * scores.numel(), lambda: scores.softmax(-1)),
     "change of sign": (scores.numel(), 2 * scores.numel(), lambda: -scores),
     "layer norm": (7 * n * C, 2 * n * C, lambda: F.layer_norm(x, (C,))),
     "GELU": (5 * n * Fw, 2 * n * Fw, lambda: F.gelu(wide)),
-    "residual": (n * C, 3 * n * C, lambda: x + x),
+    "residual": (n * C, 3 * n * C, lambda: x + y),
     "AdamW": (12 * few.numel(), 7 * few.numel(), step_of_adamw.step),
 }
 with torch.no_grad():
@@ -506,7 +510,8 @@ print(f"the softmax takes {took['softmax'] / took['change of sign']:.1f} times a
 assert took["softmax"] > 1.2 * took["change of sign"]
 
 # %% [markdown]
-# Left of the ridge the memory sets the bound, right of it the arithmetic. (A point may lie *above* the slope: tensors of a few
+# Slope and flat roof meet at the **ridge**, at about as many operations a byte as the first cell of this section printed. Left of it the
+# memory sets the bound, right of it the arithmetic. (A point may lie *above* the slope: tensors of a few
 # megabytes stay in the processor's cache, which is faster than the memory that we measured.) The roof is a bound and no more. The
 # softmax moves what the change of sign moves and takes longer, so memory is not what limits it. An exponential is not one
 # operation for a processor, and the sum over a row must be complete before the first quotient. The roof of the softmax is not
@@ -572,10 +577,10 @@ assert slowest_product > 1.5 * fastest_other
 # | method | write |
 # |---|---|
 # | `pack(x, mask)` | (B, T, C) → (1, N, C): the N tokens where `mask` is True, text after text, in the order in which they stand. Padding may be on either side, or in between. |
-# | `unpack(x, mask)` | (1, N, C) → (B, T, C): every token back in its place, zeros elsewhere, with its gradient. |
+# | `unpack(x, mask)` | (1, N, C) → (B, T, C): every token back in its place, zeros elsewhere. Gradients flow back through it. |
 # | `attend(q, k, v, lengths, dropout)` | each (1, H, N, D) → (1, H, N, D). `lengths` is the list of the texts' numbers of tokens. Each text attends to itself and to nothing else. Use `F.scaled_dot_product_attention(..., dropout_p=dropout)`, once for each text or once for all texts of one length. |
-# | `layer_forward(layer, x, lengths)` | one `EncoderLayer` on the packed row, (1, N, C) → (1, N, C), pre- or post-norm as `layer.pre` says, with `self.attend` for its attention. Use the layer's own parts: `layer.attention.qkv`, `.out`, `.H`, `.dropout` (a number, which counts in training only: `layer.training`), `layer.norm1`, `.norm2`, `.dropout`, `.feed_forward`. Split the features as lesson 03's class does: queries, keys and values one after the other, each head by head. |
-# | `forward(ids, mask=None)` | embed, pack, `layer_forward` for all layers, the last norm if `config.norm` is "pre", unpack. Embed with `self.embed(ids)`, which knows the positions. No mask means `ids != config.pad_id`. If there is no real token at all, an empty batch included, raise a `ValueError` that says so. |
+# | `layer_forward(layer, x, lengths)` | one `EncoderLayer` on the packed row, (1, N, C) → (1, N, C), pre- or post-norm as `layer.pre` says, with `self.attend` for its attention. Use the layer's own parts: `layer.attention.qkv`, `.out`, `.H`, `.dropout` (a number, which counts in training only: `layer.training`), `layer.norm1`, `layer.norm2`, `layer.feed_forward`, and `layer.dropout` (a module: on what the attention gives and on what the feed-forward network gives, before the residual is added). Split the features as lesson 03's class does: queries, keys and values one after the other, each head by head. |
+# | `forward(ids, mask=None)` | embed, pack, `layer_forward` for all layers, the last norm if `config.norm` is "pre", unpack. Embed with `self.embed(ids)`, which knows the positions. No mask means `ids != config.pad_id`; a mask that is given decides alone, whatever the ids are. If the whole batch has no real token, an empty batch included, raise a `ValueError` that says so. A single text without one is no error: its row is zeros. |
 #
 # No linear layer may see padding, no score may be computed between two texts or with padding: the check counts the
 # operations. No argument is changed.
@@ -646,8 +651,9 @@ check.unpadding(UnpaddedEncoder)
 UnpaddedEncoder = check.mine("18.3", UnpaddedEncoder)
 
 # %% [markdown]
-# The same number again, on the batch of the first picture, in float64: outputs and gradients of the padded encoder and of
-# yours. The padded one is written out here, so that there is no doubt about what it computes.
+# The same comparison on real texts: the batch of the first picture, in float64, outputs and gradients of the padded encoder and of
+# yours. The padded one is written out here, because the package's own `Encoder` leaves padding out by itself where that saves
+# time.
 
 
 # %%
@@ -701,7 +707,10 @@ assert [before, after] == measured
 assert after / before <= mask.float().mean()
 mixed = [8192] + 7 * [1024]
 saved = step_profile(base, [8192] * 8, 0)["forward"] / step_profile(base, mixed, 0)["forward"]
-print(f"a text of 8,192 tokens and seven of 1,024 in BERT-base: operations {saved:.1f} times fewer, ", end="")
+print(
+    f"a text of 8,192 tokens and seven of 1,024 at BERT-base's width and depth: operations {saved:.1f} times fewer, ",
+    end="",
+)
 print(f"tokens {8 * 8192 / sum(mixed):.1f} times")
 
 
@@ -753,8 +762,7 @@ assert gain > 1.1  # of the second batch, of which less than half is padding
 # The loop over texts in Python costs less than it saves, because each call still has a whole text to work on. On a GPU it would
 # cost more: there, one call must do all texts, which FlashAttention's functions for variable lengths do.
 #
-# The course's package has the same mechanism in `nextbert_lite.core.unpadding`, and its `Encoder` uses it where enough padding
-# is saved. The class `Packed` holds a mask's bookkeeping; it sorts texts by length, so that texts of one length share a call.
+# The mechanism of the package's `Encoder` is in `nextbert_lite.core.unpadding`. The class `Packed` holds a mask's bookkeeping; it sorts texts by length, so that texts of one length share a call.
 # Yours against the package's:
 
 # %% tags=["nbval-check-output"]
@@ -820,7 +828,7 @@ def step_of(masked_model, batches, packed, fused, selected, unpadded, bf16):
     model = MaskedLanguageModel(like(masked_model.encoder, UnpaddedEncoder if unpadded else PaddedEncoder))
     model.head.load_state_dict(masked_model.head.state_dict())
     for layer in model.encoder.layers:
-        layer.attention.__class__ = TextbookAttention
+        layer.attention.__class__ = TextbookAttention  # the same weights, another forward; yours uses its own instead
         layer.attention.packed, layer.attention.fused = packed, fused
     optimizer = adamw(model, lr=0.0)
 
@@ -888,7 +896,8 @@ for name, run in runs.items():
     assert off < (0.1 if name == "bfloat16" else 1e-3)
 
 # %% [markdown]
-# Six steps, one loss and one gradient; only the numbers of 16 bits move them a little. The formula says how many *operations* each step has.
+# Five steps leave the loss and the gradient as they are, up to the rounding of float32. The sixth, with numbers of 16 bits, moves
+# them a little. The formula says how many *operations* each step has.
 # Write down the step from which you expect the largest gain in *time*.
 
 # %%
@@ -910,6 +919,12 @@ spread = {name: (min(ratios(rounds, "textbook", name)), max(ratios(rounds, "text
 for name, (low, high) in spread.items():
     print(f"{name:>19}: {made[name] / made['textbook']:4.2f} of the operations, ", end="")
     print(f"{gains[name]:4.2f} times as fast ({low:.2f} to {high:.2f})")
+one_by_one = [name for name in LADDER if name != "unpadding, unsorted"]
+alone = {b: times_as_fast(rounds, a, b) for a, b in zip(one_by_one[:-1], one_by_one[1:], strict=True)}
+print("over the step before: " + ", ".join(f"{name} {gain:.2f}" for name, gain in alone.items()))
+print(f"the largest gain in these rounds: {max(alone, key=alone.get)}")
+rest = made["unpadding"] / made["sorted by length"]
+print(f"after sorting, unpadding still leaves out {1 - rest:.0%} of the operations")
 last = ratios(rounds, "unpadding", "bfloat16")
 print(
     f"the last step alone, round by round: {statistics.median(last):.2f} times as fast ({min(last):.2f} to {max(last):.2f})"
@@ -917,6 +932,7 @@ print(
 if min(last) < 1:
     print("so on this machine it is not sure that the last step wins anything")
 assert list(made.values()) == sorted(made.values(), reverse=True)
+assert made["unpadding"] == made["unpadding, unsorted"] and rest < 0.95
 assert gains["unpadding"] > 1.2 and made["unpadding"] < 0.7 * made["textbook"]
 
 # %% [markdown]
@@ -948,11 +964,12 @@ plots.show(
 # thin line too, bytes or calls were saved, not operations. Fused attention is made for that; on a busy machine you may not see
 # it. Where a bar stays behind its mark, something grew in weight that the formula leaves out: norms, GELU, AdamW, Python. The
 # better the products become, the more of the time is in the rest. (This is Amdahl's law.) Sorting and unpadding are two cures for
-# one illness: unpadding alone has as few operations as both together, and after sorting little is left for it to save. And
-# bfloat16 has to convert weights and activations in each layer; whether it gains all the same depends on the processor.
+# one illness: unpadding alone has as few operations as both together, and sorting alone removes only a part of the padding, as
+# the line below the table says, because a batch of eight still has texts of several lengths. With many more texts to sort, the
+# texts of a batch would be more alike. And bfloat16 has to convert weights and activations in each layer; whether it gains all the same depends on the processor.
 #
-# What proportion of the peak of a large product does a training step reach? Two proportions have a name. *Hardware* FLOPs
-# utilization counts every operation that is made. **Model FLOPs utilization**, MFU (Chowdhery et al. 2022), counts only those
+# What proportion of the peak of a large product does a training step reach? Two proportions have a name. (FLOPs are
+# floating-point operations.) *Hardware* FLOPs utilization counts every operation that is made. **Model FLOPs utilization**, MFU (Chowdhery et al. 2022), counts only those
 # that the model needs:
 
 # %%
@@ -972,7 +989,7 @@ assert utilization["textbook"] < utilization["unpadding"]
 # %% [markdown]
 # ## 6. Fewer bits
 #
-# A float32 has a sign, 8 bits for the exponent and 23 for the digits. **bfloat16** keeps the exponent and cuts the digits to 7:
+# A float32 has a sign, 8 bits for the exponent and 23 for the digits. **bfloat16** keeps the exponent and rounds the digits to 7 bits:
 # the range stays, two to three decimal digits remain. **int8** is a whole number from −128 to 127, and a scale must be kept
 # beside it. Both need less memory. Whether they are *faster* depends on the processor: some have instructions for products of
 # 16-bit or 8-bit numbers, others convert to float32 and back, and lose. So measure:
@@ -1002,7 +1019,7 @@ print(f"the ladder's whole step in bfloat16: {statistics.median(last):.2f} times
 
 # %% [markdown]
 # (`torch._int_mm` is torch's product of int8 matrices with a sum in int32. The underscore means what it says: it may change.)
-# Compare the first line of these three with the last: in the whole step, weights and activations are converted in each layer, and
+# Compare the product's line in bfloat16 with the last line: in the whole step, weights and activations are converted in each layer, and
 # residual sums, norms and AdamW stay in float32.
 #
 # ### Whole numbers with a scale
@@ -1126,8 +1143,9 @@ def in_int8(module, of_weights, of_inputs):
 
 
 def rounded(w):
-    """The course's quantize, for what follows."""
-    scale = (w.abs().amax(1) / 127).clamp(min=torch.finfo(w.dtype).tiny)
+    """Exercise 18.4, the course's way, for what follows."""
+    scale = w.abs().amax(1) / 127
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return (w / scale[:, None]).round().to(torch.int8), scale
 
 
@@ -1292,7 +1310,8 @@ for name, row in train_now.items():
     print(f"{name}: " + ", ".join(f"{k} {v:.3f}" for k, v in list(results_student[-1].items())[2:]))
 
 # %% [markdown]
-# All stored rows, and the teacher:
+# All stored rows, each at three seeds, and the teacher. (The teacher found more in the section before, among 200 bodies. Here all
+# test bodies are there to be confused.)
 
 # %%
 table = stored_table("18_student")
@@ -1303,7 +1322,9 @@ for name, found in values.items():
     print(f"{name:>18}: " + "; ".join(f"{c} " + " ".join(f"{v:.3f}" for v in vs) for c, vs in found.items()))
 teachers_queries = embed([query for query, _ in everything], (teacher, tokenizer), long="cut")
 best = mrr(teachers_queries @ teachers_index.T)
-print(f"{'the teacher':>18}: {best:.3f}")
+print(f"{'the teacher':>18}: {best:.3f} among {len(everything)} bodies")
+chance = sum(1 / rank for rank in range(1, len(everything) + 1)) / len(everything)
+print(f"{'a random order':>18}: {chance:.3f}")
 
 live = {row["student"]: row for row in results_student}
 for name in ("distilled, short", "pairs, short"):  # the rows trained here are like their stored ones
@@ -1312,12 +1333,14 @@ assert live["pairs, short"]["mrr"] > live["distilled, short"]["mrr"]  # with few
 assert live["pairs, short"]["mrr_with_teachers_index"] < 0.05 < live["distilled, short"]["mrr_with_teachers_index"]
 assert live["pairs, short"]["mrr_mapped"] > live["pairs, short"]["mrr"] + 0.05
 
-distilled, pairs, more_updates, untrained = (values[name] for name in list(ROWS)[2:])
+short, _, distilled, pairs, more_updates, untrained = (values[name] for name in ROWS)
+assert all(a < b for a, b in zip(short["mrr_with_teachers_index"], short["mrr"], strict=True))
+assert min(distilled["mrr_mapped"]) > max(distilled["mrr_with_teachers_index"])
 assert min(distilled["mrr"]) > max(pairs["mrr"] + more_updates["mrr"]) + 0.03
 assert max(more_updates["mrr"]) < min(pairs["mrr"])
 assert max(distilled["mrr_with_teachers_index"]) < best
 assert all(a > b for a, b in zip(distilled["mrr_with_teachers_index"], distilled["mrr"], strict=True))
-assert max(pairs["mrr_with_teachers_index"] + more_updates["mrr_with_teachers_index"]) < 0.05
+assert max(pairs["mrr_with_teachers_index"] + more_updates["mrr_with_teachers_index"]) < 1.5 * chance
 assert min(untrained["mrr_mapped"]) > max(untrained["mrr"]) + 0.15
 assert abs(statistics.mean(untrained["mrr_mapped"]) - statistics.mean(pairs["mrr"])) < 0.04
 assert min(pairs["mrr_mapped"]) > max(untrained["mrr_mapped"] + pairs["mrr"]) + 0.02
@@ -1333,15 +1356,16 @@ assert min(distilled["mrr_with_teachers_index"]) > max(pairs["mrr_mapped"]) + 0.
 # pretraining and its longer training. This comparison cannot tell them apart.
 #
 # Now the second column. The distilled student's *questions* find more in the **teacher's** index than in the student's own,
-# after 200 updates. (After 40 it does not do so at every seed.) That is practical: documents are encoded once, by
-# the large model, when nobody waits. Queries are encoded by the small one. A student that was trained on pairs alone finds nothing
-# there, because its vectors live in a space of their own.
+# after 200 updates. (After 40 it is the other way round at all three stored seeds.) That is practical: documents are encoded once,
+# by the large model, when nobody waits. Queries are encoded by the small one. A student that was trained on pairs alone finds no
+# more there than a random order does, because its vectors live in a space of their own.
 #
 # The third column warns against too simple a conclusion. With a linear map, fitted on 3,000 training texts, the student that was
 # trained on pairs finds more in the teacher's index than in its own. So its vectors held more than they showed. But most of this is
 # the work of the map: a student that was never trained, whose table alone comes from the teacher, finds with such a map about as
 # much as 100 updates on pairs teach. The map is itself a small distillation. Neither reaches the student that was distilled
-# with all its layers.
+# with all its layers, and that one gains a little from a map as well: its own training did not make its vectors agree with the
+# teacher's completely.
 #
 # (All models of this section have seen training texts only. Four in ten of the teacher's pairs were of other kinds, some words with
 # what is around them or a name with its text; the students' were all a summary with its body.)
@@ -1373,9 +1397,13 @@ KINDS_OF_STUDENT = (
     (distilled["mrr"], "o", plots.BLUE, "student, distilled"),
     (distilled["mrr_with_teachers_index"], "^", plots.BLUE, "the same, the teacher's index"),
 )
-for found, marker, colour, label in KINDS_OF_STUDENT:
-    ax.plot([speed] * len(found), found, marker, color=colour, label=label)
-ax.set(xlabel="times as fast as the teacher", ylabel="MRR among test bodies")
+for number, (found, marker, colour, label) in enumerate(KINDS_OF_STUDENT):
+    ax.plot([speed * (0.92 + 0.04 * number)] * len(found), found, marker, color=colour, label=label)
+ax.axvline(speed, color=plots.GREY, lw=0.8, ls=":", zorder=0)
+ax.set(
+    xlabel="times as fast as the teacher (all students at the dotted line, drawn side by side)",
+    ylabel="MRR among test bodies",
+)
 ax.set(xlim=(0, 1.35 * speed), ylim=(0, 1.1 * best))
 ax.legend(loc="lower left")
 kept_share = statistics.mean(distilled["mrr"]) / best
@@ -1387,13 +1415,13 @@ plots.show(
 
 # %% [markdown]
 # Compare the two numbers of speed. The student has about a fifth of the operations, and the clock shows less than the formula
-# promises: the narrower the matrices, the more of the time goes to norms, GELU and Python, as the roofline told.
+# promises: the narrower the matrices, the more of the time goes to norms, GELU and Python, as the roofline showed.
 
 # %% [markdown]
 # ## What to remember
 #
 # * **Count before you measure.** A product of (m, k) and (k, n) takes 2·m·k·n operations; a training step three forward passes.
-#   For one layer and token: 24 C² + 4 T C. The quadratic part overtakes the linear one at T = 6C, nine times as long as BERT's
+#   For one layer and token, with F = 4C: 24 C² + 4 T C. The quadratic part overtakes the linear one at T = 6C, nine times as long as BERT's
 #   longest text.
 # * Compare a count with a formula once. Some counters take a multiplication and its addition for one operation, and torch 2.13's
 #   counts fused attention on the CPU as nothing.
@@ -1404,7 +1432,7 @@ plots.show(
 # * Arithmetic and memory each set a bound, and the **roofline** tells which of the two is lower. A part may be limited by neither.
 #   Only large matrix products come near the peak.
 # * **Unpadding** changes no result: linear layers on real tokens, attention text by text. What it can gain is the operations before
-#   over the operations after: a little more than 1 / the proportion of real tokens for short texts, far more for long ones.
+#   over the operations after: a little more than 1 / the proportion of real tokens for short texts, clearly more where very long and shorter texts meet.
 # * Measure ratios, in turn, take medians, and look at the spread. A loss and a gradient that stay the same are part of the
 #   measurement. If you report a utilization, report **MFU**, which counts only what the model needs.
 # * **Fewer bits** cost this search next to nothing. Whether they are faster is a property of the processor, and of how much is
