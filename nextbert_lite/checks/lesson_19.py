@@ -2,12 +2,13 @@
 
 import copy
 import math
+import numbers
 from itertools import product
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from torch import nn
+from torch import Tensor, nn
 
 from nextbert_lite.checks.core import (
     OTHER_SIZES,
@@ -20,6 +21,7 @@ from nextbert_lite.checks.core import (
     describe,
     hint,
     mine,
+    run,
     solution,
     untouched,
 )
@@ -39,7 +41,7 @@ def sizes_of(model):
     return every, every - tables - model.head.bias.numel()
 
 
-def a_model(generator, width=None, layers=None, **more):
+def a_model(generator, width=None, layers=None, heads=2, **more):
     """Return a small masked model with drawn sizes and seeded weights, biases and gains included."""
 
     def drawn(least, most):
@@ -47,18 +49,63 @@ def a_model(generator, width=None, layers=None, **more):
 
     width = 8 * drawn(1, 4) if width is None else width
     layers = drawn(1, 4) if layers is None else layers
-    sizes = dict(width=width, layers=layers, heads=2, ffn_width=drawn(2, 5) * width, max_len=drawn(9, 15))
+    sizes = dict(width=width, layers=layers, heads=heads, ffn_width=drawn(2, 5) * width, max_len=drawn(9, 15))
     model = MaskedLanguageModel(Encoder(EncoderConfig(drawn(20, 40), **sizes, init_std="fan_in", **more)))
     for parameter in model.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator) * parameter.shape[-1] ** -0.5
     return model
 
 
+def part_sizes(model):
+    """What may have been forgotten, or counted where it should not be: name -> how many parameters."""
+    size = {name: p.numel() for name, p in model.named_parameters()}
+    tables = {f"`{name}`": n for name, n in size.items() if name.split(".")[1] in ("tokens", "positions", "types")}
+    vectors = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 1 and name != "head.bias")
+    parts = tables | {
+        "the tables of words and positions": sum(list(tables.values())[:2]),
+        "the tables of positions and token types": sum(list(tables.values())[1:]),
+        "all tables": sum(tables.values()),
+        "all tables and the head's bias": sum(tables.values()) + size["head.bias"],
+        "`head.bias`": size["head.bias"],
+        "twice `head.bias`": 2 * size["head.bias"],
+        "`head.dense`": size["head.dense.weight"] + size["head.dense.bias"],
+        "the head without its bias over words": sum(n for k, n in size.items() if k[:5] == "head.") - size["head.bias"],
+        "the whole head": sum(n for k, n in size.items() if k.startswith("head.")),
+        "all biases and norms but `head.bias`": vectors,
+        "all biases and norms": vectors + size["head.bias"],
+        "all norms": sum(n for k, n in size.items() if "norm" in k),
+        "all biases": sum(n for k, n in size.items() if k.endswith("bias")),
+        "`head.bias` minus `head.dense.bias`": abs(size["head.bias"] - size["head.dense.bias"]),
+        "the layers": sum(n for k, n in size.items() if ".layers." in k),
+    }
+    return parts
+
+
+def which_count(answer, case):
+    """Say which of the two numbers is wrong, and what has as many parameters as it has too many or too few."""
+    (model,) = case
+    right, found = sizes_of(model), run(answer, case)
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        return None
+    said = []
+    for which, yours, known in zip(("first", "second"), found, right, strict=True):
+        if isinstance(yours, bool) or not isinstance(yours, numbers.Number) or yours == known:
+            continue
+        if int(yours) != yours:
+            return f"the {which} number is {yours}; expected a whole number, the number of parameters itself."
+        gap = yours - known
+        as_many = [name for name, n in part_sizes(model).items() if n == abs(gap)]
+        also = f", as many as in {as_many[0]}" if as_many else ""
+        said.append(f"the {which} number is {abs(gap):,} too {'large' if gap > 0 else 'small'}{also}")
+    return f"{'; '.join(said)}." if said else None
+
+
 sizes = Exercise(
     id="19.1",
     right=sizes_of,
-    inputs=lambda generator: (a_model(generator),),
-    also=lambda generator: (a_model(generator, width=32, layers=0, token_types=2),),
+    inputs=lambda generator: (a_model(generator, token_types=2),),
+    also=lambda generator: (a_model(generator, width=32, layers=0),),
+    about=which_count,
     mistakes=(
         Mistake(
             "the position table left in",
@@ -99,6 +146,60 @@ sizes = Exercise(
             lambda model: (sizes_of(model)[1], sizes_of(model)[1]),
             "the first number is of *all* parameters, tables included; the second leaves them out. Return both.",
             "one count where the text asks for two",
+        ),
+        Mistake(
+            "the table of types left in",
+            lambda model: (
+                sum(p.numel() for p in model.parameters()),
+                sizes_of(model)[1] + model.encoder.types.weight.numel(),
+            ),
+            "a model may have a table of token types too, and yours leaves out words and positions only. Find every "
+            "`nn.Embedding` in `model.modules()`.",
+            "two tables called by their names",
+        ),
+        Mistake(
+            "in the other order",
+            lambda model: sizes_of(model)[::-1],
+            "the two numbers are right and come in the other order: all parameters first.",
+            "return inside, every",
+        ),
+        Mistake(
+            "what is left out counted",
+            lambda model: (
+                sum(p.numel() for p in model.parameters()),
+                sum(p.numel() for p in model.parameters()) - sizes_of(model)[1],
+            ),
+            "the second number counts the tables and the head's bias. Asked for is what is *left* without them.",
+            "the complement",
+        ),
+        Mistake(
+            "the whole head left out",
+            lambda model: (
+                sum(p.numel() for p in model.parameters()),
+                sizes_of(model)[1] - sum(p.numel() for p in model.head.parameters()) + model.head.bias.numel(),
+            ),
+            "the second number lacks the whole head. Only its bias over the words is left out: `head.dense` and "
+            "`head.norm` are inside.",
+            "model.encoder.parameters() for what is inside",
+        ),
+        Mistake(
+            "the encoder alone",
+            lambda model: (
+                sum(p.numel() for p in model.encoder.parameters()),
+                sizes_of(model)[1] - sum(p.numel() for p in model.head.parameters()) + model.head.bias.numel(),
+            ),
+            "both numbers are those of the encoder alone. The head has parameters as well: go through `model`, not "
+            "`model.encoder`.",
+            "model.encoder for the model",
+        ),
+        Mistake(
+            "matrices only",
+            lambda model: (
+                sum(p.numel() for p in model.parameters()),
+                sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)),
+            ),
+            "the second number has the matrices of the linear layers only. Their biases and the norms are inside too.",
+            "the weights of a diagram, without its biases",
         ),
         Mistake(
             "the head's bias left in",
@@ -175,7 +276,8 @@ def a_grid(n_sizes=4, n_data=4):
 def five(result):
     """Return the five numbers; Fault for anything else."""
     if not isinstance(result, tuple | list) or len(result) != 5:
-        raise Fault(f"it returns {describe(result)}; expected `return E, A, alpha, B, beta`.")
+        shown = "one array" if isinstance(result, np.ndarray) else describe(result)
+        raise Fault(f"it returns {shown}; expected five floats, `return E, A, alpha, B, beta`.")
     try:
         return tuple(float(value) for value in result)
     except (TypeError, ValueError):
@@ -189,6 +291,7 @@ def rounded(values, digits=2):
 
 
 LAWS = ((1.2, 60.0, 0.6, 9.0, 0.4), (0.5, 9.0, 0.3, 400.0, 1.2), (2.5, 400.0, 0.8, 30.0, 0.7))
+NAMES = ("N", "D", "losses")
 
 
 def one_of(generator):
@@ -196,36 +299,173 @@ def one_of(generator):
 
 
 def the_kind(answer, generator):
+    """One seed gives tensors, one arrays, one lists."""
     N, D = a_grid()
-    found = five(answer(N, D, law(LAWS[0], N, D)))
-    if not all(math.isfinite(value) for value in found):
-        raise Fault(f"the results are {found}; all five should be finite.")
+    kind = ("tensors", "arrays", "lists")[generator.initial_seed() % 3]
+    turn = {"tensors": lambda v: v, "arrays": lambda v: v.numpy(), "lists": lambda v: v.tolist()}[kind]
+    given = [turn(v) for v in (N, D, law(LAWS[0], N, D))]
+    try:
+        result = answer(*given)
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        if kind == "tensors":
+            raise
+        raise Fault(
+            f"with {kind} your code raises {type(error).__name__}: {error}. N, D and losses may be tensors, arrays or "
+            "lists: turn each into an array first, `np.asarray(N, float)`."
+        ) from None
+    if not all(math.isfinite(value) for value in five(result)):
+        raise Fault(f"the results are {five(result)}; all five should be finite.")
     return True
+
+
+def posed(s, N, D, losses, floor, delta):
+    """Return what a fit with the mistakes s minimises over p = (a, α, b, β and perhaps e), and what belongs to it."""
+    N, D, L = (np.asarray(v, float) for v in (N, D, losses))
+    if s["exchange"]:
+        N, D = D, N
+    x, y = (np.log10(N), np.log10(D)) if s["base"] else (np.log(N), np.log(D))
+    x0, y0 = x.mean(), y.mean()
+    known = floor is not None and not (s["floor"] == "if floor" and floor == 0)
+    free = not known or s["floor"] in ("free", "added")
+    left = L - (floor if known and s["floor"] in (None, "added", "if floor") else 0)
+    target = np.log10(left) if s["base"] == "all" else np.log(left)
+    delta = s["delta"] or delta
+
+    def objective(p):
+        terms = [p[0] - p[1] * (x - x0), p[2] - p[3] * (y - y0)]
+        if free:
+            terms.append(np.full_like(x, p[4]))
+        elif s["floor"] == "fixed":
+            terms.append(np.full_like(x, np.log(floor)))
+        logs = np.logaddexp.reduce(terms)
+        at = np.exp(np.clip(logs, -50, 50))
+        off = at - left if s["space"] else logs - target
+        size, small = np.abs(off), np.abs(off) < delta
+        each, slope = {
+            None: (np.where(small, off**2 / 2, delta * (size - delta / 2)), np.clip(off, -delta, delta)),
+            "shift": (np.where(small, off**2 / 2, delta * (size - delta)), np.clip(off, -delta, delta)),
+            "no half": (np.where(small, off**2, delta * size), np.where(small, 2 * off, delta * np.sign(off))),
+            "squares": (off**2 / 2, off),
+            "absolute": (delta * size, delta * np.sign(off)),
+        }[s["loss"]]
+        pull = slope * (at if s["space"] else 1) * np.exp(np.array(terms) - logs)
+        gradient = [pull[0].sum(), -pull[0] @ (x - x0), pull[1].sum(), -pull[1] @ (y - y0)]
+        gradient += [pull[2].sum()] if free else []
+        return each.sum() / delta**2, np.array(gradient) / delta**2
+
+    return objective, left, free, known, x0, y0
+
+
+def no_mistake(**switches):
+    return dict.fromkeys("floor space loss scale gives exchange base centre delta".split()) | switches
+
+
+# what else may have been minimised: switches of `wrong_fit` and what is said; the same sentences are named mistakes
+OTHER_OBJECTIVES = {
+    "squares": dict(loss="squares"),
+    "squares without logarithms": dict(loss="squares", space=True),
+    "absolute": dict(loss="absolute"),
+    "shift": dict(loss="shift"),
+    "no half": dict(loss="no half"),
+    "0.001": dict(delta=0.001),
+    "0.01": dict(delta=0.01),
+    "space": dict(space=True),
+    "base": dict(base="all"),
+    "ignored": dict(floor="ignored"),
+    "fixed": dict(floor="fixed"),
+    "free": dict(floor="free"),
+    "if floor": dict(floor="if floor"),
+}
+_least = {}
+
+
+def what_was_minimised(p, N, D, losses, floor, delta, among=OTHER_OBJECTIVES):
+    """Return the name of the objective among the usual wrong ones that is nearly least at these five numbers, or "
+    "None."""
+    E, A, alpha, B, beta = p
+    found = {}
+    for name in among:
+        s = no_mistake(**OTHER_OBJECTIVES[name])
+        if (
+            s["delta"] == delta
+            or (s["floor"] and floor is None)
+            or ((name == "if floor") != (floor == 0) and s["floor"])
+        ):
+            continue
+        objective, _, free, _, x0, y0 = posed(s, N, D, losses, floor, delta)
+        key = (name, *torch.as_tensor(losses).tolist(), floor, delta)
+        if key not in _least:
+            _least[key] = wrong_fit(**OTHER_OBJECTIVES[name]).least(N, D, losses, floor, delta)
+        e = E - floor if s["floor"] == "added" else E
+        with np.errstate(all="ignore"):
+            at = [np.log(A) - alpha * x0, alpha, np.log(B) - beta * y0, beta] + ([np.log(e)] if free else [])
+            value = float(objective(np.array(at, float))[0]) if min(A, B) > 0 and e >= 0 else math.inf
+        found[name] = (value + 1e-2) / (_least[key] + 1e-2)
+    found = {name: round(max(ratio, 1.0), 3) for name, ratio in found.items() if ratio < 1.02}
+    return min(found, key=found.get) if found else None
+
+
+def sentence_of(name):
+    """Return what is said of one of the other objectives: the message of the mistake that minimises it."""
+    return next(m.message for m in law_fit.mistakes if m.wrong.switches == OTHER_OBJECTIVES[name])
+
+
+def on_the_law(found, p, N, D, losses, floor=None):
+    """Return the numbers found, rounded, where they are those of the law; Fault, which says what is wrong, else."""
+    near = [math.isclose(a, b, rel_tol=0.02, abs_tol=1e-3) for a, b in zip(found, p, strict=True)]
+    if torch.equal(rounded(found), rounded(p)):
+        return rounded(found)
+    E, A, alpha, B, beta = p
+    if np.allclose(found, (E, B, beta, A, alpha), rtol=0.02):
+        raise Fault("A and α stand where B and β belong.")
+    if not all(near) and np.allclose(sorted(found), sorted(p), rtol=0.02):
+        raise Fault("the five numbers are right and come in another order.")
+    other = what_was_minimised(found, N, D, losses, floor, 0.01, ("base", "ignored"))
+    if other is not None:
+        raise Fault(sentence_of(other))
+    symbols = "E A α B β".split()
+    right = [symbol for symbol, good in zip(symbols, near, strict=True) if good]
+    wrong = [f"{s} is {v:.2g}, expected {r:g}" for s, v, r, g in zip(symbols, found, p, near, strict=True) if not g]
+    wrong = wrong or [f"{s} is {v:.4g}, expected {r:g}" for s, v, r in zip(symbols, found, p, strict=True)]
+    off = math.nan
+    if min(found[1], found[3]) > 0 and found[0] >= 0:
+        off = float(np.abs(np.log(law(found, N, D) / losses)).max())
+    said = f"these points lie on a law exactly. Right: {', '.join(right) or 'none'}. Wrong: {'; '.join(wrong)}."
+    if right == ["E", "α", "β"] or set(right) >= {"E", "α", "β"}:
+        raise Fault(f"{said} The exponents are right, so what is missing is the way back from centred logarithms.")
+    if math.isfinite(off) and off < 0.2:
+        raise Fault(f"{said} Your law is off by up to {off:.1%}: the optimiser stopped before it arrived.")
+    raise Fault(said)
 
 
 def exact(answer, generator):
     (N, D), p = a_grid(), one_of(generator)
-    return rounded(five(answer(N, D, law(p, N, D))))
+    return on_the_law(five(answer(N, D, law(p, N, D))), p, N, D, law(p, N, D))
 
 
 def with_floor(answer, generator):
     (N, D), p = a_grid(), one_of(generator)
-    return rounded(five(answer(N, D, law(p, N, D), floor=p[0])))
+    losses = law(p, N, D)
+    found = five(untouched(lambda *three: answer(*three, floor=p[0]), N, D, losses.clone(), names=NAMES))
+    return on_the_law(found, p, N, D, losses, p[0])
 
 
 def a_false_floor(answer, generator):
-    """The floor that is given is not quite the one of the points: it must be taken as it is."""
+    """The floor that is given is not quite the one of the points: it must be taken as it is, 0 too."""
     N, D = a_grid()
     p = one_of(generator)
-    found = five(answer(N, D, law(p, N, D), floor=0.9 * p[0]))
-    return value_of(found, N, D, law(p, N, D), 0.9 * p[0], 0.01), torch.tensor(found[0], dtype=torch.float64)
+    floors = (0.9 * p[0], 0.0) if generator.initial_seed() % 3 == 0 else (0.9 * p[0],)
+    return tuple(judged(answer, N, D, law(p, N, D), floor, 0.01) for floor in floors)
 
 
 _fitted = {}
 
 
-def value_of(p, N, D, losses, floor, delta):
-    """Return the objective of the text at these five numbers, over that of the course's; 1 where it is no worse."""
+def judged(answer, N, D, losses, floor, delta):
+    """Return 1 where an answer's fit is as good as the course's by the text's objective; Fault, which says why, "
+    "else."""
 
     def objective(p):
         E, A, _, B, _ = p
@@ -235,14 +475,32 @@ def value_of(p, N, D, losses, floor, delta):
         off = (logs - (losses - (floor or 0)).log()).abs()
         return float(torch.where(off < delta, off**2 / 2, delta * (off - delta / 2)).sum())
 
+    given = {} if floor is None else {"floor": floor}
+    given |= {} if delta == 0.01 else {"delta": delta}
+    found = five(answer(N, D, losses, **given))
     key = (*losses.tolist(), floor, delta)
     if key not in _fitted:
-        _fitted[key] = fit_law(N, D, losses, floor=floor, delta=delta)
-    ours = objective(_fitted[key])
-    theirs = objective(p)
-    if not math.isfinite(theirs):
-        return "no law"
-    return 1.0 if theirs <= 1.005 * ours + 1e-9 else float(f"{theirs / ours:.1e}")
+        _fitted[key] = objective(fit_law(N, D, losses, floor=floor, delta=delta))
+    ours, theirs = _fitted[key], objective(found)
+    with_that = f"δ = {delta}" if floor is None else f"δ = {delta} and the floor {floor:g}"
+    if theirs > 1.005 * ours + 1e-9 or not math.isfinite(theirs):
+        other = what_was_minimised(found, N, D, losses, floor, delta)
+        if other is not None:
+            raise Fault(sentence_of(other))
+        if floor and np.allclose(found[1:], wrong_fit(floor="added")(N, D, losses, floor, delta)[1:], rtol=0.03):
+            raise Fault("with a floor given you fit a further constant beside it, and drop it. Four unknowns are left.")
+        if not math.isfinite(theirs):
+            raise Fault(
+                f"with {with_that} you return {rounded(found).tolist()}, which is no law: E, A and B are not negative."
+            )
+        raise Fault(
+            f"with {with_that} the sum of Huber's losses at your five numbers is {theirs / ours:.3g} times the least "
+            f"there "
+            "is: either the optimiser stopped early or something else was minimised."
+        )
+    if floor is not None and abs(found[0] - floor) > 1e-6:
+        raise Fault(f"with the floor {floor:g} given the first result is {found[0]:.4g}. Return the floor itself as E.")
+    return 1.0
 
 
 def outliers(answer, generator):
@@ -250,18 +508,14 @@ def outliers(answer, generator):
     (N, D), p = a_grid(), one_of(generator)
     losses = law(p, N, D)
     losses[[3, 9]] *= 1.35
-    return rounded(five(answer(N, D, losses)))
+    return judged(answer, N, D, losses, None, 0.01)
 
 
 def noisy(answer, generator, n=4, floor=False):
     N, D = a_grid(n, 5)
     p = one_of(generator)
     losses = p[0] + (law(p, N, D) - p[0]) * (0.08 * torch.randn(len(N), generator=generator)).exp().double()
-    found = []
-    for delta in (0.01, 0.1):
-        given = p[0] if floor else None
-        found.append(value_of(five(answer(N, D, losses, floor=given, delta=delta)), N, D, losses, given, delta))
-    return tuple(found)
+    return tuple(judged(answer, N, D, losses, p[0] if floor else None, delta) for delta in (0.01, 0.1))
 
 
 def known_and_noisy(answer, generator):
@@ -272,75 +526,56 @@ def other_points(answer, generator):
     """Fewer points in no order, in float32; another unit of the loss changes E, A and B and no exponent."""
     N, D = a_grid(3, 4)
     order = torch.randperm(len(N), generator=generator)
-    p = LAWS[0]
-    losses = law(p, N, D)[order]
-    plain = five(untouched(answer, N[order].float(), D[order].float(), losses))
-    larger = five(answer(N[order], D[order], 2 * losses))
-    return rounded(plain), rounded(larger)
+    N, D, p = N[order], D[order], LAWS[0]
+    losses = law(p, N, D)
+    plain = five(untouched(answer, N.float(), D.float(), losses.clone(), names=NAMES))
+    larger = five(answer(N, D, 2 * losses))
+    twice = (2 * p[0], 2 * p[1], p[2], 2 * p[3], p[4])
+    return on_the_law(plain, p, N, D, losses), on_the_law(larger, twice, N, D, 2 * losses)
 
 
 def wrong_fit(**switches):
     """Return a fit_law that a learner may write; its switches are the mistakes."""
-    names = "floor space loss scale gives exchange base centre delta"
-    s = dict.fromkeys(names.split()) | switches
+    s = no_mistake(**switches)
 
-    def fit(N, D, losses, floor=None, delta=0.01):
-        delta = 0.001 if s["delta"] else delta
-        x, y = np.log(np.asarray(N, float)), np.log(np.asarray(D, float))
-        if s["exchange"]:
-            x, y = y, x
-        if s["base"]:
-            x, y = x / np.log(10), y / np.log(10)
-        L = np.asarray(losses, float)
-        known = floor is not None
-        free = not known or s["floor"] == "free"
-        subtract = floor if known and s["floor"] is None else 0
-        if known and s["floor"] == "factor":
-            L = L / floor
-        left = L - subtract
-        x0, y0 = x.mean(), y.mean()
-
-        def residual(p):
-            terms = [p[0] - p[1] * (x - x0), p[2] - p[3] * (y - y0)]
-            if free:
-                terms.append(np.full_like(x, p[4]))
-            elif s["floor"] == "fixed":
-                terms.append(np.full_like(x, np.log(floor)))
-            logs = np.logaddexp.reduce(terms)
-            return np.exp(np.clip(logs, -50, 50)) - left if s["space"] else logs - np.log(left)
-
-        def objective(p):
-            off = np.abs(residual(p))
-            if s["loss"] == "squares":
-                return (off**2).sum() * 1e4
-            if s["loss"] == "absolute":
-                return off.sum() * 1e2
-            huber = np.where(off < delta, off**2 / 2, delta * (off - delta / 2))
-            return huber.mean() if s["scale"] else huber.sum() / delta**2
-
-        slopes = [(0.3, 0.3), (1.0, 1.0)]
-        shares = (0.5,) if free else (0,)
+    def arrived(N, D, losses, floor, delta):
+        objective, left, free, known, x0, y0 = posed(s, N, D, losses, floor, delta)
         best = None
-        for (alpha, beta), share in product(slopes, shares):
+        for (alpha, beta), share in product([(0.3, 0.3), (1.0, 1.0)], (0.3, 0.9) if free else (0,)):
             middle = np.log(np.median(left) - share * left.min())
             start = [middle - np.log(2), alpha, middle - np.log(2), beta]
             start += [np.log(share) + np.log(left.min())] if free else []
-            options = {} if s["scale"] else {"maxiter": 5000, "maxfun": 200000, "ftol": 1e-13}
-            found = minimize(objective, start, method="L-BFGS-B", options=options)
+            options = {"maxiter": 5000, "maxfun": 200000, "ftol": 1e-13}
+            if s["scale"]:
+                small = delta**2 / len(left)
+                found = minimize(lambda p, small=small: small * objective(p)[0], start, method="L-BFGS-B", tol=1e-6)
+            else:
+                found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
             best = found if best is None or found.fun < best.fun else best
-        a, alpha, b, beta = best.x[:4]
-        e = best.x[4] if free else np.log(floor)
-        if s["gives"] == "logs":
-            return e, a + alpha * x0, alpha, b + beta * y0, beta
-        A, B = (np.exp(a), np.exp(b)) if s["centre"] else (np.exp(a + alpha * x0), np.exp(b + beta * y0))
-        if s["gives"] == "signs":
-            return np.exp(e), A, -alpha, B, -beta
-        if s["gives"] == "order":
-            return A, B, np.exp(e), alpha, beta
-        if s["gives"] == "zero":
-            return (0.0 if known else np.exp(e)), A, alpha, B, beta
-        return np.exp(e), A, alpha, B, beta
+        return best, free, known, x0, y0
 
+    def fit(N, D, losses, floor=None, delta=0.01):
+        if s["gives"] == "in place" and floor is not None:
+            losses -= floor
+            losses = losses + floor
+        best, free, known, x0, y0 = arrived(N, D, losses, floor, delta)
+        a, alpha, b, beta = best.x[:4]
+        E = float(np.exp(best.x[4])) if free else floor
+        if known and s["floor"] == "added":
+            E += floor
+        if s["gives"] == "logs":
+            return math.log(E), a + alpha * x0, alpha, b + beta * y0, beta
+        back = {None: (1, 1), True: (0, 0), "sign": (-1, -1), "B": (1, 0)}[s["centre"]]
+        A, B = np.exp(a + back[0] * alpha * x0), np.exp(b + back[1] * beta * y0)
+        return {
+            None: (E, A, alpha, B, beta),
+            "in place": (E, A, alpha, B, beta),
+            "signs": (E, A, -alpha, B, -beta),
+            "order": (A, B, E, alpha, beta),
+            "zero": (0.0 if known else E, A, alpha, B, beta),
+        }[s["gives"]]
+
+    fit.least, fit.switches = lambda *given: arrived(*given)[0].fun, switches
     return fit
 
 
@@ -394,7 +629,7 @@ law_fit = Build(
             "the optimiser stops at once",
             wrong_fit(scale=True),
             "your optimiser stops long before the minimum. The Huber losses are tiny numbers (δ² and less), so a rule "
-            "such as *stop when the objective changes by less than 1e-9* holds from the start. Divide the sum by δ², "
+            "such as *stop when the objective changes by less than 1e-6* holds from the start. Divide the sum by δ², "
             "and take smaller tolerances. The published fit of 2022 had this fault.",
             "Besiroglu et al. 2024, arXiv:2404.10102: the optimizer stopped before convergence due to a poor choice of "
             "loss scale",
@@ -477,14 +712,84 @@ law_fit = Build(
         Mistake(
             "squares",
             wrong_fit(loss="squares"),
-            "the squared error lets two bad runs of sixteen pull the whole law. Huber's loss grows linearly beyond δ.",
+            "the squared error lets two bad runs of sixteen pull the whole law. Huber's loss grows linearly beyond δ."
+            " (Or is a δ of your own so large that all is square?)",
             "least squares; Hoffmann et al. 2022 chose Huber's loss against outliers (appendix D.2)",
         ),
         Mistake(
             "δ of your own",
-            wrong_fit(delta=True),
-            "the argument `delta` is not used: Huber's loss is quadratic up to a δ of your own.",
+            wrong_fit(delta=0.001),
+            "your numbers are the best ones for δ = 0.001, whatever `delta` is. Huber's loss is quadratic up to the "
+            "argument `delta`, and not to a δ of your own.",
             "δ = 1e-3 of Hoffmann et al. 2022 written into the code",
+        ),
+        Mistake(
+            "δ of 0.01",
+            wrong_fit(delta=0.01),
+            "your numbers are the best ones for δ = 0.01, whatever `delta` is. Is the default written into your code "
+            "where `delta` belongs?",
+            "the default value written into the code, or a function of the notebook that holds its own delta",
+        ),
+        Mistake(
+            "absolute errors",
+            wrong_fit(loss="absolute"),
+            "you add up |ln(law) − ln(loss)|. Huber's loss is that only beyond δ; up to δ it is a square, off² / 2.",
+            "median regression taken for Huber's loss",
+        ),
+        Mistake(
+            "half of δ forgotten",
+            wrong_fit(loss="shift"),
+            "beyond δ you add δ(|off| − δ). Huber's loss goes on there where the square stops, at δ² / 2: it is "
+            "δ(|off| − δ / 2).",
+            "the two pieces of Huber's loss written from memory",
+        ),
+        Mistake(
+            "square without its half",
+            wrong_fit(loss="no half"),
+            "your two pieces are off² and δ |off|, which meet at δ with different slopes. Huber's loss is off² / 2 up"
+            " to δ and δ(|off| − δ / 2) beyond it.",
+            "the factors of Huber's loss left out as if they did not matter",
+        ),
+        Mistake(
+            "squares of the losses",
+            wrong_fit(loss="squares", space=True),
+            "you minimise the squares of law − loss. The text asks for logarithms, ln(law) − ln(loss), and for "
+            "Huber's loss.",
+            "scipy.optimize.curve_fit with its defaults",
+        ),
+        Mistake(
+            "base 10 in all",
+            wrong_fit(base="all"),
+            "the losses went through log10 as well, while the terms are put together with exp (or logaddexp). Use "
+            "natural logarithms everywhere.",
+            "numpy.log10 of everything beside numpy.logaddexp",
+        ),
+        Mistake(
+            "moved the wrong way",
+            wrong_fit(centre="sign"),
+            "the exponents are right, and A is at the mean of ln N, moved the wrong way: A = exp(a + α · mean), and B"
+            " likewise.",
+            "the sign of the slope forgotten when centred regressors are undone",
+        ),
+        Mistake(
+            "B left at the centre",
+            wrong_fit(centre="B"),
+            "the exponents and A are right, and B is still the term's value at the mean of ln D. Multiply it by exp(β"
+            " · mean of ln D).",
+            "one of two centred regressors moved back",
+        ),
+        Mistake(
+            "a floor of 0 taken for none",
+            wrong_fit(floor="if floor"),
+            "with floor=0.0 you fit an E all the same. 0 is a floor: ask `floor is not None`, and not `if floor`.",
+            "the truth value of 0.0",
+        ),
+        Mistake(
+            "the caller's losses changed",
+            wrong_fit(gives="in place"),
+            "`losses` is changed in place when a floor is given (`losses -= floor`?): whoever called it finds theirs "
+            "changed. Work on a copy.",
+            "an array that np.asarray does not copy",
         ),
     ),
     hints=(
@@ -504,23 +809,46 @@ law_fit = Build(
 
 # --- 19.3 predict: the exponent of the last checkpoints ---------------------------------------------------------------
 
+
+def which_slope(guess):
+    """Say what is true of a wrong exponent that is none of the usual ones."""
+    guess = float(guess)
+    if not math.isfinite(guess):
+        return "Give a finite number."
+    if guess < 0:
+        return "The loss falls with the number of sentences, and in B / D^β that is a *positive* β."
+    if guess > 10:
+        return "β is the exponent itself, of the order of 1, and no percentage."
+    if guess > 1.4:
+        return (
+            f"The direction is right, and that is too steep: with a β of {guess:g} each doubling of the corpus would "
+            f"divide this term by {2**guess:.1f}."
+        )
+    return "The direction is right, and β grows by more: it is more than twice that of the best checkpoints, 0.50."
+
+
 last_exponent = Prediction(
     id="19.3",
     right=1.15,  # a cell of the lesson fits it to the stored table
     tolerance=0.25,
+    about=which_slope,
     mistakes=(
         Mistake(
             "as with the best",
             0.5,
-            "that is about the β of the best checkpoints. By the last step the runs on 50 sentences are far worse than "
-            "their best, and the runs on 400 are at their best: look at the columns `last` and `best` of `grid`.",
+            "the best checkpoints have a β of 0.50, and the last ones a much larger one. By the last step the runs on"
+            " 50 "
+            "sentences are far worse than their best, and the runs on 400 are at their best: look at the columns "
+            "`last` "
+            "and `best` of `grid`.",
             "the last checkpoint taken for the best: fits that do not say which was used",
         ),
         Mistake(
             "smaller",
-            0.2,
-            "β becomes larger, not smaller. Overfitting makes the *small* corpora worse, so the loss falls faster "
-            "with the number of sentences.",
+            0.0,
+            "β becomes larger than the 0.50 of the best checkpoints, not smaller. Overfitting makes the *small* "
+            "corpora "
+            "worse, so the loss falls faster with the number of sentences.",
             "overfitting thought of as a loss for all runs alike",
         ),
     ),
@@ -557,15 +885,43 @@ def mup(model, base):
 
 
 def in_mup(answer, generator, base=16, **sizes):
-    """Return a model, what the answer gave for it, and its weights before."""
-    model = a_model(generator, **{"width": 32, "layers": 2} | sizes)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    """Return a model, what the answer gave for it, its parameters' names, and its weights before."""
+    model = a_model(generator, **{"width": 32, "layers": 2, "heads": 4, "token_types": 2} | sizes)
     before = copy.deepcopy(model.state_dict())
-    groups = answer(model, base)
+    try:
+        groups = answer(model, base)
+    except RuntimeError as error:
+        if "a leaf Variable that requires grad" not in str(error) and "a view of a leaf" not in str(error):
+            raise
+        raise Fault(
+            "torch refuses to change a parameter in place while it records gradients. Do it within "
+            "`with torch.no_grad():`, or change `parameter.data`."
+        ) from None
     if not isinstance(groups, list | tuple) or not all(isinstance(g, dict) and "params" in g for g in groups):
-        raise Fault(f"it returns {describe(groups)}; expected a list of groups, each a dict with `params` and `scale`.")
-    if any("scale" not in group for group in groups):
-        raise Fault("a group has no `scale`: the number with which the training loop multiplies the learning rate.")
+        shown = f"{describe(groups)} with {describe(groups[0])} in it" if isinstance(groups, list) and groups else None
+        raise Fault(
+            f"it returns {shown or describe(groups)}; expected a list of groups, each a dict with `params` and `scale`."
+        )
+    for group in groups:
+        if "scale" not in group:
+            also = (
+                "" if "lr" not in group else " (`lr` is set anew in every step, to the rate of that step times `scale`)"
+            )
+            raise Fault(
+                f"a group has no `scale`: the number with which the training loop multiplies the learning rate{also}."
+            )
+        if isinstance(group["scale"], bool | str) or not isinstance(group["scale"], numbers.Real):
+            raise Fault(f"a group's `scale` is {describe(group['scale'])}; expected a float.")
+        if isinstance(group["params"], Tensor | set | dict | str):
+            raise Fault("a group's `params` should be a list of parameters, also where it is one parameter.")
+        group["params"] = list(group["params"])
+        if not all(isinstance(p, Tensor) for p in group["params"]):
+            other = next(p for p in group["params"] if not isinstance(p, Tensor))
+            raise Fault(f"`params` holds {describe(other)}; expected the parameters themselves.")
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    if frozen:
+        raise Fault(f"{frozen[0]} no longer requires a gradient, so it would never be trained.")
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     return model, groups, names, before
 
 
@@ -574,13 +930,14 @@ def the_groups(answer, generator):
     given = [id(parameter) for group in groups for parameter in group["params"]]
     unknown = [one for one in given if one not in names]
     if unknown:
-        raise Fault("a group has a parameter that is not one of the model's: was a copy made of it?")
+        raise Fault(
+            "a group has a parameter that is not one of the model's: was a copy made of it, or was it replaced after "
+            "the group was made?"
+        )
     twice = sorted({names[one] for one in given if given.count(one) > 1})
     if twice:
-        raise Fault(
-            f"{twice[0]} is in the groups twice, so the optimiser would move it twice. The table of words is one "
-            "parameter, although the head uses it too."
-        )
+        tied = " The table of words is one parameter, although the head uses it too." if "tokens" in twice[0] else ""
+        raise Fault(f"{twice[0]} is in the groups twice, so the optimiser would move it twice.{tied}")
     missing = [name for key, name in names.items() if key not in given]
     if missing:
         raise Fault(f"no group has {missing[0]}, so it would never be trained. Each parameter is in one group.")
@@ -588,7 +945,7 @@ def the_groups(answer, generator):
 
 
 KINDS = {
-    "tables": ("encoder.tokens.weight", "encoder.positions.weight"),
+    "tables": ("encoder.tokens.weight", "encoder.positions.weight", "encoder.types.weight"),
     "matrices of the layers": ("attention.qkv.weight", "attention.out.weight", "ffn_in.weight", "ffn_out.weight"),
     "the head's matrix": ("head.dense.weight",),
     "biases of linear layers": ("qkv.bias", "out.bias", "ffn_in.bias", "ffn_out.bias", "head.dense.bias"),
@@ -597,36 +954,111 @@ KINDS = {
 }
 
 
-def the_rates(answer, generator, **sizes):
-    """The scale of each kind of parameter, in the order of KINDS; -1 where one kind has several."""
-    _, groups, names, _ = in_mup(answer, generator, **sizes)
+def the_rates(answer, generator, base=16, **sizes):
+    """The scale of each kind of parameter, in the order of KINDS; Fault, which says which are wrong."""
+    model, groups, names, _ = in_mup(answer, generator, base, **sizes)
     scale = {names[id(p)]: float(group["scale"]) for group in groups for p in group["params"]}
-    found = []
-    for ends in KINDS.values():
-        some = {round(value, 6) for name, value in scale.items() if name.endswith(ends)}
-        found.append(some.pop() if len(some) == 1 else -1.0)
+    hidden = base / model.encoder.config.width
+    found, faults = [], []
+    for kind, ends in KINDS.items():
+        right = hidden if "matri" in kind else 1.0
+        some = {name: round(value, 6) for name, value in scale.items() if name.endswith(ends)}
+        found.append(right if all(math.isclose(v, right, rel_tol=1e-4) for v in some.values()) else math.nan)
+        if math.isnan(found[-1]):
+            each = dict.fromkeys((".".join(name.split(".")[-2:]), f"{value:g}") for name, value in sorted(some.items()))
+            shown = ", ".join(f"{name} {value}" for name, value in each)
+            one = f"{next(iter(some.values())):g}" if len(set(some.values())) == 1 else f"several scales ({shown})"
+            faults.append(f"{kind}: {one}, expected {right:g}")
+    values = {round(v, 4) for v in scale.values()}
+    if values == {round(hidden, 4)} and hidden != 1:
+        raise Fault(
+            "every parameter's rate is multiplied by base / C. Biases, norms and tables keep theirs: nothing adds up "
+            "over the "
+            "width in them."
+        )
+    if faults:
+        rule = (
+            f"base / C is {hidden:g} here, and it is the scale of every hidden matrix, whatever the matrix's own sizes"
+        )
+        raise Fault(f"scales that are not right: {'; '.join(faults)}. ({rule}; all else has 1.)")
     return torch.tensor(found, dtype=torch.float64)
 
 
-def the_start(answer, generator, **sizes):
-    """By how much each kind of matrix was changed: tables, the layers' matrices, the head's."""
-    model, _, _, before = in_mup(answer, generator, **sizes)
-    found = []
-    for ends in list(KINDS.values())[:3]:
-        some = [p for name, p in model.named_parameters() if name.endswith(ends)]
-        old = [before[name] for name in before if name.endswith(ends)]
-        found.append(sum(p.detach().norm() for p in some) / sum(p.norm() for p in old))
-    return torch.stack(found)
+def the_start(answer, generator, base=16, **sizes):
+    """By how much each table was multiplied; Fault for a change of any other kind."""
+    model, _, _, before = in_mup(answer, generator, base, **sizes)
+    wanted = math.sqrt(model.encoder.config.width / base)
+    factors, tables = {}, KINDS["tables"]
+    for name, p in model.named_parameters():
+        old, new = before[name].double(), p.detach().double()
+        if new.shape != old.shape:
+            raise Fault(f"{name} has another shape than before.")
+        factor = float((old * new).sum() / old.square().sum())
+        alike = torch.allclose(new, factor * old, rtol=1e-3, atol=1e-5)
+        if name in tables and not alike:
+            raise Fault(
+                f"the values of {name} were drawn anew, or not all multiplied by one number. Multiply what was drawn."
+            )
+        if "norm" in name and not (alike and math.isclose(factor, 1, rel_tol=1e-4)):
+            raise Fault(
+                f"you changed {name}, which is trained: training would undo it. Scale the *output* of "
+                f"`model.head.norm`, by "
+                "a hook."
+            )
+        if not alike and "qkv" in name:
+            raise Fault(
+                f"{name} was changed in part. The queries are scaled in the forward pass, by a hook; a weight that "
+                "is scaled would be trained away, and its learning rate stays as it is."
+            )
+        if name.endswith("bias") and not (alike and math.isclose(factor, 1, rel_tol=1e-4)):
+            raise Fault(f"you changed {name}. Only the tables start with other values.")
+        if not alike:
+            raise Fault(f"{name} was drawn anew, or changed in part. Only the tables start with other values.")
+        factors[name] = factor
+    found = [factors[name] for name in tables if name in factors]
+    matrices = {
+        n: f for n, f in factors.items() if n.endswith(KINDS["matrices of the layers"] + KINDS["the head's matrix"])
+    }
+    changed = [name for name, factor in matrices.items() if not math.isclose(factor, 1, rel_tol=1e-4)]
+    if changed:
+        raise Fault(
+            f"{changed[0]} was multiplied by {matrices[changed[0]]:.3g}. Only the tables start with other values."
+        )
+    if not all(math.isclose(factor, wanted, rel_tol=1e-3) for factor in found):
+        shown = ", ".join(f"{n.split('.')[1]} by {f:.3g}" for n, f in factors.items() if n in tables)
+        raise Fault(f"tables multiplied: {shown}; expected √(C / base) = {wanted:.3g} for each.")
+    return torch.tensor(found)
 
 
 def the_attention(answer, generator, **sizes):
-    """What the first layer's attention gives, with weights that the answer cannot have changed."""
+    """What attention gives in a layer, with weights that the answer cannot have changed."""
     model, _, _, _ = in_mup(answer, generator, **sizes)
-    attention = model.encoder.layers[0].attention
-    _refill([p for name, p in attention.named_parameters()], generator)
-    x = 3 * torch.randn(2, 5, model.encoder.config.width, generator=generator)
-    with torch.no_grad():
-        return attention(x)[0], attention(x, None, True)[1]
+    C, results = model.encoder.config.width, []
+    ratio = C / sizes.get("base", 16)
+    for number, layer in enumerate(model.encoder.layers, 1):
+        attention = layer.attention
+        _refill([p for name, p in attention.named_parameters()], generator)
+        x = 3 * torch.randn(2, 5, C, generator=generator)
+        q, k, v = nn.functional.linear(x, attention.qkv.weight, attention.qkv.bias).split(C, -1)
+        with torch.no_grad():
+            found = attention(x)[0], attention(x, None, True)[1]
+            heads = [each.view(2, 5, attention.H, -1).transpose(1, 2) for each in (q * ratio**-0.5, k, v)]
+            right = attention.out(nn.functional.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(2, 5, C))
+        if number > 1 and not torch.allclose(found[0], right, atol=1e-4) and results[0][2]:
+            raise Fault(
+                f"in the first layer the scores are right, in layer {number} they are not. Each layer of "
+                "`model.encoder.layers` needs its hook."
+            )
+        same_scores = torch.allclose(
+            found[1], (heads[0] @ heads[1].mT / heads[0].shape[-1] ** 0.5).softmax(-1), atol=1e-4
+        )
+        if same_scores and not torch.allclose(found[0], right, atol=1e-4):
+            raise Fault(
+                "the weights of attention are right, and its output is not: the values, or what comes after them, are "
+                "scaled, too. Only the queries are."
+            )
+        results.append((*found, torch.allclose(found[0], right, atol=1e-4)))
+    return results[0][:2]
 
 
 def _refill(parameters, generator):
@@ -635,13 +1067,40 @@ def _refill(parameters, generator):
         parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 1.5 * parameter.shape[-1] ** -0.5)
 
 
+def what_it_computes(model, generator):
+    """Return a model's logits, its loss, and the size of each parameter's gradient; Fault where one gets none."""
+    ids = torch.randint(5, 20, (3, 7), generator=generator)
+    labels = torch.where(torch.rand(3, 7, generator=generator) < 0.5, ids, -100)
+    labels[0, 0] = ids[0, 0]
+    with torch.no_grad():
+        logits = model(ids)
+    loss = model.loss(ids, labels)
+    if not loss.requires_grad:
+        raise Fault(
+            "no gradient reaches any parameter from the loss: is something detached, or within `torch.no_grad()`?"
+        )
+    model.zero_grad(set_to_none=True)
+    loss.backward()
+    for name, p in model.named_parameters():
+        parts = (
+            {"the queries' part of ": p.grad[: len(p) // 3]} if p.grad is not None and "qkv" in name else {"": p.grad}
+        )
+        for part, grad in parts.items():
+            if grad is None or not grad.any():
+                raise Fault(
+                    f"in training no gradient reaches {part}{name}: does a hook detach what it returns, or compute it"
+                    f" within "
+                    "`torch.no_grad()`?"
+                )
+    sizes = [p.grad.norm() for _, p in model.named_parameters()]
+    return logits, loss.detach(), torch.stack(sizes)
+
+
 def the_logits(answer, generator, **sizes):
-    """The logits of a whole model, filled with weights that the answer cannot have changed."""
+    """What a whole model computes, filled with weights that the answer cannot have changed."""
     model, _, _, _ = in_mup(answer, generator, **sizes)
     _refill(list(model.parameters()), generator)
-    ids = torch.randint(5, 20, (3, 7), generator=generator)
-    with torch.no_grad():
-        return model(ids)
+    return what_it_computes(model, generator)
 
 
 def at_the_base(answer, generator):
@@ -658,14 +1117,18 @@ def at_the_base(answer, generator):
     return torch.tensor([float(group["scale"]) for group in groups for _ in group["params"]])
 
 
-def twice_in_a_row(answer, generator):
-    """Two models, one after the other: what was done for the first must not reach the second."""
-    first = the_logits(answer, generator, width=32, base=8)
-    return first, the_logits(answer, generator, width=16, base=32), the_logits(answer, generator, width=24, base=24)
+def several_models(answer, generator):
+    """Three models are made, and used only then: what is done for one must not reach the others."""
+    made = []
+    for width, base in ((32, 8), (16, 32), (24, 24)):
+        model, _, _, _ = in_mup(answer, generator, width=width, base=base)
+        _refill(list(model.parameters()), generator)
+        made.append(model)
+    return tuple(what_it_computes(model, generator)[0] for model in made)
 
 
 def other_models(answer, generator):
-    sizes = dict(width=24, layers=3, base=16)
+    sizes = dict(width=24, layers=3, base=16, token_types=0)
     rates = the_rates(answer, generator, **sizes)
     start = the_start(answer, generator, **sizes)
     return rates, start, the_logits(answer, generator, **sizes)
@@ -673,50 +1136,84 @@ def other_models(answer, generator):
 
 def wrong_mup(**switches):
     """Return a mup that a learner may write; its switches are the mistakes."""
-    names = "tables vectors hidden head start attention logits order"
+    names = "tables vectors hidden head start attention logits base shared"
     s = dict.fromkeys(names.split()) | switches
+    latest = {}
 
     def parametrise(model, base):
-        C = model.encoder.config.width
-        ratio = base / C if s["order"] else C / base
+        base = s["base"] or base
+        C, H = model.encoder.config.width, model.encoder.config.heads
+        ratio = C / base
         groups = []
         for module in model.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 scale = 1.0
                 if isinstance(module, nn.Linear) and name == "weight":
-                    scale = {None: 1 / ratio, "root": ratio**-0.5, "none": 1.0, "up": ratio}[s["hidden"]]
+                    scale = {None: 1 / ratio, "root": ratio**-0.5, "none": 1.0, "up": ratio}.get(s["hidden"])
+                    if s["hidden"] == "fan in":
+                        scale = base / module.in_features
                     if s["head"] and module is model.head.dense:
                         scale = 1.0
                 elif isinstance(module, nn.Embedding) and s["tables"]:
-                    scale = 1 / ratio
+                    scale = 1 / ratio if s["tables"] is True or module is not model.encoder.tokens else 1.0
                 elif not isinstance(module, nn.Embedding) and s["vectors"] == "all":
                     scale = 1 / ratio
                 elif isinstance(module, nn.Linear) and s["vectors"] == "biases":
                     scale = 1 / ratio
                 groups.append({"params": [parameter], "scale": scale})
-            if isinstance(module, nn.Embedding) and s["start"] not in ("as it was", "hidden only"):
-                if s["start"] != "words only" or module is model.encoder.tokens:
-                    module.weight.data *= ratio if s["start"] == "whole" else math.sqrt(ratio)
+            if isinstance(module, nn.Embedding):
+                start = ratio**0.5
+                if s["start"] == "drawn anew":
+                    nn.init.normal_(module.weight, std=base**-0.5)
+                    continue
+                if s["start"] in ("whole", "down"):
+                    start = {"whole": ratio, "down": ratio**-0.5}[s["start"]]
+                left = s["start"] == "words only" and module is not model.encoder.tokens
+                left |= s["start"] == "no types" and module not in (model.encoder.tokens, model.encoder.positions)
+                module.weight.data *= 1.0 if left or s["start"] == "as it was" else start
             if isinstance(module, nn.Linear) and s["start"] == "hidden too":
                 module.weight.data *= math.sqrt(ratio)
+        if s["start"] == "gain":
+            model.head.norm.weight.data /= ratio
         factor = torch.ones(3 * C)
-        if s["attention"] == "all three":
-            factor[:] = ratio**-0.5
-        elif s["attention"] == "both":
-            factor[: 2 * C] = ratio**-0.5
-        elif s["attention"] == "no base":
-            factor[:C] = (C // model.encoder.config.heads) ** -0.5
-        elif s["attention"] == "ratio":
-            factor[:C] = 1 / ratio
-        elif s["attention"] is None:
-            factor[:C] = ratio**-0.5
-        for layer in model.encoder.layers:
-            layer.attention.qkv.register_forward_hook(lambda _, given, out: out * factor)
-        if s["logits"] == "bias too":
-            model.head.register_forward_hook(lambda _, given, out: out / ratio)
-        elif s["logits"] != "left":
-            divide = {None: ratio, "root": ratio**0.5, "width": C, "up": 1 / ratio}[s["logits"]]
-            model.head.norm.register_forward_hook(lambda _, given, out: out / divide)
+        if s["attention"] == "of each head":
+            factor.view(H, 3, C // H)[:, 0] = ratio**-0.5
+        elif s["attention"] == "weights":
+            for layer in model.encoder.layers:
+                layer.attention.qkv.weight.data[:C] *= ratio**-0.5
+        else:
+            some = {"all three": 3 * C, "both": 2 * C, "left": 0}.get(s["attention"], C)
+            how = {"no base": (C // H) ** -0.5, "up": ratio**0.5}.get(s["attention"], ratio**-0.5)
+            factor[:some] = how
+        latest.update(C=C, ratio=ratio)
+        layers = model.encoder.layers[:1] if s["attention"] == "first layer" else model.encoder.layers
+        for layer in layers:
+
+            def hook(_, given, out):
+                if s["shared"]:
+                    C, by = latest["C"], latest["ratio"] ** -0.5
+                    return torch.cat([out[..., :C] * by, out[..., C:]], -1)
+                return (out.detach() if s["attention"] == "detached" else out) * factor
+
+            layer.attention.qkv.register_forward_hook(hook)
+        divide = {"root": ratio**0.5, "width": C, "up": 1 / ratio}.get(s["logits"], ratio)
+        by = {
+            "bias too": model.head,
+            "model, bias too": model,
+            "encoder's norm": model.encoder.norm,
+            "dense": model.head.dense,
+        }.get(s["logits"], model.head.norm)
+        if s["logits"] == "model":
+            bias = model.head.bias
+            model.register_forward_hook(lambda _, given, out: (out - bias) / ratio + bias)
+        elif s["shared"]:
+            by.register_forward_hook(lambda _, given, out: out / latest["ratio"])
+        elif s["logits"] == "pre-hook":
+            by.register_forward_pre_hook(lambda _, given: (given[0] / ratio,))
+        elif s["logits"] == "detached":
+            by.register_forward_hook(lambda _, given, out: out.detach() / ratio)
+        elif s["logits"] != "left" and s["start"] != "gain":
+            by.register_forward_hook(lambda _, given, out: out / divide)
         return groups
 
     return parametrise
@@ -760,7 +1257,7 @@ mu_parametrisation = Build(
         Stage("attention", the_attention),
         Stage("logits", the_logits),
         Stage("the base width", at_the_base),
-        Stage("several models", twice_in_a_row),
+        Stage("several models", several_models),
         Stage(OTHER_SIZES, other_models),
     ),
     mistakes=(
@@ -843,7 +1340,8 @@ mu_parametrisation = Build(
         Mistake(
             "attention left",
             wrong_mup(attention="left"),
-            "attention still divides by √D. After training queries and keys are correlated, and their product grows "
+            "attention still divides by √D (does your hook return its result?). After training queries and keys are "
+            "correlated, and their product grows "
             "like D: in µP it is divided by D. Multiply the queries by √(base / C).",
             "https://github.com/microsoft/mup#basic-usage: 1/d instead of 1/sqrt(d); "
             "https://github.com/datamol-io/graphium/pull/144 lists it as still to do",
@@ -858,7 +1356,8 @@ mu_parametrisation = Build(
         Mistake(
             "queries and keys",
             wrong_mup(attention="both"),
-            "the scores are multiplied by base / C, beside the 1/√D that is there, so they fall like D^-1.5. "
+            "the scores are multiplied by base / C (the queries by that, or queries and keys by its root), beside the "
+            "1/√D that is there, so they fall like D^-1.5. "
             "Multiply the queries by √(base / C), and the keys by nothing.",
             "1/d multiplied to scores that were divided by sqrt(d); the factor on queries and keys",
         ),
@@ -872,7 +1371,8 @@ mu_parametrisation = Build(
         Mistake(
             "logits left",
             wrong_mup(logits="left"),
-            "the logits are not scaled. In a wider model each is a sum over more features that learn the same thing: "
+            "the logits are not scaled (does your hook return its result, and does no norm come after it?). In a "
+            "wider model each is a sum over more features that learn the same thing: "
             "divide by C / base what goes into the product with the table.",
             TABLE_8 + "https://github.com/microsoft/mup/blob/main/mup/layer.py, MuSharedReadout",
         ),
@@ -896,6 +1396,143 @@ mu_parametrisation = Build(
             "the logits are divided by C, and at the base width they change too. Divide by C / base.",
             "https://github.com/microsoft/mup/issues/7: 'We don't want you to ... divide the output layer by exactly "
             "fanin'",
+        ),
+        Mistake(
+            "everything scaled",
+            wrong_mup(tables=True, vectors="all"),
+            "every parameter's rate is multiplied by base / C. Biases, norms and tables keep theirs: nothing adds up "
+            "over the width in them.",
+            "one group with a rate that falls with the width",
+        ),
+        Mistake(
+            "each matrix by its own inputs",
+            wrong_mup(hidden="fan in"),
+            "the scale is base / (the matrix's own inputs), so `ffn_out`, which has more inputs, learns more slowly "
+            "than the others. `base` is a width of the model: every hidden matrix gets base / C, as all its sizes "
+            "grow with C.",
+            "base / fan in of each matrix, with the base's fan in forgotten",
+        ),
+        Mistake(
+            "positions like hidden matrices",
+            wrong_mup(tables="all but words"),
+            "only the table of words keeps its rate. The tables of positions and token types are looked up as well, "
+            "nothing adds up over the width: their scale is 1.",
+            "model.encoder.tokens alone taken for the embedding",
+        ),
+        Mistake(
+            "tables made smaller",
+            wrong_mup(start="down"),
+            "the tables are multiplied by √(base / C), which makes them still smaller in a wider model. The factor is"
+            " upside down: √(C / base).",
+            "a factor upside down",
+        ),
+        Mistake(
+            "the table of types forgotten",
+            wrong_mup(start="no types"),
+            "the tables of words and positions are rescaled, the one of token types is not. A model may have it: go "
+            "through `model.modules()` and multiply each `nn.Embedding`.",
+            "two tables called by their names",
+        ),
+        Mistake(
+            "tables drawn anew",
+            wrong_mup(start="drawn anew"),
+            "a table was drawn anew. Multiply what was drawn: at the base width nothing may change.",
+            "nn.init.normal_ with the standard deviation of the text",
+        ),
+        Mistake(
+            "the norm's gain changed",
+            wrong_mup(start="gain"),
+            "you changed the gain of `head.norm`, which is trained. Scale its *output*, by a hook.",
+            "a multiplier put into a weight",
+        ),
+        Mistake(
+            "the queries' weights scaled",
+            wrong_mup(attention="weights"),
+            "you changed rows of `qkv.weight`. The queries are scaled in the forward pass, by a hook; a weight would "
+            "be trained away.",
+            "a multiplier put into a weight",
+        ),
+        Mistake(
+            "queries made larger",
+            wrong_mup(attention="up"),
+            "the queries get *larger* in a wider model: the factor is upside down. It is √(base / C), which is less "
+            "than 1 there.",
+            "a factor upside down",
+        ),
+        Mistake(
+            "the layout of qkv",
+            wrong_mup(attention="of each head"),
+            "you take the 3C columns to be q, k and v of the first head, then of the second. They are the queries of "
+            "*all* heads, then the keys, then the values: the queries are the first C.",
+            "GPT-NeoX keeps q, k and v of each head together, BERT's fused layers do not",
+        ),
+        Mistake(
+            "one layer only",
+            wrong_mup(attention="first layer"),
+            "only the first layer's queries are scaled. Each layer of `model.encoder.layers` needs its hook.",
+            "layers[0] in place of a loop",
+        ),
+        Mistake(
+            "logits made larger",
+            wrong_mup(logits="up"),
+            "the logits get *larger* in a wider model: the factor is upside down. Multiply by base / C.",
+            "a factor upside down",
+        ),
+        Mistake(
+            "a hook on the whole model",
+            wrong_mup(logits="model"),
+            "`model(ids)` is right and `model.loss` is not: it calls the encoder and the head and never the model "
+            "itself, so your hook does not act in training. Put it on `model.head.norm`.",
+            "a hook on a module whose forward training does not call",
+        ),
+        Mistake(
+            "the model's output divided",
+            wrong_mup(logits="model, bias too"),
+            "the output of the whole model is divided. That divides the head's bias as well, and `model.loss`, which "
+            "calls the encoder and the head and never the model itself, does not see it. Put the hook on "
+            "`model.head.norm`.",
+            "a hook on a module whose forward training does not call",
+        ),
+        Mistake(
+            "another norm",
+            wrong_mup(logits="encoder's norm"),
+            "`model.encoder.norm` stands behind the embeddings (or the layers), and your hook there changes what the "
+            "layers read. What goes into the product with the table is the output of `model.head.norm`.",
+            "the first module that is called norm",
+        ),
+        Mistake(
+            "before the head's norm",
+            wrong_mup(logits="dense"),
+            "you scale what comes *before* the head's norm, and the norm undoes it. Scale what comes out of "
+            "`model.head.norm`.",
+            "a hook on model.head.dense",
+        ),
+        Mistake(
+            "a pre-hook of the norm",
+            wrong_mup(logits="pre-hook"),
+            "you scale what goes *into* the head's norm, and the norm undoes it. Scale what comes out of it: a "
+            "forward hook, and no pre-hook.",
+            "register_forward_pre_hook for register_forward_hook",
+        ),
+        Mistake(
+            "a hook that detaches",
+            wrong_mup(logits="detached"),
+            "your hook on `head.norm` detaches its result (or computes it within `torch.no_grad()`), so in training "
+            "no gradient reaches what is below.",
+            "torch.no_grad() around all that touches a model",
+        ),
+        Mistake(
+            "base of your own",
+            wrong_mup(base=16),
+            "it is right for the base 16 only. Is there a 16 in your code where `base` belongs?",
+            "the lesson's base written into the code",
+        ),
+        Mistake(
+            "sizes of the last model",
+            wrong_mup(shared=True),
+            "a hook works when the model is *used*, and yours then reads the sizes of the model that was made last. "
+            "Keep C and base as local names of `mup`, not as global ones.",
+            "C and base as names of the notebook",
         ),
     ),
     hints=(
@@ -922,17 +1559,19 @@ def training_rows_of(ids, held):
 
 
 def a_corpus(generator, n=40, T=9):
-    """Rows with copies among them, some held out, some rows that differ in one place, and some with the same words."""
+    """Rows with copies among them, some held out, rows that differ in one place, that have the same words, or the "
+    "same sum."""
     ids = torch.randint(5, 30, (n, T), generator=generator)
     ids[:, 0], ids[:, -1] = 2, 0
     order = torch.randperm(n, generator=generator)
     ids[order[: n // 4]] = ids[order[n // 4 : 2 * (n // 4)]]
     ids[order[0]] = ids[order[1]]  # three alike
-    near = order[-3:]
+    near, place = order[-3:], torch.tensor([T // 2, T // 2, 1])
     ids[near] = ids[order[-6:-3]]
-    ids[near, T // 2] = ids[near, T // 2] % 24 + 5 + 1  # another word in one place
+    ids[near, place] = ids[near, place] % 24 + 5 + 1  # another word in one place
     turned = order[-7]
     ids[turned, 1:-1] = ids[order[-8], 1:-1].flip(0)
+    ids[order[-9], 1:-1] = ids[order[-8], 1:-1] + (torch.arange(T - 2) == 0).long() - (torch.arange(T - 2) == 1).long()
     held = torch.zeros(n, dtype=torch.bool)
     held[order[: n // 8]] = True
     held[order[-6:-4]] = True
@@ -951,11 +1590,32 @@ def first_of_each(ids, held):
     return keep & ~earlier
 
 
+def which_row(answer, case):
+    """Say of a wrong answer which kind it is, or what is wrong with the first wrong row."""
+    ids, held = case
+    found, right = run(answer, case), training_rows_of(ids, held)
+    if isinstance(found, Exception) or found is None:
+        return None
+    if not isinstance(found, Tensor) or found.shape != held.shape or found.dtype != torch.bool:
+        return (
+            f"yours is {describe(found)}; return one True or False for each row, a boolean tensor of shape "
+            f"{tuple(held.shape)}."
+        )
+    row = int((found != right).nonzero()[0])
+    if right[row]:
+        return f"row {row} is dropped, and no held-out row has the same tokens: it may be trained on."
+    if held[row]:
+        return f"row {row} is itself held out, and your answer trains on it."
+    twin = int(((ids == ids[row]).all(1) & held).nonzero()[0])
+    return f"row {row} may be trained on by your answer, and it is a copy of row {twin}, which is held out."
+
+
 training_rows = Exercise(
     id="19.5",
     right=training_rows_of,
     inputs=lambda generator: a_corpus(generator),
     also=lambda generator: a_corpus(generator, n=24, T=14),
+    about=which_row,
     mistakes=(
         Mistake(
             "copies left in",
@@ -977,6 +1637,59 @@ training_rows = Exercise(
             lambda ids, held: ~held & ((ids[:, None] == ids[None]).all(-1).sum(1) == 1),
             "every row with a copy is dropped, even if no copy of it is held out.",
             "duplicated(keep=False) in place of a comparison with the held-out rows",
+        ),
+        Mistake(
+            "turned round",
+            lambda ids, held: ~training_rows_of(ids, held),
+            "your answer is True exactly where it should be False: you mark what may *not* be trained on.",
+            "the mask of what is to be dropped",
+        ),
+        Mistake(
+            "held-out rows trained on",
+            lambda ids, held: training_rows_of(ids, held) | held,
+            "the copies are dropped, and the rows that are held out *themselves* are trained on. They are in the "
+            "test, so they may not be.",
+            "the copies looked for among the other rows alone",
+        ),
+        Mistake(
+            "first of each kept",
+            lambda ids, held: ~held & ~torch.tril((ids[:, None] == ids[None]).all(-1), -1).any(1),
+            "you keep the first of each sentence, also where a *later* copy of it is held out, and drop later copies "
+            "of what is not held out. Compare each row with the rows that are held out.",
+            "deduplication of the corpus taken for decontamination",
+        ),
+        Mistake(
+            "last of each kept",
+            lambda ids, held: ~held & ~torch.triu((ids[:, None] == ids[None]).all(-1), 1).any(1),
+            "you keep the last of each sentence, also where an *earlier* copy of it is held out, and drop earlier "
+            "copies of what is not held out. Compare each row with the rows that are held out.",
+            "duplicated(keep='last') in place of a comparison with the held-out rows",
+        ),
+        Mistake(
+            "one token may differ",
+            lambda ids, held: ~(((ids[:, None] == ids[None]).sum(-1) >= ids.shape[1] - 1) & held).any(1),
+            "rows count as copies that differ in one token. That is another sentence: compare all tokens of a row.",
+            "near-duplicate detection taken for a comparison",
+        ),
+        Mistake(
+            "any token in common",
+            lambda ids, held: ~held & ~((ids[:, None] == ids[held][None]).any(-1)).any(1),
+            "a row is dropped if it has *one* token in common with a held-out row, at the same position (the first "
+            "token of all rows is the same). A copy agrees in all: `.all(-1)`.",
+            ".any for .all",
+        ),
+        Mistake(
+            "only known words",
+            lambda ids, held: ~held & ~torch.isin(ids, ids[held]).all(1),
+            "a row is dropped if each of its tokens occurs *somewhere* in the held-out rows. A copy is one whole "
+            "held-out row, token by token.",
+            "torch.isin, which compares elements and not rows",
+        ),
+        Mistake(
+            "sums compared",
+            lambda ids, held: ~torch.isin(ids.sum(1), ids[held].sum(1)),
+            "you compare sums (or averages) of ids. Other sentences have the same sum: compare the tokens themselves.",
+            "a sum used as a hash",
         ),
         Mistake(
             "compared as bags of words",

@@ -44,12 +44,13 @@ for r in grid:
 claims = {s: lesson_19.fit_law(*list(zip(*some, strict=True))[1:])[0] for s, some in runs.items()}
 
 fig, ax = plots.figure(size=(7.4, 3.8))
-for width, marker in zip((8, 16, 32, 64), "^so*", strict=True):
+for k, (width, marker) in enumerate(zip((8, 16, 32, 64), "^so*", strict=True)):
     some = [run for each in runs.values() for run in each if run[0] == width]
-    ax.plot([n for *_, n, _ in some], [loss for *_, loss in some], marker, label=f"width {width}")
+    aside = 1.04 ** (k - 1.5)  # so that no width hides another
+    ax.plot([n * aside for *_, n, _ in some], [loss for *_, loss in some], marker, label=f"width {width}", markersize=5)
 for (s, claim), style in zip(claims.items(), ("--", "-.", ":"), strict=True):
-    ax.axhline(claim, color=plots.RED, linestyle=style, label=f"irreducible loss, fitted to seed {s}")
-ax.axhline(true_floor, color=plots.GREY, label="irreducible loss, computed exactly")
+    ax.axhline(claim, color=plots.RED, linestyle=style, label=f"irreducible loss, fitted to seed {s}: {claim:.2f}")
+ax.axhline(true_floor, color=plots.GREY, label=f"irreducible loss, computed exactly: {true_floor:.2f}")
 ax.set(xscale="log", xlabel="different training sentences", ylabel="loss (nats)", ylim=(0, None))
 ax.set_xticks([50, 100, 200, 400], ["50", "100", "200", "400"])
 ax.minorticks_off()
@@ -106,7 +107,7 @@ every_row = False  # True also trains every row of the three stored tables, whic
 #
 # Write `sizes_of(model)` for a `MaskedLanguageModel`. It returns two whole numbers: how many parameters the model has, each
 # counted once; and how many of them are neither in a table that is looked up (an `nn.Embedding`, wherever it stands) nor the
-# head's bias over the words, `model.head.bias`.
+# head's bias over the words, `model.head.bias`. We call these the parameters *inside*.
 
 
 # %% tags=["exercise-19.1"]
@@ -148,17 +149,18 @@ def inside(model):
 widths, corpora = [8, 16, 32, 64], [50, 100, 200, 400]
 every, within = zip(*[(sum(p.numel() for p in m.parameters()), inside(m)) for m in map(new_model, widths)], strict=True)
 for width, a, b in zip(widths, every, within, strict=True):
-    print(f"width {width:>2}: {a:>6,} parameters, {b:>6,} inside")
+    print(f"width {width:>2}: {a:>6,} parameters, {b:>6,} inside; tables {(a - b - V) / a:.0%} of all")
 print(
     f"from width 8 to 64 the first grows {every[-1] / every[0]:.0f} times, the second {within[-1] / within[0]:.0f} times"
 )
 with torch.device("meta"):  # shapes without memory
     base = MaskedLanguageModel(Encoder(EncoderConfig.preset("base", 30522)))
-print(f"base: {sum(p.numel() for p in base.parameters()):,} parameters, {inside(base):,} inside")
+a, b = sum(p.numel() for p in base.parameters()), inside(base)
+print(f"base: {a:,} parameters, {b:,} inside; tables {(a - b - 30522) / a:.0%} of all")
 assert within[-1] / within[0] > 2 * every[-1] / every[0]
 
 # %% [markdown]
-# Small models are mostly table. The same runs, drawn over the first count, look steeper than over the second: an exponent without
+# The smaller a model, the more of it is table: more than half at width 8, about a fifth at 64, as in `base`. The same runs, drawn over the first count, look steeper than over the second: an exponent without
 # a word on how N was counted says little. We use the second count.
 #
 # ## 2. A grid
@@ -236,7 +238,7 @@ for row in results_grid:
     print(
         f"width {row['width']:>2}, {row['sentences']:>3} sentences: excess {here:.2f}; stored", there.round(2).tolist()
     )
-    assert abs(math.log(here / there.mean())) < 0.2  # well above the spread between seeds
+    assert abs(math.log(here / there.mean())) < 0.2, "this run is far from the stored ones"  # the seeds differ by less
 
 # %% [markdown]
 # ## 3. A law, and a test of the fit
@@ -269,20 +271,22 @@ assert abs(hubers[0] - huber) < 1e-12
 # %% [markdown]
 # ### Exercise 19.2 · build the fit ●●● · 40 minutes
 #
-# Write `fit_law(N, D, losses, floor=None, delta=0.01)`. `N`, `D` and `losses` have one number for each run (tensors, arrays or lists).
+# Write `fit_law(N, D, losses, floor=None, delta=0.01)`. `N`, `D` and `losses` have one number for each run (tensors, arrays or lists:
+# it must take each of these).
 #
 # * Without a floor, find the E, A, α, B, β that minimise the **sum of Huber's losses** of ln(law) − ln(loss).
-# * With a floor, E *is* the floor, and what is compared is the excess: ln(A/N^α + B/D^β) − ln(loss − floor).
+# * With a floor (0 is one, too), E *is* the floor, and what is compared is the excess: ln(A/N^α + B/D^β) − ln(loss − floor).
 # * Return the five numbers E, A, α, B, β as floats (not their logarithms). Change no argument.
 #
-# Any optimiser will do that really arrives. `scipy.optimize.minimize(objective, start, method="L-BFGS-B")` does, if you mind three things.
+# Any optimiser will do that really arrives. `scipy.optimize.minimize(objective, start, method="L-BFGS-B")` does, and three things make it surer.
 # It stops when the objective changes by less than `ftol`, relative to *at least 1*; Huber's losses are of the order of δ², so
 # divide the sum by δ² and set `options={"maxiter": 5000, "ftol": 1e-13}`. Subtract the means of ln N and ln D before and undo it in A
-# and B at the end, else a and α pull at each other. And begin from several starts, for example α and β of 0.2 and 1 and an E of 0.3 and 0.9
-# times the smallest loss, and keep the best end. If you return the gradient as well (`jac=True`) it is fast; without
-# it, scipy estimates one.
+# and B at the end, else a and α pull at each other. And begin from several starts and keep the best end: for example each of α and β at
+# 0.2 or 1 and E at 0.3 or 0.9 of the smallest loss (eight starts), with A and B so that each term has half of what E leaves. If you
+# return the gradient as well (`jac=True`) it is fast; without it, scipy estimates one.
 #
-# The check accepts results whose objective is within half a per cent of the least; where a law is exact, its numbers to two digits.
+# The check accepts results whose objective is within half a per cent of the least; where the points lie on a law exactly, its numbers to
+# two digits.
 
 
 # %% tags=["exercise-19.2", "my-bert-law"]
@@ -390,8 +394,9 @@ for width in widths:
     )
 
 # %% [markdown]
-# Read the exponents between neighbours along a row. In a world where the law is true they would fall smoothly as the other term takes
-# over. Here they jump. Now read down the last column. Each width has nearly four times the parameters of the one above, so by the law each
+# Read the exponents between neighbours along a row. Without noise, in a world where the law is true, they would fall smoothly as the other
+# term takes over. Here they jump; could noise do it? A control below says. Now read down the last column. Each width has nearly four times the
+# parameters of the one above, so by the law, again without noise, each
 # gain would be a fixed fraction of the gain before. How large are the gains, seed by seed? And when did these runs have their best checkpoint?
 
 # %%
@@ -405,11 +410,13 @@ print("width 8 after 600 steps", stored("best", 8, 400).round(2).tolist(), f"and
 assert (stored("best_step", n=400) == 600).all() and found["best"] < stored("best", 8, 400).mean() - 0.05
 
 # %% [markdown]
-# Two things have no place in the formula. In two seeds of the three, the step from width 32 to 64 brings more than the step before it. A
-# possible reason is the plateau that lesson 08 saw near 1 nat, where a model knows the topic and no grammar yet: a model leaves it or
-# does not, and a sum of two powers has no plateau. And all runs of the last column had their best checkpoint at their last step. What stopped
+# One thing has no place in the formula. All runs of the last column had their best checkpoint at their last step: what stopped
 # them was our budget of 600 steps. With twice the steps width 8 is clearly better, so our grid does not show what a model of that size can
 # reach. The formula has no term for steps: whatever the missing ones cost, the fit books under size or under data.
+#
+# Is there a second thing? In two seeds of the three, the step from width 32 to 64 brings more than the step before it. Lesson 08 saw a plateau near
+# 1 nat, where a model knows the topic and no grammar yet. A model leaves it or does not, and a sum of two powers has no plateau. Keep the
+# question: the control below asks it of worlds that have none.
 #
 # Fit it all the same, as everybody does. First with the floor in its place, on the best checkpoints:
 
@@ -454,6 +461,26 @@ show_law("E known, best, tables counted in N", by_all)
 show_law("E free, best checkpoint, all seeds", free)
 for s, p in alone.items():
     show_law(f"E free, best checkpoint, seed {s}", p)
+
+
+def least_at(E, near, N, D, losses, delta=0.01):
+    """Return the least sum of Huber's losses with this E; the other four are fitted again, from the law `near`."""
+    x, y = np.log(N), np.log(D)
+
+    def objective(p):
+        off = np.logaddexp.reduce([p[0] - p[1] * x, p[2] - p[3] * y, np.full_like(x, math.log(E))]) - np.log(losses)
+        return np.where(np.abs(off) < delta, off**2 / 2, delta * (np.abs(off) - delta / 2)).sum() / delta**2
+
+    start = [math.log(near[1]), near[2], math.log(near[3]), near[4]]
+    return minimize(objective, start, method="Nelder-Mead", options={"maxiter": 4000, "maxfev": 4000}).fun
+
+
+zero = (alone["0"], N[seed_of == "0"], n_of[seed_of == "0"], floor + best[seed_of == "0"])
+dearer = least_at(alone["0"][0] + 0.05, *zero) / least_at(alone["0"][0], *zero)
+print(f"seed 0, with 0.05 more for E and the others fitted again: the objective is {dearer:.4f} times the least")
+for n, wider in ((50, (16, 32)), (100, (16, 32, 64))):
+    assert all(stored("last", w, n).mean() > stored("last", 8, n).mean() for w in wider)
+assert dearer < 1.005
 by_E = sorted(alone.values())
 assert at_end[4] > 1.5 * known[4] and by_all[2] > 1.2 * known[2]
 assert by_E[-1][0] - by_E[0][0] > 0.4 and by_E[0][2] < by_E[1][2] < by_E[2][2]
@@ -461,14 +488,17 @@ assert by_E[-1][0] - by_E[0][0] > 0.4 and by_E[0][2] < by_E[1][2] < by_E[2][2]
 # %% [markdown]
 # The first two rows are warnings that lesson 08 gave for one axis. With the **last** checkpoint in place of the best, β becomes much larger,
 # because small corpora are overfitted by then. That exponent measures when you stopped. And with the **tables counted** in N, α is larger,
-# because the smaller models then seem to differ less in size.
+# because the smaller models then seem to differ less in size. (α nearly vanishes in the first row: on 50 sentences the last checkpoints of widths 16
+# and 32, and on 100 those of all three wider models, are worse than that of width 8.)
 #
-# The other rows are what a practitioner would report: one of the last three, if there was one seed. Since E and the exponents
+# The other rows are what a practitioner would report; with one seed, one of the last three. (Your own fit may print
+# an E or an α that differs by some hundredths: an E of 0.05 more costs next to nothing, says the last line.) Since E and the exponents
 # share out the same numbers, a larger E comes with a larger α. The reader of one report would believe that size pays off fast and soon has nothing
 # left to give, the reader of another that it pays off slowly and for ever.
 #
 # Is the plateau to blame? Here is a control: runs from a law *without* one, the law in the row "E known, best checkpoint", on the same
-# 48 places, with noise as large as what that fit leaves over.
+# 48 places, with noise as large as what that fit leaves over. Twenty such worlds are fitted. In two thousand we count what looked like a plateau
+# above: exponents that rise along a row, and seeds that gain more at the last step than at the one before.
 
 # %%
 smooth = known[1] / N ** known[2] + known[3] / n_of ** known[4]
@@ -476,13 +506,34 @@ noise = float(np.log(best / smooth).std())
 made = [floor + smooth * np.exp(noise * torch.randn(len(N), generator=seeded(seed, 31 + i)).numpy()) for i in range(20)]
 low, middle, high = np.quantile([fit_law(N, n_of, losses)[0] for losses in made], [0.1, 0.5, 0.9])
 print(f"noise {noise:.1%}; true E {floor:.2f}; fitted E {low:.2f} to {high:.2f}, median {middle:.2f}")
-assert high - low > 0.5
+
+
+def looks_like_a_plateau(excess):
+    """excess: (worlds, 48) -> how often of 8 an exponent rises along a row, and in how many seeds the last gain is larger."""
+    cell = {(w, n): excess[:, (width_of == w) & (n_of == n)] for w in widths for n in corpora}  # each (worlds, seeds)
+    means = np.log2([[cell[w, n].mean(1) for n in corpora] for w in widths])  # (widths, corpora, worlds)
+    gains = [cell[a, 400] - cell[b, 400] for a, b in pairwise(widths)]
+    return (np.diff(means, n=2, axis=1) < 0).sum((0, 1)), (gains[2] > gains[1]).sum(1)
+
+
+worlds = smooth * np.exp(noise * torch.randn(2000, len(N), generator=seeded(seed, 77)).numpy())
+(our_rises,), (our_seeds,) = looks_like_a_plateau(best[None])
+rises, seeds_like_that = looks_like_a_plateau(worlds)
+print(
+    f"exponents that rise along a row: ours {our_rises} of 8, at least as many in {(rises >= our_rises).mean():.0%} of the worlds"
+)
+print(
+    f"seeds with a larger last gain: ours {our_seeds} of 3, at least as many in {(seeds_like_that >= our_seeds).mean():.0%}"
+)
+assert high - low > 0.5 and (rises >= our_rises).mean() > 0.2 and (seeds_like_that >= our_seeds).mean() > 0.2
 
 # %% [markdown]
-# The noise is enough. An E such as that of all our seeds together needs no plateau, and whether the plateau adds to the trouble our runs cannot tell.
+# The noise is enough, for each of the three. An E such as that of all our seeds together needs no plateau. And in worlds without one the exponents jump
+# as much, and two seeds of three often gain more at the last step, too: from these numbers alone nobody can see a plateau. Whether the one of
+# lesson 08 adds to the trouble our runs cannot tell.
 #
 # Could the practitioner have noticed? Leave out one of the 16 cells at a time, fit again, and look at E. (This is the jackknife. The numbers in the
-# cells stay as they are, so nothing but the choice of the grid changes.)
+# cells stay as they are: no run is repeated, only which cells the fit sees changes.)
 
 
 # %%
@@ -522,8 +573,9 @@ plots.show(
 assert max(E_of, key=lambda cell: abs(E_of[cell] - free[0])) == (8, 400)
 
 # %% [markdown]
-# So the numbers do warn, if you ask them: an E that one cell can move by more than half a nat is no measurement. The cell that moves it
-# furthest is the one whose runs we know to be too short. With the floor known α moves less, and is still no number to print with two
+# So the numbers do warn, if you ask them: an E that one cell can move by more than half a nat is no measurement. (The cell that moves it
+# furthest is one whose runs we know to be too short. That proves no cause: all four cells with 400 sentences have such runs, and a corner of the grid
+# has more leverage than a cell in its middle.) With the floor known α moves less, and is still no number to print with two
 # digits; β moves hardly less. Why does nobody notice? Because the fits agree where you can look. Let the other
 # 15 cells predict the largest model on the largest corpus:
 
@@ -559,10 +611,10 @@ print(f"{N_base / N.max():,.0f} times our largest model")
 assert max(told.values()) - min(told.values()) > 0.4
 
 # %% [markdown]
-# Do not believe any of them. They contradict each other, although all were fitted to the same runs. They go thousands of times
+# Do not believe any of them. They contradict each other, although all were fitted to the same runs. They go more than a thousand times
 # beyond the grid in both directions. The grid had one layer, `base` has twelve, and the law knows no depth. It knows no steps either: ours
 # were 600, so at most it speaks of runs as short as ours. Read as what a larger model can *reach*, as such numbers usually are, every row is
-# refuted by one fact: the checkpoint of lesson 06 has two layers of width 64, saw new sentences for much longer, and is nearer to the floor than what
+# refuted by one fact: the checkpoint of lesson 06 has two layers of width 64, saw new sentences for longer (9,000 steps of 64, says its card), and is nearer to the floor than what
 # they predict for a model of 85 million weights.
 
 # %%
@@ -609,7 +661,7 @@ for C in (64, 256, 1024):
 # | tables of words and positions | no, a row is looked up | 1/√base, at every width | × 1 | |
 # | biases, norms, the head's bias | no | 0, 1 | × 1 | |
 # | logits: the head's product with the table | yes | (the table) | | × base / C |
-# | scores: query times key | yes, over D | | | divided by D, not by √D, and equal at the base: × √(base / C) beside 1/√D |
+# | scores: query times key | yes, over D = C / heads, a head's width (from here to the end of the section, not the law's D) | | | divided by D in place of √D, with a constant that changes nothing at the base. Beside the 1/√D that is there: × √(base / C) |
 
 # %% [markdown]
 # ### Exercise 19.4 · build µP ●●● · 30 minutes
@@ -619,11 +671,11 @@ for C in (64, 256, 1024):
 #
 # 1. The groups: a list of dictionaries with `"params"`, a list of parameters, and `"scale"`, a float: by what the learning rate of these
 #    is multiplied. Each of the model's parameters is in exactly one group.
-# 2. The start: multiply each table (each `nn.Embedding`) so that it starts with 1/√base. Draw nothing anew.
+# 2. The start: multiply each table (each `nn.Embedding`; some models have one of token types) so that it starts with 1/√base. Draw nothing anew.
 # 3. The scores: multiply the queries, and nothing else, by √(base / C). They are the first C of the 3C outputs of each layer's
-#    `attention.qkv`. (The number of heads is the same at every width, so D grows like C.)
+#    `attention.qkv`. (The number of heads is the same at every width, so D, the width of a head, grows like C.)
 # 4. The logits: the product with the table is multiplied by base / C, and the head's bias is not. What goes into that product is the
-#    output of `model.head.norm`.
+#    output of `model.head.norm`. This must hold in training, too: `model.loss` calls the encoder and the head, and not `model` itself.
 #
 # The width is `model.encoder.config.width`. For 3 and 4 a **forward hook** is enough: what `hook(module, given, out)` returns takes the place
 # of the module's output, after `module.register_forward_hook(hook)`. At C = base nothing may change.
@@ -745,7 +797,8 @@ for scheme, width, lr in sweep if every_row else [("standard", 64, 0.048), ("µP
 scaled = {row["scheme"]: row["excess"] for row in results_rates if (row["width"], row["lr"]) == (64, 0.048)}
 for scheme, found in scaled.items():
     print(f"width 64 at {tuned:.3f}, {scheme}: here {found:.2f}, stored {excess_at(scheme, 64)[0.048]:.2f}")
-    assert abs(math.log(found / excess_at(scheme, 64)[0.048])) < 0.2
+    said = f"this {scheme} run is far from the stored one: does your `mup` do in training what it does in `model(ids)`?"
+    assert abs(math.log(found / excess_at(scheme, 64)[0.048])) < 0.2, said
 assert scaled["standard"] > scaled["µP"] + 0.1
 
 # %% [markdown]
@@ -759,8 +812,11 @@ for ax, scheme in zip(axes, ("standard", "µP"), strict=True):
         (line,) = ax.plot(list(found), list(found.values()), marker + "-", label=f"width {width}", markersize=5)
         lr = best_rate[scheme, width]
         ax.plot([lr], [found[lr]], "o", markersize=13, markerfacecolor="none", color=line.get_color())
-    ax.set(xscale="log", xlabel="learning rate (of the base)", title=scheme)
-    ax.set_xticks([0.0015, 0.006, 0.024, 0.096], ["0.0015", "0.006", "0.024", "0.096"], fontsize=8)
+    ax.set(
+        xscale="log", xlabel="learning rate" if scheme == "standard" else "learning rate (of the base)", title=scheme
+    )
+    ax.set_xlim(0.0011, 0.14)
+    ax.set_xticks([0.0015, 0.006, 0.024, 0.096], ["0.0015", "0.006", "0.024", "0.096"], fontsize=7)
     ax.minorticks_off()
 axes[0].set_ylabel("excess after 250 steps (nats)")
 axes[0].set_ylim(0.9, 3.1)
@@ -799,7 +855,8 @@ for lr in RATES[:4]:  # wider is better in µP, at each rate up to the best
 #
 # Before you go on, write down your order. Which costs most: half of the sentences lost, at random; only that half kept which is most probable per word, as
 # a filter by perplexity does it; half of them replaced by twenty copies each of five sentences; half replaced by copies of the others with one word drawn
-# anew; 15 % of all words replaced by random ones; or a quarter of the sentences replaced by nonsense?
+# anew; 15 % of all words replaced by random ones; or a quarter of the sentences replaced by nonsense? (The list below has six more: the clean corpus, three
+# orders, wrong labels, and the nonsense filtered out.)
 
 
 # %%
@@ -817,7 +874,7 @@ def one_word_drawn_anew(ids, generator):
     """Draw one word of each sentence anew from its exact distribution given all the others."""
     place = torch.multinomial((ids >= 5).float(), 1, generator=generator)  # (n, 1)
     hidden = torch.zeros_like(ids, dtype=torch.bool).scatter_(1, place, True)
-    chances = posterior(world, ids, hidden)[hidden]  # (n, 5 + V)
+    chances = posterior(world, ids, hidden)[hidden]  # (n, tokenizer.vocab_size)
     changed = ids.clone()
     changed[hidden] = torch.multinomial(chances.float(), 1, generator=generator)[:, 0]
     return changed
@@ -836,11 +893,11 @@ def log_probability(ids):
 
 # %% [markdown]
 # (What a model trained on the **wrong labels** can reach at best is not the floor: with a share ε of random labels it should give every word an extra
-# ε / V. The perfect model with that habit would be about −ln(1 − ε) nats above the floor. If you knew ε, you could take it back out.)
+# ε / 191, the number of words. The perfect model with that habit would be about −ln(1 − ε) nats above the floor. If you knew ε, you could take it back out.)
 #
 # In the near copies one word is drawn anew from its exact distribution, so the copy is a sentence of the language, with the right
 # probability; it is only not independent of the first. (Often the word drawn is the old one. How often, a cell below says.) Two kinds of condition need batches of their
-# own: labels that are wrong while the input is right, and a corpus that is read from front to back, once, a tenth at a time.
+# own: labels that are wrong while the input is right, and a corpus that is walked through once, a tenth at a time (sorted by length, or not).
 
 
 # %%
@@ -917,7 +974,7 @@ costs = {name: np.array([float(r["best"]) for r in data if r["corpus"] == name])
 here = {row["corpus"]: row["best"] for row in results_data}
 for name in trained:
     print(f"{name}: here {here[name]:.2f}, stored", costs[name].round(2).tolist())
-    assert abs(math.log(here[name] / costs[name].mean())) < 0.2
+    assert abs(math.log(here[name] / costs[name].mean())) < 0.2, f"{name}: this run is far from the stored ones"
 assert here["only the likeliest half"] > here["half of it"] + 0.3
 for name, values in sorted(costs.items(), key=lambda pair: pair[1].mean()):
     print(f"{name:<26}", "  ".join(f"{v:.2f}" for v in values))
@@ -983,20 +1040,22 @@ again = (one_word_drawn_anew(ids[:100], seeded(seed, 19)) == ids[:100]).all(1)
 print(f"{again.double().mean():.0%} of the near copies are exact copies")
 assert (words[kept["only the likeliest half"]] <= 10).sum() == 0 and short.double().mean() > 0.1
 assert where["only the likeliest half"][0] > where["half of it"][0] + 0.5
+assert where["only the likeliest half"][1] > where["half of it"][1]
 assert again.double().mean() > 0.5
 
 # %% [markdown]
 # The filter kept no short sentence at all, although together they are no rarity, and on such
-# sentences its model is far worse than that of the random half. A filter by probability selects what
+# sentences its model is far worse than that of the random half. On the others it is worse, too: among long sentences as well the filter
+# kept the common ones only. A filter by probability selects what
 # is *common*. That is quality only where the rare is bad. (Muennighoff et al. found a filter by perplexity of use, on noisy web text.)
 #
-# A lack of cover in time is what an **order by length** costs, in either direction. The twin of both, *piece by piece*, also walks through the corpus
+# A lack of coverage in time is what an **order by length** costs, in either direction. The twin of both, *piece by piece*, also walks through the corpus
 # once, a tenth at a time, in random order, and loses much less. A model forgets the lengths that it no longer sees, and is asked about all.
 #
 # The rest is closer together. **Copies** of five sentences do no good and a little harm: the half that they replaced is gone, and half of each batch is
-# five sentences. **Near copies** help hardly at all; most of them are exact copies, so this is what reading the half twice is worth.
+# five sentences. **Near copies** help hardly at all; most of them are exact copies, so this corpus is nearly the half itself.
 # What counts is how many *independent* sentences there are. **Wrong words** in 15 % of
-# places cost nearly as much as losing half of the corpus, and **nonsense** in a quarter of the rows costs little more than the rows that it takes the
+# places cost about 70 % of what losing half of the corpus costs, and **nonsense** in a quarter of the rows costs little more than the rows that it takes the
 # place of; so filtering it out, which leaves 150 good rows, gains little here. How much of each there is decides the order, and the doses are ours.
 
 # %% [markdown]
@@ -1019,10 +1078,11 @@ train, held = every_fifth(ids)
 clever, _, _ = train_watched(repeated(ids[train], mask[train]), steps=300)
 on_held, on_new = excess_on(clever, ids[held], mask[held], times=20), compare(clever, world, n=1000).excess
 print(f"excess on the rows held out: {on_held:.2f} nats; on new sentences: {on_new:.2f}")
-assert on_held < 0 < 1 < on_new
+assert on_held < 0.5 and on_new > on_held + 2
 
 # %% [markdown]
-# Better than the perfect model, on sentences that it was not trained on? Find out what is wrong. Then write `training_rows(ids, held)`: `ids`
+# On the rows that were held out this model is about as good as the perfect one (in some seeds better), and on new sentences it is far from it. Yet it was
+# trained on neither. Find out what is wrong. Then write `training_rows(ids, held)`: `ids`
 # (n, T) is a corpus, padded, `held` (n,) is True at the rows that are held out. Return which rows may be trained on, boolean (n,), so that the measure
 # on the held-out rows means what it says. Keep every row that does no harm to it, and change no argument.
 
@@ -1048,24 +1108,29 @@ check.training_rows(training_rows)
 #   and a sum of two powers has no plateaus, while learning has.
 # * Say **which N** (tables or not), **which checkpoint** (best or last), **how many steps**, **which D** (different or read), and in **what space**
 #   (logarithms of the excess, or of the loss) you fitted. The choice of the checkpoint alone more than doubled our β.
-# * An optimiser that stops early gives exact-looking, wrong constants. Scale the objective, start from several points.
+# * Near its least the objective is so flat that two good optimisers may print different constants. Scale it, start from several points, and do not
+#   print more digits than that leaves.
 # * **µP**: hidden matrices learn at base / C, tables, biases and norms at the full rate, logits are divided by C / base and scores by D. The best
 #   rate of a narrow model then serves a wide one. In our runs the 1 / C did most of it.
 # * What costs most is **lost coverage**: the likeliest half of a corpus teaches less than a random half, and an order by length, in
 #   either direction, less than a random one. Count independent sentences, not rows.
 # * Test data must be **held out by sentence**, not by row.
 #
-# **What this scale cannot show.** One layer, four widths, 600 steps: our N spans a factor of about forty and our D a factor of eight, where published
+# **What this scale cannot show.** One layer, four widths, 600 steps: our N spans a factor of 56 and our D a factor of eight, where published
 # grids span hundreds or thousands. That E is undetermined is a statement about a grid of this size. The plateau is one of this grammar
 # and of this optimiser. µP was tried to eight times the base width and for 250 steps, without weight decay; the best rate of a longer run may be another. And which
 # data problem costs most depends on how much of it there is: our doses were chosen, not found in a corpus.
 #
 # **What the field did since.** Besiroglu et al. (2024) re-fitted the published points and found other constants. Schaeffer et al. (2025) asked whether it
-# matters *which count of N* the published fit took, and found that for its key results it hardly does; their models are large, ours are mostly table.
-# Open Athena (2026, arXiv:2603.22339) found that the parabolas of the second published method are biased even without noise,
+# matters *which count of N* the published fit took, and found that for its key results it hardly does; their models are large, and
+# in ours tables are up to three fifths.
+# Open Athena (2026, arXiv:2603.22339) found that the second published method (which fits a parabola through the losses at equal
+# cost) is biased even without noise,
 # and that the five-unknown fit can be done safely, because A, B and E enter linearly. For µP, Lingle (2024) finds that it keeps the rate in most settings
 # up to 10 billion parameters; Everett et al. (2024) that *all* parametrisations can, with the right rates for each kind of layer, and that the standard one
-# can beat µP; and Kalra and Barkeshli (2026) that most of µP's advantage with AdamW comes from the embedding's high rate. For data, a 2026
+# can beat µP; and Kalra and Barkeshli (2026) that most of µP's advantage with AdamW comes from the embedding's high rate. For data, Lee
+# et al. (2021) report that an overlap of training and test data "affects over 4% of the validation set of standard datasets"; Hernandez et al. (2022) that a model of 800 million
+# parameters is degraded to one half as large "by repeating 0.1% of the data 100 times"; and a 2026
 # study of repetition (arXiv:2606.24998) finds the damage worst at a middling number of repeats.
 #
 # **An open problem.** A law is trusted because it was smooth so far. Nobody has a test that says, from small runs alone, whether a plateau lies ahead, or whether the one that
