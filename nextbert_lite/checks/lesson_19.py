@@ -431,7 +431,7 @@ def on_the_law(found, p, N, D, losses, floor=None):
     wrong = wrong or [f"{s} is {v:.4g}, expected {r:g}" for s, v, r in zip(symbols, found, p, strict=True)]
     off = math.nan
     if min(found[1], found[3]) > 0 and found[0] >= 0:
-        off = float(np.abs(np.log(law(found, N, D) / losses)).max())
+        off = float((law(found, N, D) / losses).log().abs().max())
     said = f"these points lie on a law exactly. Right: {', '.join(right) or 'none'}. Wrong: {'; '.join(wrong)}."
     if right == ["E", "α", "β"] or set(right) >= {"E", "α", "β"}:
         raise Fault(f"{said} The exponents are right, so what is missing is the way back from centred logarithms.")
@@ -1572,6 +1572,7 @@ def a_corpus(generator, n=40, T=9):
     turned = order[-7]
     ids[turned, 1:-1] = ids[order[-8], 1:-1].flip(0)
     ids[order[-9], 1:-1] = ids[order[-8], 1:-1] + (torch.arange(T - 2) == 0).long() - (torch.arange(T - 2) == 1).long()
+    ids[order[-10], : T // 2 + 1] = ids[order[-8], : T // 2 + 1]  # begins alike, and goes on differently
     held = torch.zeros(n, dtype=torch.bool)
     held[order[: n // 8]] = True
     held[order[-6:-4]] = True

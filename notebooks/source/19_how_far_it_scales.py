@@ -1156,4 +1156,4 @@ check.training_rows(training_rows)
 #   *Internal Data Repetition Destroys Language Models*, 2026, [arXiv:2606.24998](https://arxiv.org/abs/2606.24998).
 # * Andrej Karpathy, nanoGPT, [`get_num_params`](https://github.com/karpathy/nanoGPT/blob/master/model.py).
 #
-# **Next:** lesson 22 looks inside a model and asks which explanations you can believe.
+# **Next:** lesson 20 shares one training among many devices, and gets one device's numbers.

@@ -1402,4 +1402,4 @@ assert len(rounds) == 15
 #   [arXiv:2412.13663](https://arxiv.org/abs/2412.13663).
 # * The checks name further sources, one for each usual mistake.
 #
-# **Next:** `nextbert-lite assemble` collects the parts that you built into a BERT of your own.
+# **Next:** lesson 24 collects the parts that you built into a BERT of your own, and finds out whether they make one.
