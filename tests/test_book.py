@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import json
 import re
+import shlex
 import shutil
 import tomllib
 from dataclasses import replace
@@ -17,7 +18,10 @@ from xml.etree import ElementTree
 import pytest
 
 import nextbert_lite
+from nextbert_lite import Encoder, EncoderConfig, MaskedLanguageModel
+from nextbert_lite.course import cli
 from nextbert_lite.course import workspace as lessons
+from tools import plan as plan_page
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -699,3 +703,39 @@ def test_the_server_is_reached_from_this_machine_only_and_a_taken_port_is_told(t
         assert host == "127.0.0.1"
         with pytest.raises(book.Trouble, match=f"port {port} cannot be used.*--port {port + 1}"):
             book.server(tmp_path, port)
+
+
+# --- several machines -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", ["devices.md", "plan.md", "use.md"])
+def test_every_command_of_a_page_is_one_that_the_package_takes(page):
+    text = (ROOT / "book" / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    command = r"^(?:(?:torchrun|srun) .*-m nextbert_lite|(?:\.venv/bin/)?nextbert-lite) (.+?)(?:\s#.*)?$"
+    commands = [shlex.split(line) for line in re.findall(command, text, re.M)]
+    for command in commands:
+        cli.parser().parse_args(command)
+    assert commands
+
+
+def test_the_plans_figures_follow_from_the_model_its_batch_and_the_published_run():
+    given, seconds = plan_page.lesson(), 86_400
+    N = sum(p.numel() for p in MaskedLanguageModel(Encoder(EncoderConfig.preset("base", plan_page.VOCAB))).parameters())
+    text = plan_page.amounts()
+    assert text["parameters"] == f"{N / 1e6:.0f} million" and text["state"] == f"{(4 + 4 + 8) * N / 1e9:.1f} GB"
+    used = (
+        6 * 149e6 * 1.719e12 / (8 * 989.4e12 * 191.1 * 3600)
+    )  # ModernBERT-base: parameters, tokens, GPUs, peak, hours
+    assert given["utilization"]["ModernBERT-base, 2024"] == pytest.approx(used, rel=1e-3)
+    times = rows(plan_page.time(book.table))
+    for name, tokens, _, gpus, days, half, hours in times:
+        tokens = plan_page.BUDGETS[name] or 20 * N
+        expected = 6 * N * tokens / (int(gpus) * 989.4e12 * used) / seconds  # nothing is waited for at this size
+        for told, factor in ((days, 1), (half, 2)):
+            told = float(told.removesuffix(" h")) / (24 if told.endswith("h") else 1)
+            assert told == pytest.approx(factor * expected, rel=0.05, abs=0.06 / 24)
+        assert float(hours.replace(",", "")) == pytest.approx(24 * int(gpus) * expected, rel=0.05, abs=1)
+    assert len(times) == len(plan_page.RANKS) * len(plan_page.BUDGETS)
+    page = (ROOT / "book" / "plan.md").read_text(encoding="utf-8")
+    assert all(f"--batch {plan_page.ROWS}" in line for line in page.splitlines() if "--preset base" in line)
+    assert f"--accumulate {plan_page.ACCUMULATE[8]}" in page and f"--vocab {plan_page.VOCAB}" in page

@@ -37,6 +37,7 @@ sys.path.insert(0, str(ROOT))  # this clone's package, whichever is installed
 
 import nextbert_lite  # noqa: E402
 from nextbert_lite.course import workspace as lessons  # noqa: E402
+from tools.plan import inserts as of_plan  # noqa: E402
 
 PORT = 8800
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -734,7 +735,7 @@ def toctrees(found: list[Lesson]) -> str:
     for part in dict.fromkeys(lesson.part for lesson in found):
         blocks.append((part, [f"lessons/{lesson.path.stem}" for lesson in found if lesson.part == part]))
     blocks.append(
-        ("To look up", ["use", "devices", "glossary", "reference/index", "teachers", "examination", "licence"])
+        ("To look up", ["use", "devices", "plan", "glossary", "reference/index", "teachers", "examination", "licence"])
     )
     return "\n\n".join(
         f"```{{toctree}}\n:hidden:\n:caption: {json.dumps(caption)}\n\n" + "\n".join(pages) + "\n```"
@@ -762,6 +763,7 @@ def inserts(found: list[Lesson]) -> dict[str, str]:
         "workshop": workshop_table(found, given["workshop"]),
         "exam": exam_table(found, given["plans"]),
         "glossary": glossary_table(found),
+        **of_plan(table),
         "licence": "```text\n" + (ROOT / "LICENSE").read_text(encoding="utf-8").strip() + "\n```",
     }
 
