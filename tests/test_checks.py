@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 import nextbert_lite.checks
-from nextbert_lite.checks import core, lesson_07, lesson_08, lesson_14, lesson_16, lesson_18, lesson_19
+from nextbert_lite.checks import core, lesson_07, lesson_08, lesson_14, lesson_16, lesson_18, lesson_19, lesson_20
 from nextbert_lite.checks.core import Build, CheckFailed, Exercise, Fault, Mistake, Prediction, Stage
 from nextbert_lite.core.diffusion import hide_words
 
@@ -1141,6 +1141,479 @@ def fills_in_place(model, ids, *arguments, **more):
 def test_a_text_that_is_changed_in_place_is_named(id_, answer):
     with pytest.raises(CheckFailed, match=r"stage 1 .*: `ids` is changed in place"):
         ALL[id_](answer)
+
+
+STEPS_20 = {  # how a learner may write it -> what the check says; several faults have the same numbers
+    "a copy of the gradient sent": (dict(sends="copy"), "two ranks .*left with the gradient of its own texts"),
+    "the loss sent": (dict(loss="reduced first", sends="nothing"), "two ranks .*left with the gradient of its own"),
+    "the own number of tokens": (dict(total="own"), "two ranks .*as many times too large as there are ranks"),
+    "the mean number of tokens": (dict(total="mean"), "two ranks .*as many times too large as there are ranks"),
+    "means of means everywhere": (dict(divide="everything"), "several parts: you take the mean of the parts' means"),
+    "the weights averaged": (dict(sends="weights"), "stage 1 .*all-reduce the .weights."),
+}
+
+
+@pytest.mark.parametrize("switches, words", STEPS_20.values(), ids=[f"lesson20.2-{name}" for name in STEPS_20])
+def test_lesson_20_names_further_wrong_steps(switches, words):
+    with pytest.raises(CheckFailed, match=words):
+        ALL["20.2"](lesson_20.wrong_parallel(**switches))
+
+
+def optimizer_too(model, parts, dist):
+    loss = lesson_20.parallel_backward(model, parts, dist)
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    return loss
+
+
+def without_gradients(model, parts, dist):
+    loss = lesson_20.parallel_backward(model, parts, dist)
+    model.zero_grad()
+    return loss
+
+
+def parts_emptied(model, parts, dist):
+    loss = lesson_20.parallel_backward(model, parts, dist)
+    parts.clear()
+    return loss
+
+
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        (optimizer_too, "weights have changed"),
+        (without_gradients, "is None afterwards"),
+        (parts_emptied, "changed in place"),
+    ],
+    ids=lambda value: f"lesson20.2-{value.__name__}" if callable(value) else "",
+)
+def test_lesson_20_says_what_else_a_step_has_changed(answer, words):
+    with pytest.raises(CheckFailed, match=f"stage 1 .*{words}"):
+        ALL["20.2"](answer)
+
+
+def weighted_20(weight_of, loss_of=None, after=None):
+    """A parallel_backward: weight_of(numbers of this rank's parts, number in all, index of the part, ranks)."""
+
+    def backward(model, parts, dist):
+        model.zero_grad()
+        counts = [int((part["labels"] != lesson_20.IGNORE).sum()) for part in parts]
+        total = torch.tensor(sum(counts))
+        dist.all_reduce(total)
+        found, means = [], []
+        for i, part in enumerate(parts):
+            mean = model.loss(**part)
+            share = mean * weight_of(counts, max(1, int(total)), i, dist.get_world_size())
+            share.backward()
+            found.append(share.detach())
+            means.append(mean.detach())
+        for p in model.parameters():
+            if p.grad is not None:
+                own = p.grad.clone()
+                dist.all_reduce(p.grad)
+                p.grad = after(p.grad, own, dist) if after else p.grad
+        loss = sum(found) if loss_of is None else loss_of(found, means, counts)
+        dist.all_reduce(loss)
+        return loss.item()
+
+    return backward
+
+
+def right_weight(counts, total, i, size):
+    return counts[i] / total
+
+
+def loss_of_this_rank(model, parts, dist):
+    lesson_20.parallel_backward(model, parts, dist)
+    with torch.no_grad():
+        return float(sum(model.loss(**part) for part in parts) / len(parts))
+
+
+def largest_number(model, parts, dist):
+    counts = [int((part["labels"] != lesson_20.IGNORE).sum()) for part in parts]
+    every = [torch.zeros(1) for _ in range(dist.get_world_size())]
+    dist.all_gather(every, torch.tensor([float(sum(counts))]))
+    largest = max(1.0, *(n.item() for n in every), 0.0)
+    loss = torch.zeros(1)
+    model.zero_grad()
+    for part, count in zip(parts, counts, strict=True):
+        share = model.loss(**part) * count / largest
+        share.backward()
+        loss += share.item()
+    for p in model.parameters():
+        if p.grad is not None:
+            dist.all_reduce(p.grad)
+    dist.all_reduce(loss)
+    return loss.item()
+
+
+def zeros_for_frozen(model, parts, dist):
+    loss = lesson_20.parallel_backward(model, parts, dist)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    return loss
+
+
+def assigned_number(model, parts, dist):
+    total = dist.all_reduce(torch.tensor(3))
+    return total.item()
+
+
+def empty_parts_skipped(model, parts, dist):
+    return lesson_20.parallel_backward(model, [p for p in parts if (p["labels"] != lesson_20.IGNORE).any()], dist)
+
+
+def glued_parts(model, parts, dist):
+    return lesson_20.parallel_backward(model, [{k: torch.cat([p[k] for p in parts]) for k in parts[0]}], dist)
+
+
+def a_whole_number_sent(model, parts, dist):
+    dist.all_reduce(sum(int((part["labels"] != lesson_20.IGNORE).sum()) for part in parts))
+
+
+def in_bfloat16(grad, own, dist):
+    return grad.bfloat16().to(grad.dtype)
+
+
+def sent_again(grad, own, dist):
+    dist.all_reduce(grad)
+    return grad
+
+
+def on_the_first_rank(grad, own, dist):
+    return grad if dist.get_rank() == 0 else own
+
+
+NAMED_20 = {  # how a learner may write it -> what the check says of it
+    "first part only": (weighted_20(lambda c, n, i, size: float(i == 0)), "only the first part of each rank is used"),
+    "weights by root": (
+        weighted_20(lambda c, n, i, size: (c[i] / n) ** 0.5),
+        "weights of the parts are not their proportions .*have the weights 0.3922, 0.8321, 0.3922 .*right are 0.1538",
+    ),
+    "a minus sign": (weighted_20(lambda c, n, i, size: -c[i] / n), "points the other way"),
+    "sent twice": (weighted_20(right_weight, after=sent_again), "stage 3 .*or you all-reduce the gradients twice"),
+    "one and a half": (
+        weighted_20(lambda c, n, i, size: 1.5 * c[i] / n),
+        "direction is right, and the gradient is 1.5 times as long",
+    ),
+    "one clipped": (
+        weighted_20(right_weight, after=lambda g, own, d: g.clamp(-0.1, 0.1)),
+        "gradients larger than 0.1 are cut off",
+    ),
+    "the largest number": (largest_number, "stage 3 .*of .one. rank, its own or the largest"),
+    "biases left out": (
+        weighted_20(right_weight, after=lambda g, own, d: g * (g.ndim > 1)),
+        "stage 1 .*the gradients of .* are wrong, the others are right",
+    ),
+    "a shorter format": (weighted_20(right_weight, after=in_bfloat16), "to two or three digits"),
+    "float32 sent": (weighted_20(right_weight, after=lambda g, own, d: g.float().to(g.dtype)), "about seven digits"),
+    "a quotient of tensors": (
+        weighted_20(lambda c, n, i, size: torch.tensor(c[i]) / torch.tensor(n)),
+        "stage 7 .*a quotient of two tensors of whole numbers is",
+    ),
+    "the first rank alone": (weighted_20(right_weight, after=on_the_first_rank), "only rank 0 has the right gradient"),
+    "the last share": (
+        weighted_20(right_weight, lambda found, means, counts: found[-1]),
+        "gradients are right; the loss that you .return. is the share of the last part alone",
+    ),
+    "the last loss": (
+        weighted_20(right_weight, lambda found, means, counts: means[-1]),
+        "the loss that you .return. is the loss of this rank's last part",
+    ),
+    "a mean of means returned": (loss_of_this_rank, "the loss that you .return. is a mean of means"),
+    "losses added up": (
+        weighted_20(right_weight, lambda found, means, counts: sum(means)),
+        "the loss that you .return. is the sum of all parts' losses",
+    ),
+    "half the loss": (
+        weighted_20(right_weight, lambda found, means, counts: sum(found) / 2),
+        "the loss that you .return. is 0.5 times",
+    ),
+    "zeros for the frozen": (zeros_for_frozen, "stage 8 .*a frozen parameter has a gradient now"),
+    "the result of all_reduce used": (assigned_number, "return nothing, they work in place"),
+    "empty parts skipped": (
+        empty_parts_skipped,
+        "stage 5 .*(skip a call, or .backward|has already returned|without a)",
+    ),
+    "parts glued": (glued_parts, "stage 2 .*Batches may differ in length"),
+    "a number all-reduced": (a_whole_number_sent, "stage 1 .*takes a tensor; you give it 6"),
+}
+
+
+@pytest.mark.parametrize("answer, words", NAMED_20.values(), ids=[f"lesson20.2-{name}" for name in NAMED_20])
+def test_lesson_20_says_which_sum_a_wrong_gradient_is(answer, words):
+    with pytest.raises(CheckFailed, match=words):
+        ALL["20.2"](answer)
+
+
+def gathers_20(turn, back=None):
+    """A gather_rows whose rows are turned before, or whose gradient is turned after the sum."""
+
+    def gather(rows, dist):
+        size, rank = dist.get_world_size(), dist.get_rank()
+
+        class Rows(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, rows):
+                found = [torch.empty_like(rows).contiguous() for _ in range(size)]
+                dist.all_gather(found, rows.contiguous())
+                return torch.cat(found)
+
+            @staticmethod
+            def backward(ctx, gradient):
+                gradient = gradient.clone(memory_format=torch.contiguous_format)
+                dist.all_reduce(gradient)
+                return back(gradient, size, rank) if back else gradient.chunk(size)[rank]
+
+        return Rows.apply(turn(rows))
+
+    return gather
+
+
+def emptied_rows(rows, dist):
+    found = lesson_20.gather_rows(rows, dist)
+    rows.data.zero_()
+    return found
+
+
+def one_tensor_repeated(rows, dist):
+    found = [torch.empty_like(rows)] * dist.get_world_size()
+    dist.all_gather(found, rows.detach().contiguous())
+    return torch.cat(found)
+
+
+class OneGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows, dist):
+        ctx.dist = dist
+        return lesson_20.gather_rows(rows, dist)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.chunk(ctx.dist.get_world_size())[ctx.dist.get_rank()]
+
+
+class AllGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows, dist):
+        return lesson_20.gather_rows(rows, dist)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+GATHERED_20 = {
+    "rows emptied": (emptied_rows, "stage 1 .*rows are changed in place"),
+    "all slices": (lesson_20.wrong_gather("all slices"), "add up the gradients of .different. rows"),
+    "one tensor repeated": (one_tensor_repeated, "stage 1 .*are one tensor"),
+    "float32": (lambda rows, dist: lesson_20.gather_rows(rows.float(), dist), "come back as torch.float32"),
+    "normalised": (gathers_20(lambda rows: F.normalize(rows, dim=-1)), "come back with the length 1"),
+    "one gradient": (lambda rows, dist: OneGradient.apply(rows, dist), "one gradient for each argument of .forward"),
+    "all gradients": (lambda rows, dist: AllGradients.apply(rows, dist), "gradient of another shape"),
+    "a third": (
+        gathers_20(lambda rows: rows, lambda g, size, rank: g.chunk(size)[rank] / 3),
+        "the gradient is 0.333 times the sum",
+    ),
+    "a minus sign": (
+        gathers_20(lambda rows: rows, lambda g, size, rank: -g.chunk(size)[rank]),
+        "the gradient is -1 times the sum",
+    ),
+    "doubled rows": (gathers_20(lambda rows: 2 * rows), "all rows are 2 times what the ranks gave"),
+    "four columns": (gathers_20(lambda rows: rows.reshape(-1, 4)), "Is a size fixed in your code"),
+}
+
+
+@pytest.mark.parametrize("answer, words", GATHERED_20.values(), ids=[f"lesson20.4-{name}" for name in GATHERED_20])
+def test_lesson_20_says_what_is_wrong_with_gathered_rows(answer, words):
+    with pytest.raises(CheckFailed, match=words):
+        ALL["20.4"](answer)
+
+
+def part_of_20(draw, cut):
+    """A rows_for of two steps: which rows are drawn, and which of them this rank gets."""
+
+    def rows_for(n, batch, rank, size, seed, step):
+        return cut(draw(n, batch, rank, size, seed, step), batch, rank, size)
+
+    return rows_for
+
+
+def seeded_draw(n, batch, rank, size, seed, step):
+    return torch.randperm(n, generator=lesson_20.seeded(seed, step))
+
+
+def slice_of(rows, batch, rank, size):
+    return rows[:batch].chunk(size)[rank]
+
+
+ROWS_20 = {
+    "sorted": (part_of_20(seeded_draw, lambda *a: slice_of(*a).sort().values), "in another order"),
+    "begins at the rank": (
+        part_of_20(seeded_draw, lambda rows, batch, rank, size: rows[rank : rank + batch // size]),
+        "come twice and as many never",
+    ),
+    "counted from 1": (
+        part_of_20(seeded_draw, lambda rows, batch, rank, size: rows[(rank - 1) * (batch // size) :][: batch // size]),
+        "the places 37 to 8 of the draw .*Ranks are counted from 0",
+    ),
+    "a batch for each rank": (
+        part_of_20(seeded_draw, lambda rows, batch, rank, size: rows[rank * batch : (rank + 1) * batch]),
+        "the ranks get 12, 12, 12, 4 rows; each should get 3",
+    ),
+    "from the batch": (
+        part_of_20(lambda n, batch, *a: seeded_draw(batch, batch, *a), slice_of),
+        "all rows are below 12",
+    ),
+    "no generator": (part_of_20(lambda n, *a: torch.randperm(n), slice_of), "two calls with the same arguments"),
+    "400 rows": (part_of_20(lambda n, *a: seeded_draw(400, *a), slice_of), "outside 0 to n"),
+    "parts of the wrong number": (
+        part_of_20(seeded_draw, lambda rows, batch, rank, size: rows[:batch].chunk(batch // size)[rank]),
+        "rank=3 it raises IndexError",
+    ),
+    "the step times the ranks": (
+        lambda n, batch, rank, size, seed, step: torch.randperm(
+            n, generator=lesson_20.seeded(seed, step * size + rank)
+        )[: batch // size],
+        "the generator depends on the step times the ranks",
+    ),
+    "a later place": (
+        part_of_20(seeded_draw, lambda rows, batch, rank, size: rows[batch : 2 * batch].chunk(size)[rank]),
+        "the places 12 to 23 of the draw with .seeded.seed, step.",
+    ),
+    "another generator": (
+        lambda n, batch, rank, size, seed, step: torch.randperm(
+            n, generator=torch.Generator().manual_seed(seed + step)
+        )[:batch].chunk(size)[rank],
+        "the draw with .torch.Generator",
+    ),
+    "in turn": (
+        lambda n, batch, rank, size, seed, step: torch.arange(batch).chunk(size)[rank] + 3,
+        "the rows follow each other",
+    ),
+    "the batch sorted": (
+        part_of_20(seeded_draw, lambda rows, batch, *a: slice_of(rows[:batch].sort().values, batch, *a)),
+        "the rows of the batch are sorted before",
+    ),
+    "floats": (part_of_20(seeded_draw, lambda *a: slice_of(*a).float()), "are of torch.float32"),
+    "in pairs": (
+        part_of_20(seeded_draw, lambda rows, batch, rank, size: rows[:batch].chunk(size)[rank ^ 1]),
+        "get the parts 1, 0, 3, 2. Rank 0 gets part 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("answer, words", ROWS_20.values(), ids=[f"lesson20.3-{name}" for name in ROWS_20])
+def test_lesson_20_says_which_rows_are_wrong(answer, words):
+    with pytest.raises(CheckFailed, match=words):
+        ALL["20.3"](answer)
+
+
+def bytes_20(turn, **changed):
+    def kept(parameters, ranks, weight=2, gradient=2, optimizer=12):
+        return turn(lesson_20.kept_bytes(parameters, ranks, weight, gradient, **{"optimizer": optimizer, **changed}))
+
+    return kept
+
+
+BYTES_20 = {
+    "gigabytes": (bytes_20(lambda four: [n / 1e9 for n in four]), "those are gigabytes"),
+    "reversed": (bytes_20(lambda four: four[::-1]), "in reverse"),
+    "bits": (bytes_20(lambda four: [8 * n for n in four]), "those are bits"),
+    "eight bytes": (bytes_20(lambda four: four, optimizer=8), "right for 8 bytes of .optimizer.; the argument says 12"),
+    "a parameter's": (
+        lambda parameters, *a, **k: lesson_20.kept_bytes(1, *a, **k),
+        "bytes for each parameter",
+    ),
+    "one rank fewer": (
+        lambda parameters, ranks, *a, **k: (
+            lesson_20.kept_bytes(parameters, ranks, *a, **k)[0],
+            *lesson_20.kept_bytes(parameters, ranks - 1, *a, **k)[1:],
+        ),
+        "one less than the number of ranks",
+    ),
+    "three": (bytes_20(lambda four: four[1:]), "expected four numbers"),
+    "divided by two": (
+        lambda parameters, ranks, *a, **k: lesson_20.kept_bytes(parameters, 2, *a, **k),
+        "what is cut is divided by 2; there are 6 ranks",
+    ),
+    "a bracket": (
+        lambda parameters, ranks, weight=2, gradient=2, optimizer=12: (
+            parameters * (weight + gradient + optimizer),
+            parameters * (weight + gradient) + optimizer / ranks,
+            parameters * weight + (gradient + optimizer) / ranks,
+            parameters * (weight + gradient + optimizer) / ranks,
+        ),
+        "in stage 1, the bytes of optimizer's state are not multiplied",
+    ),
+    "one stage": (
+        bytes_20(lambda four: (*four[:2], four[3], four[3])),
+        "in stage 2, what is cut should be: gradients, optimizer's state. In your number it is: weights, gradients",
+    ),
+}
+
+
+@pytest.mark.parametrize("answer, words", BYTES_20.values(), ids=[f"lesson20.5-{name}" for name in BYTES_20])
+def test_lesson_20_says_which_bytes_are_wrong(answer, words):
+    with pytest.raises((CheckFailed, Fault), match=words):
+        ALL["20.5"](answer)
+
+
+WEIGHTS_20 = {
+    0.25: "vote of the rank",
+    0.5: "mean of its rank",
+    5: "vote of the whole rank",
+    0.3: "fewer",
+    3: "second rank",
+    2.8: "It is less",
+    2.2: "It is more",
+}
+
+
+@pytest.mark.parametrize("guess", [pytest.param(guess, id=f"lesson20.1-{guess}") for guess in WEIGHTS_20])
+def test_lesson_20_says_on_which_way_a_guess_is(guess):
+    with pytest.raises(CheckFailed, match=f"is not it. .*{WEIGHTS_20[guess]}"):
+        ALL["20.1"](guess)
+
+
+def in_a_tuple_of_tensors(rows, dist):
+    size, rank = dist.get_world_size(), dist.get_rank()
+
+    class Each(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, rows):
+            found = [torch.empty(rows.shape, dtype=rows.dtype) for _ in range(size)]
+            dist.all_gather(found, rows.contiguous())
+            return tuple(found)
+
+        @staticmethod
+        def backward(ctx, *gradients):
+            together = torch.stack(gradients)
+            dist.all_reduce(together)
+            return together[rank]
+
+    return torch.cat(Each.apply(rows))
+
+
+@pytest.mark.parametrize(
+    "id_, answer",
+    [
+        pytest.param("20.2", weighted_20(right_weight), id="lesson20.2-in one loop"),
+        pytest.param("20.3", lambda *a: lesson_20.rows_for(*a).tolist(), id="lesson20.3-a list"),
+        pytest.param("20.3", lambda *a: lesson_20.rows_for(*a).numpy(), id="lesson20.3-an array"),
+        pytest.param("20.4", in_a_tuple_of_tensors, id="lesson20.4-a tuple of tensors"),
+        pytest.param("20.5", bytes_20(lambda four: torch.tensor(four).numpy()), id="lesson20.5-an array"),
+        pytest.param("20.5", bytes_20(lambda four: dict(enumerate(four))), id="lesson20.5-a dict"),
+    ],
+)
+def test_lesson_20_takes_further_right_answers(id_, answer, capsys):
+    ALL[id_](answer)
+    assert "is right" in capsys.readouterr().out
+
+
+def test_lesson20_a_class_within_a_function_reads_no_name_of_the_notebook():
+    names = {"__name__": "__main__", "torch": torch}
+    exec("def build(x):\n    class Inner:\n        def f(self): return x\n    return Inner", names)
+    assert "of the notebook" not in core.notebook_names(names["build"])
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from nextbert_lite.checks import (
     lesson_16,
     lesson_18,
     lesson_19,
+    lesson_20,
     lesson_22,
     lesson_23,
 )
@@ -82,6 +83,7 @@ BUILT = {
     "17": [diffusion.hide_words, diffusion.diffusion_loss, diffusion.fill_gaps],
     "18": [lesson_18.step_profile, lesson_18.UnpaddedEncoder],
     "19": [lesson_19.fit_law, lesson_19.mup],
+    "20": [lesson_20.parallel_backward, lesson_20.gather_rows],
     "22": [lesson_22.mean_ranks, lesson_22.score_explanation, lesson_22.restored],
     "23": [lesson_23.Battery],
 }

@@ -235,7 +235,7 @@ class Build:
             if said:
                 return "fails", f"{where}{said} For a hint: check.hint('{self.id}')."
             agree = agreement(*fault[1:])
-            part = "" if agree is None else f"{100 * agree:.2f} % of the values agree: "
+            part = "" if agree in (None, 1.0) else f"{100 * agree:.2f} % of the values agree: "
             of_notebook = reads_of(answer) if stage.name == OTHER_SIZES else ""
             return "fails", f"{where}{part}{fault[0]}{of_notebook} For a hint: check.hint('{self.id}')."
         stages = ", ".join(stage.name for stage in self.stages)
@@ -489,6 +489,7 @@ def notebook_names(answer: Callable) -> str:
     known = {} if code is None else answer.__globals__
     values = {name: known[name] for name in names_of(code) if name in known} if code else {}
     values = {n: v for n, v in values.items() if not callable(v) and not isinstance(v, ModuleType)}
+    values = {n: v for n, v in values.items() if not n.startswith("__")}  # the body of a class reads `__name__`
     if not values:
         return " Is there a number in your code that should come from the arguments?"
     shown = ", ".join(f"`{n}` ({v if isinstance(v, int | float) else describe(v)})" for n, v in values.items())
