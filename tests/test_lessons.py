@@ -28,6 +28,7 @@ from nextbert_lite.checks import (
     lesson_20,
     lesson_22,
     lesson_23,
+    lesson_24,
 )
 from nextbert_lite.checks.core import Build, CheckFailed, Exercise, Prediction, find
 from nextbert_lite.core import attention, classify, contrastive, diffusion, encoder, heads, masking, modern
@@ -43,7 +44,7 @@ SOURCES = sorted((ROOT / "notebooks" / "source").glob("*.py"))
 LESSONS = [pytest.param(ROOT / "notebooks" / f"{source.stem}.ipynb", id=f"lesson{source.stem}") for source in SOURCES]
 
 # Seconds that a lesson, and all of them together, may take from a restarted kernel on two CPU cores.
-LIMITS = {"a lesson": 90, "06": 150, "08": 150, "12": 150, "14": 150, "all": 1500}
+LIMITS = {"a lesson": 90, "06": 150, "08": 150, "12": 150, "14": 150, "24": 150, "all": 1500}
 
 COMPARED = "nbval-check-output"  # the tag of a cell whose printed text nbval compares with the stored one
 # The share of the cells with text that must have it, where it is not a third. In 11 nearly every cell prints what was
@@ -86,6 +87,7 @@ BUILT = {
     "20": [lesson_20.parallel_backward, lesson_20.gather_rows],
     "22": [lesson_22.mean_ranks, lesson_22.score_explanation, lesson_22.restored],
     "23": [lesson_23.Battery],
+    "24": [lesson_24.largest_difference, lesson_24.pretrain_resumable],
 }
 
 # Exercises a lesson may have, where it is not six: the clinic has one a patient.

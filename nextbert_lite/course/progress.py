@@ -92,7 +92,10 @@ def progress(folder: Path, limit: float = LIMIT, builds: bool = False) -> Iterat
     for name, file in files.items():
         trouble, found = None if file else "not in this folder", []
         try:
-            found = results(shipped[name], code_cells(file), folder, limit) if file else []
+            cells = code_cells(file) if file else []
+            untouched = builds and file and all_blank(shipped[name], cells)
+            found = [{"id": i, "status": "blank", "message": ""} for i in exercises(shipped[name])] if untouched else []
+            found = results(shipped[name], cells, folder, limit) if file and not untouched else found
         except ValueError as error:
             trouble = " ".join(str(error).split()).removeprefix(f"{file} ")
             found = [{"id": i, "status": "unreadable", "message": ""} for i in exercises(shipped[name])]
@@ -128,6 +131,19 @@ def learners(cells: list[tuple], wanted: dict) -> dict[str, list[tuple]]:
     """Return for each exercise the cells with its tag (several when copied or split), else the one with its id."""
     tagged = {name: [cell for cell in cells if f"exercise-{name}" in cell[2]] for name in wanted}
     return {name: tagged[name] or [c for c in cells if c[1] and c[1] == wanted[name][0]] for name in wanted}
+
+
+def all_blank(shipped: list[tuple], cells: list[tuple]) -> bool:
+    """Whether each build of a learner's copy is as it was handed out: then nothing needs to be run to know it."""
+    own, given = learners(cells, exercises(shipped)), learners(shipped, exercises(shipped))
+    as_given = {build: [handed_out(cell) for cell in given[build]] for build in continues(shipped)}
+    return all([cell[0].rstrip() for cell in own[build]] == texts for build, texts in as_given.items())
+
+
+def handed_out(cell: tuple) -> str | None:
+    """Return a shipped cell's text as learners get it, with a blank for its solution; None when it has no solution."""
+    lines, solutions = workspace.split_solutions({"source": cell[0], "id": cell[1]}, 0)
+    return "\n".join(lines).rstrip() if solutions else None
 
 
 def copy_of(name: str, wanted: dict, folder: Path, names: dict) -> Path | None:
