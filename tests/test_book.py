@@ -732,8 +732,9 @@ def test_the_plans_figures_follow_from_the_model_its_batch_and_the_published_run
         tokens = plan_page.BUDGETS[name] or 20 * N
         expected = 6 * N * tokens / (int(gpus) * 989.4e12 * used) / seconds  # nothing is waited for at this size
         for told, factor in ((days, 1), (half, 2)):
-            told = float(told.removesuffix(" h")) / (24 if told.endswith("h") else 1)
-            assert told == pytest.approx(factor * expected, rel=0.05, abs=0.06 / 24)
+            number, _, unit = told.partition(" ")
+            in_days = float(number) / {"": 1, "h": 24, "min": 1440}[unit]
+            assert in_days == pytest.approx(factor * expected, rel=0.05, abs=0.06 if not unit else 0.06 / 24)
         assert float(hours.replace(",", "")) == pytest.approx(24 * int(gpus) * expected, rel=0.05, abs=1)
     assert len(times) == len(plan_page.RANKS) * len(plan_page.BUDGETS)
     page = (ROOT / "book" / "plan.md").read_text(encoding="utf-8")

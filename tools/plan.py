@@ -81,7 +81,7 @@ def time(table) -> str:
         for n in RANKS:
             found = [cost["days"](N, tokens, ROWS * config.max_len, n, cost["H100"], u) for u in (usual, usual / 2)]
             steps = tokens / (ROWS * config.max_len)
-            at = [f"{d:.1f}" if d >= 1 else f"{24 * d:.1f} h" for d in found]
+            at = [f"{d:.1f}" if d >= 1 else f"{24 * d:.1f} h" if d >= 1 / 24 else f"{1440 * d:.0f} min" for d in found]
             rows.append((name, f"{tokens / 1e9:,.0f}", f"{steps:,.0f}", n, *at, f"{24 * n * found[0]:,.0f}"))
     head = ("text", "tokens (10⁹)", "steps", "GPUs", f"days at {usual:.0%}", f"at {usual / 2:.0%}", "GPU hours")
     return table(head, *rows)
@@ -94,8 +94,7 @@ def step(table) -> str:
     rows = []
     for n in RANKS:
         computing = cost["operations"](N, tokens) / (n * machine.peak * usual)
-        bandwidth = machine.inside if n <= machine.node else machine.between
-        sending = cost["all_reduce_seconds"](4 * N, n, bandwidth, machine.latency)
+        sending = cost["sending_seconds"](4 * N, n, machine)
         whole = cost["step_seconds"](N, tokens, n, machine, usual)
         rate = tokens / whole
         rows.append((n, *(f"{1e3 * s:.0f} ms" for s in (computing, sending, whole)), f"{rate / 1e6:.1f} million"))
