@@ -16,7 +16,7 @@ make check LESSON=02     the same without executing the lesson: while you work o
 make test-extras         install what the book, a real browser and streams need, then their tests
 make test-slow           the tests that take minutes each
 make bench               install, then measure speed beside Hugging Face, sentence-transformers and torch's own encoder
-make checkpoints         train toy-small, docs-small and docs-contrastive anew into data/checkpoints (two hours or more)
+make checkpoints         train toy-small, docs-small, docs-contrastive and docs-rerank anew into data/checkpoints (two hours or more)
 make book                install, then make the course a site to read, book/_build/html; it needs no network then
 make book-serve          the same, and show it at http://127.0.0.1:8800, to this machine only; BOOK="--port 8801"
 make notebooks           build the lessons from notebooks/source; with ONLY=02 one of them; with TIMES=1 measure too
@@ -95,6 +95,7 @@ checkpoints:
 	$(BIN)/python tools/toy_seeds.py $(TOY_SMALL)
 	$(BIN)/python -m nextbert_lite pretrain --corpus docs $(DOCS_SMALL) --out data/checkpoints/docs-small --replace
 	$(BIN)/python -m nextbert_lite pairs --data docs $(DOCS_PAIRS) --out data/checkpoints/docs-contrastive --replace
+	$(BIN)/python tools/reranker.py
 
 notebooks:
 	$(SETUP) --extra test

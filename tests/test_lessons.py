@@ -26,6 +26,7 @@ from nextbert_lite.checks import (
     lesson_18,
     lesson_19,
     lesson_20,
+    lesson_21,
     lesson_22,
     lesson_23,
     lesson_24,
@@ -34,6 +35,7 @@ from nextbert_lite.checks.core import Build, CheckFailed, Exercise, Prediction, 
 from nextbert_lite.core import attention, classify, contrastive, diffusion, encoder, heads, masking, modern
 from nextbert_lite.course.workspace import learner_version, lesson_number
 from nextbert_lite.course.workspace import read_notebook as read
+from nextbert_lite.use import rerank
 
 ROOT = Path(__file__).resolve().parent.parent
 spec = importlib.util.spec_from_file_location("notebooks_tool", ROOT / "tools" / "notebooks.py")
@@ -85,6 +87,7 @@ BUILT = {
     "18": [lesson_18.step_profile, lesson_18.UnpaddedEncoder],
     "19": [lesson_19.fit_law, lesson_19.mup],
     "20": [lesson_20.parallel_backward, lesson_20.gather_rows],
+    "21": [rerank.CrossEncoder, lesson_21.max_sim],
     "22": [lesson_22.mean_ranks, lesson_22.score_explanation, lesson_22.restored],
     "23": [lesson_23.Battery],
     "24": [lesson_24.largest_difference, lesson_24.pretrain_resumable],

@@ -296,6 +296,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--model", type=named, default="docs-contrastive", help="a checkpoint (default: docs-contrastive)"
     )
+    command.add_argument("--rerank", action="store_true", help="let a cross-encoder order the first hits anew")
     command.add_argument("--rebuild", action="store_true", help="make the index anew")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=search)
@@ -481,13 +482,17 @@ def arguments_of(options: argparse.Namespace) -> dict:
 def search(options: argparse.Namespace) -> int:
     """Search and print the hits; what is told on the way goes to stderr, so that --json stays JSON."""
     from nextbert_lite.course.documentation import open_index
+    from nextbert_lite.use.rerank import reranked
     from nextbert_lite.use.search import check_query, hits_text
 
     query = " ".join(options.query)
     check_query(query, options.k, options.library)
     with redirect_stdout(sys.stderr):
         index = open_index(options.model, options.rebuild, report=partial(print, flush=True))
-        hits = index.search(query, options.k, options.library)
+        if options.rerank:
+            hits = reranked(index, query, options.k, options.library)
+        else:
+            hits = index.search(query, options.k, options.library)
     if options.json:
         found = [asdict(hit.document) | hit._asdict() for hit in hits]
         for row in found:

@@ -118,6 +118,8 @@ def load(name: str | Path) -> Checkpoint:
     card, weights, tokenizer = read(name)
     if "labels" in card:
         raise ValueError(f"{name} holds a classifier: `Classifier.load({str(name)!r})` reads it.")
+    if card.get("reranker"):
+        raise ValueError(f"{name} holds a reranker: `Reranker.load({str(name)!r})` reads it.")
     with fitting(name):
         encoder = encoder_of(card["config"])
         model = SentenceEncoder(encoder, card["pooling"]) if "pooling" in card else MaskedLanguageModel(encoder)
