@@ -717,7 +717,7 @@ plots.show(
 #
 # Between one vector a text and one pass a pair there is a third way. Keep the vectors of *all* tokens of a text, computed in advance. Each token of the question
 # looks for its best partner in the text, and the cosines of these best partners are added up. ColBERT (Khattab and Zaharia 2020) calls it
-# **late interaction**:
+# **late interaction**, and the sum of maxima is called MaxSim:
 #
 # $$S(q, d) = \sum_{i \in q} \max_{j \in d}\; q_i \cdot d_j$$
 #
