@@ -10,6 +10,7 @@ Prints a report; `--out FILE` writes it too. Nothing is installed or downloaded.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import runpy
 import sys
@@ -112,16 +113,12 @@ def resuming(say: Say, device: torch.device, config: EncoderConfig, steps: int =
     start = MaskedLanguageModel(Encoder(config))
 
     def trained(*stops: int, folder: Path) -> tuple[dict[str, Tensor], list[float]]:
-        model, batches = copy.deepcopy(start), MLMBatches(texts, tokenizer, 32, seed=1)
-        done = 0
-        for stop in stops:
-            halt = Halting(batches, after=stop - done if stop < steps else None)
-            try:
-                how = dict(checkpoint=folder / "state", checkpoint_every=stop, device=device, progress=False)
+        batches = MLMBatches(texts, tokenizer, 32, seed=1)
+        for stop in stops:  # only the last one is the end
+            model, halt = copy.deepcopy(start), Halting(batches, after=stop if stop < steps else None)
+            how = dict(checkpoint=folder / "state", checkpoint_every=stop, device=device, progress=False)
+            with contextlib.suppress(Halted):
                 history = fit(model, halt, steps, **how)
-            except Halted:
-                model = copy.deepcopy(start)
-            done = stop
         return {name: tensor.cpu() for name, tensor in model.state_dict().items()}, history.loss
 
     with tempfile.TemporaryDirectory() as folder:

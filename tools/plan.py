@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from pathlib import Path
 
@@ -21,6 +22,7 @@ BUDGETS = {  # name -> tokens
 }
 
 
+@functools.cache
 def lesson() -> dict:
     """Return what the two cells of lesson 20 define that hold the model of cost and the published runs."""
     (path,) = (ROOT / "notebooks" / "source").glob("20_*.py")
@@ -34,6 +36,7 @@ def lesson() -> dict:
     return found
 
 
+@functools.cache
 def size() -> tuple[int, EncoderConfig]:
     """Return the parameters of `base` with its head, and its configuration."""
     config = EncoderConfig.preset("base", VOCAB)

@@ -62,9 +62,7 @@ class Candidates(Batches):
 
 def measured(reranker, pairs, model):
     """Return the MRR of the first search among bodies of the pairs, and that of the cross-encoder on its top 20."""
-    drawn = torch.randperm(len(pairs), generator=seeded(0, 12)).tolist()[
-        :BODIES
-    ]  # pairs are in the order of their names
+    drawn = torch.randperm(len(pairs), generator=seeded(0, 12))[:BODIES].tolist()  # the pairs are sorted by name
     queries, bodies = map(list, zip(*[pairs[i] for i in drawn], strict=True))
     cosine = embed(queries[:SAMPLE], model, long="cut") @ embed(bodies, model, long="cut").T
     first = fuse(Bm25(bodies).scores(queries[:SAMPLE]), cosine, BM25_SHARE)
@@ -111,7 +109,6 @@ def main():
         warmup=min(30, options.steps // 8),
         seed=options.seed,
         mixed_precision=True,
-        accumulate=1,
     )
     model = checkpoints.rounded(model.cpu())
     corpus = {"name": "docs", "about": f"{len(docs.train):,} texts of documentation", "fingerprint": docs.fingerprint}
@@ -125,10 +122,16 @@ def main():
         "corpus": corpus | {"train_hashes": docs.hashes("train")},
         "parameters": sum(p.numel() for p in model.parameters()),
         "training": {
-            **dict(
-                start=START, steps=history.steps, queries=QUERIES, negatives=NEGATIVES, max_len=TOKENS, lr=options.lr
-            ),
-            **dict(seed=options.seed, bf16=True, seconds=round(history.seconds), tokens_seen=sum(history.tokens)),
+            "start": START,
+            "steps": history.steps,
+            "queries": QUERIES,
+            "negatives": NEGATIVES,
+            "max_len": TOKENS,
+            "lr": options.lr,
+            "seed": options.seed,
+            "bf16": True,
+            "seconds": round(history.seconds),
+            "tokens_seen": sum(history.tokens),
             "curve": [round(sum(history.loss[i : i + 50]) / 50, 4) for i in range(0, history.steps - 49, 50)],
             **(note if history.interrupted else {}),
             **earlier,

@@ -382,8 +382,8 @@ _least = {}
 
 
 def what_was_minimised(p, N, D, losses, floor, delta, among=OTHER_OBJECTIVES):
-    """Return the name of the objective among the usual wrong ones that is nearly least at these five numbers, or "
-    "None."""
+    """Return the name of the objective among the usual wrong ones that is nearly least at these five numbers, or
+    None."""
     E, A, alpha, B, beta = p
     found = {}
     for name in among:
@@ -464,8 +464,8 @@ _fitted = {}
 
 
 def judged(answer, N, D, losses, floor, delta):
-    """Return 1 where an answer's fit is as good as the course's by the text's objective; Fault, which says why, "
-    "else."""
+    """Return 1 where an answer's fit is as good as the course's by the text's objective; Fault, which says why,
+    else."""
 
     def objective(p):
         E, A, _, B, _ = p
@@ -1559,8 +1559,8 @@ def training_rows_of(ids, held):
 
 
 def a_corpus(generator, n=40, T=9):
-    """Rows with copies among them, some held out, rows that differ in one place, that have the same words, or the "
-    "same sum."""
+    """Rows with copies among them, some held out, rows that differ in one place, that have the same words, or the
+    same sum."""
     ids = torch.randint(5, 30, (n, T), generator=generator)
     ids[:, 0], ids[:, -1] = 2, 0
     order = torch.randperm(n, generator=generator)

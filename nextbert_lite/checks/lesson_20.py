@@ -336,8 +336,8 @@ def none_anywhere(answer, generator):
 
 
 def what_is_sent(answer, generator):
-    """Each gradient goes once over the line, and a few numbers more; the model is in float64, and the sum is as "
-    "exact."""
+    """Each gradient goes once over the line, and a few numbers more; the model is in float64, and the sum is as
+    exact."""
     model, sent = a_model(generator), {}
     parts = [[a_part(generator, c) for c in of_rank] for of_rank in (((1, 2), (2, 1)), ((4, 1), (3, 4)))]
     right = on_ranks(parallel_backward, copy.deepcopy(model), copy.deepcopy(parts))[0]

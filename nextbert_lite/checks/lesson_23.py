@@ -2297,8 +2297,8 @@ def by_cumulation(logits):
 
 
 def tail_drawn(answer, logits):
-    """Return whether the unlikely words are drawn as often as they should, the likely ones too, and with what "
-    "numbers."""
+    """Return whether the unlikely words are drawn as often as they should, the likely ones too, and with what
+    numbers."""
     torch.manual_seed(int(logits.shape[0]) + int(logits.shape[1]))
     with Draws() as draws:
         result = answer(logits)

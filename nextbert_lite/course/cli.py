@@ -482,7 +482,6 @@ def arguments_of(options: argparse.Namespace) -> dict:
 def search(options: argparse.Namespace) -> int:
     """Search and print the hits; what is told on the way goes to stderr, so that --json stays JSON."""
     from nextbert_lite.course.documentation import open_index
-    from nextbert_lite.use.rerank import reranked
     from nextbert_lite.use.search import check_query, hits_text
 
     query = " ".join(options.query)
@@ -490,6 +489,8 @@ def search(options: argparse.Namespace) -> int:
     with redirect_stdout(sys.stderr):
         index = open_index(options.model, options.rebuild, report=partial(print, flush=True))
         if options.rerank:
+            from nextbert_lite.use.rerank import reranked
+
             hits = reranked(index, query, options.k, options.library)
         else:
             hits = index.search(query, options.k, options.library)

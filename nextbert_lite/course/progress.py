@@ -92,14 +92,19 @@ def progress(folder: Path, limit: float = LIMIT, builds: bool = False) -> Iterat
     for name, file in files.items():
         trouble, found = None if file else "not in this folder", []
         try:
-            cells = code_cells(file) if file else []
-            untouched = builds and file and all_blank(shipped[name], cells)
-            found = [{"id": i, "status": "blank", "message": ""} for i in exercises(shipped[name])] if untouched else []
-            found = results(shipped[name], cells, folder, limit) if file and not untouched else found
+            if file:
+                cells = code_cells(file)
+                untouched = builds and all_blank(shipped[name], cells)
+                found = each(shipped[name], "blank") if untouched else results(shipped[name], cells, folder, limit)
         except ValueError as error:
             trouble = " ".join(str(error).split()).removeprefix(f"{file} ")
-            found = [{"id": i, "status": "unreadable", "message": ""} for i in exercises(shipped[name])]
+            found = each(shipped[name], "unreadable")
         yield {"lesson": name, "file": file and file.name, "trouble": trouble, "exercises": found}
+
+
+def each(shipped: list[tuple], status: str) -> list[dict]:
+    """Return the same status, without a message, for each exercise of a lesson."""
+    return [{"id": i, "status": status, "message": ""} for i in exercises(shipped)]
 
 
 def code_cells(path: Path) -> list[tuple[str, str | None, list[str]]]:

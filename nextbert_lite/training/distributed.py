@@ -57,19 +57,7 @@ def join() -> bool:
 
 def on_first(act: Callable[[], Found]) -> Found:
     """Return on every rank what `act` gives on the first one, where alone it runs; raise everywhere what it raises."""
-    if not join():
-        return act()
-    told: list = [None, None]
-    if dist.get_rank() == 0:
-        try:
-            told = [act(), None]
-        except TROUBLE as error:
-            told = [None, error]
-    with together():
-        dist.broadcast_object_list(told, src=0)
-    if told[1] is not None:
-        raise told[1]
-    return told[0]
+    return on_each(lambda: act() if first_rank() else None)[0]
 
 
 def on_each(act: Callable[[], Found]) -> list[Found]:
@@ -83,6 +71,7 @@ def on_each(act: Callable[[], Found]) -> list[Found]:
     told: list = [None] * dist.get_world_size()
     with together():
         dist.all_gather_object(told, mine)
+    told[dist.get_rank()] = mine  # itself, not a copy of it
     for _, error in told:
         if error is not None:
             raise error

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextbert_lite.core.contrastive import pool
-from nextbert_lite.core.encoder import Encoder, EncoderConfig
+from nextbert_lite.core.either import encoder_of
+from nextbert_lite.core.encoder import Encoder
 from nextbert_lite.training.batches import pad
 from nextbert_lite.training.loop import evaluating
 from nextbert_lite.training.tokenizer import Tokenizer
@@ -94,7 +95,7 @@ class Reranker:
         if not card.get("reranker"):
             raise ValueError(f"{name} is no reranker: it has not learned to score a query and a text together.")
         with checkpoints.fitting(name):
-            model = CrossEncoder(Encoder(EncoderConfig(**card["config"])))
+            model = CrossEncoder(encoder_of(card["config"]))
             model.load_state_dict(weights)
         return cls(model.eval(), tokenizer)
 
