@@ -15,7 +15,7 @@ function render({ model, el }) {
   const cells = scores.map((row) => row.map((value) => h("td", {}, number(value))));
   const table = h("table", { class: "nbx-matrix" }, h("caption", {}, "a row: a method; a column: a word; the darker, the larger in its row"),
     h("thead", {}, top), h("tbody", {}, ...names.map((name, i) => h("tr", {}, h("th", { scope: "row", title: name }, name), ...cells[i]))));
-  const tabstop = roving(top, buttons, words.length, (j) => set(model, { word: j }));
+  const tabstop = roving(top, buttons, words.length, (j) => { pointed = -1; set(model, { word: j }); tell(); });
   root.append(h("p", { class: "nbx-note" }, "Point at a word, or choose one and walk with the arrow keys: below stands where each method ranks it."),
     h("div", { class: "nbx-wide", tabindex: 0, role: "group", "aria-label": "the table" }, table), status);
 
