@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parent
 FIRST_EDITION = ({"settings", "history"}, {"format"})  # what its files say of themselves; they had no hash
+NEWLINE = b"\n"
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 ABOUT = "about"  # where a safetensors file says what it is
 NEW = ".new"  # the ending of a file that waits for the others of its folder
@@ -65,30 +66,38 @@ def file_hash(path: Path) -> str:
 def read_text(path: str | Path, encoding: str = "utf-8", newline: str | None = None, call: str = "") -> str:
     """Return what a text file holds, without a byte order mark; line ends become "\\n", or stay with newline="".
 
-    call: the function that takes an encoding, for the advice. Raises ValueError for an encoding that is not known, and
-    for bytes that are not in it, with the line of the first one.
+    call: the function that takes an encoding, for the advice. Raises ValueError as `decoded` does.
     """
-    content = Path(path).read_bytes()
+    return io.StringIO(decoded(Path(path).read_bytes(), path, encoding, call), newline=newline).getvalue()
+
+
+def decoded(content: bytes, path: str | Path, encoding: str = "utf-8", call: str = "", start: int = 0) -> str:
+    """Return the text of a file's bytes, which begin at number `start`, without a byte order mark.
+
+    Raises ValueError for an encoding that is not known, and for bytes that are not in it, with the place of the first.
+    """
     try:
-        if content.startswith(UTF_16) and codecs.lookup(encoding).name == "utf-8":
+        if not start and content.startswith(UTF_16) and codecs.lookup(encoding).name == "utf-8":
             other = f', or read it with encoding="utf-16": {call}(path, encoding="utf-16")' if call else ""
             raise ValueError(f"{path} is written in UTF-16. Save it as UTF-8{other}.")
-        text = content.decode(encoding).removeprefix("\ufeff")
+        text = content.decode(encoding).removeprefix("" if start else "\ufeff")
     except LookupError:
         raise ValueError(f"there is no encoding {encoding!r}; usual ones are utf-8, cp1252 and utf-16.") from None
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
+        where = f"number {start + error.start} of the file, from 0"
+        if not start:
+            where = f"in line {content[: error.start].count(NEWLINE) + 1} ({where})"
         other = (
             f' (in a spreadsheet: CSV UTF-8), or name its encoding, such as {call}(path, encoding="cp1252"), and look '
             "whether the letters are right"
         )
         raise ValueError(
-            f"{path} is not {encoding}: byte 0x{content[error.start]:02x} in line {line} (number {error.start} of the "
-            f"file, from 0). Save the file as UTF-8{other if call else ''}."
+            f"{path} is not {encoding}: byte 0x{content[error.start]:02x} {where}. Save the file as "
+            f"UTF-8{other if call else ''}."
         ) from None
     if "\0" in text:  # UTF-16 without a mark is valid UTF-8
         raise ValueError(f"{path} holds the character NUL: it is no text, or in UTF-16 or UTF-32. Save it as UTF-8.")
-    return io.StringIO(text, newline=newline).getvalue()
+    return text
 
 
 def json_of(text: str) -> object:

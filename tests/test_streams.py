@@ -481,7 +481,7 @@ def bad(folder, name, content):
 BAD = {
     "an empty file": ("d.txt", b"", "d.txt is empty"),
     "only blank lines": ("d.txt", b"\n \n\n", "d.txt is empty"),
-    "another encoding": ("d.txt", "é".encode("cp1252"), "d.txt is not utf-8: byte 0xe9, number 0"),
+    "another encoding": ("d.txt", "é".encode("cp1252"), "d.txt is not utf-8: byte 0xe9 in line 1 (number 0"),
     "UTF-16": ("d.txt", "text".encode("utf-16"), "d.txt is written in UTF-16"),
     "a NUL": ("d.txt", b"a\0b", "d.txt holds the character NUL"),
     "no JSON": (

@@ -24,7 +24,7 @@ import numpy as np
 from tokenizers import Tokenizer as Backend
 from tqdm import tqdm
 
-from nextbert_lite.files import UTF_16, cache_dir, write_text
+from nextbert_lite.files import cache_dir, decoded, write_text
 
 SPAN = 1 << 20  # bytes of a file that are read and tokenized at once
 LONGEST = 32 << 20  # bytes; a longer text is refused, for it has to fit into memory
@@ -127,8 +127,6 @@ class Files:
             return
         start, by_line = 0, self.lines or ending in JSON
         with open(file, "rb") as opened:
-            if opened.read(2) in UTF_16:
-                raise OSError(f"{file} is written in UTF-16. Save it as UTF-8.")
             while start < size:
                 opened.seek(start + SPAN - 1)
                 line = opened.readline(LONGEST)  # the rest of one
@@ -164,12 +162,9 @@ class Files:
             opened.seek(start)
             content = opened.read(stop - start)
         try:
-            text = content.decode().removeprefix("\ufeff" if not start else "")
-        except UnicodeDecodeError as error:
-            wrong = f"byte 0x{content[error.start]:02x}, number {start + error.start} of the file, from 0"
-            raise OSError(f"{path} is not utf-8: {wrong}. Save the file as UTF-8.") from None
-        if "\0" in text:
-            raise OSError(f"{path} holds the character NUL: it is no text, or in UTF-16 or UTF-32. Save it as UTF-8.")
+            text = decoded(content, path, start=start)
+        except ValueError as error:
+            raise OSError(str(error)) from None
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         if path.suffix.lower() in JSON:
             return kept(self._field(path, start, line) for line in text.split("\n") if line.strip())
