@@ -111,8 +111,8 @@ class Exercise:
         for mistake in self.mistakes:
             if all(same(outcome, self.run(mistake.wrong, case)) for outcome, case in zip(outcomes, cases, strict=True)):
                 raise CheckFailed(f"{self.id}: {mistake.message}")
-        said = None if self.about is None else self.about(answer, copy.deepcopy(cases[0]))
-        first = said or next(fault for fault in faults if fault)
+        said = None if self.about is None else run(self.about, (answer, cases[0]))
+        first = said if isinstance(said, str) else next(fault for fault in faults if fault)
         of_notebook = reads_of(answer) if self.closed else ""
         raise CheckFailed(f"{self.id}: {first}{of_notebook} For a hint: check.hint('{self.id}').")
 

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from nextbert_lite.checks.core import (
     Build,
@@ -15,6 +16,7 @@ from nextbert_lite.checks.core import (
     describe,
     hint,
     mine,
+    run,
     solution,
     untouched,
 )
@@ -86,10 +88,10 @@ def some_texts(generator, lengths, vocabulary=VOCABULARY, between=" "):
 
 def scored(answer, texts, queries, words_of=plain_split, **options):
     """Return the scores of an answer's index; Fault if a list that it was given is changed."""
-    index = untouched(answer, texts, words_of, *options.values())
+    index = untouched(answer, texts, words_of, *options.values(), names=("texts", "words_of", "k1", "b"))
     if not callable(getattr(index, "scores", None)):
         raise Fault("an index needs a method `scores(queries)`.")
-    scores = untouched(index.scores, queries)
+    scores = untouched(index.scores, queries, names=("queries",))
     if not isinstance(scores, torch.Tensor):
         raise Fault(f"`scores` should return a tensor of shape (queries, texts); yours is {describe(scores)}.")
     return scores
@@ -149,6 +151,7 @@ def read_once(answer, generator):
 
 def other_sizes(answer, generator):
     texts = some_texts(generator, [3, 7, 1, 12], ["Aa", "Bb", "Cc", "Dd"], ",")
+    texts.append(texts[1])
     first = scored(answer, texts, ["Aa,Bb", "Cc", "aa"], by_commas, k1=0.9, b=0.4)
     return first, scored(answer, texts[:2], ["Dd,Aa"], by_commas, k1=2.0, b=0.0)
 
@@ -235,8 +238,80 @@ class DenseBM25:
         return torch.stack([self.table[:, columns].sum(1) for columns in asked])
 
 
+OWN_WORDS = (
+    "the query does not go through `words_of`. Where the index holds *matrix*, a query for *Matrix* finds nothing: "
+    "texts and queries need the same treatment."
+)
+QUERIES = {"red": "", "": " A query without any word gets zeros.", "zebra": " A word that no text has adds nothing."}
+
+
+def about_bm25(answer, stage):
+    """Take the scores apart: what raises and what is shared, then the two factors and the length by themselves."""
+    asked, texts = [], ["red fox", "a red red box", "red fox"]
+    for query, wanted in QUERIES.items():
+        found = run(lambda text: answer(texts, plain_split).scores([text]), (query,))
+        if isinstance(found, Exception):
+            return f"a query {query!r} raises {type(found).__name__}: {str(found).rstrip('.')}.{wanted}"
+    index = answer(texts, lambda text: asked.append(text) or plain_split(text))
+    first, _ = index.scores(["fox"]), answer(["fox fox", "red box", "box"], plain_split)
+    if not first.any():
+        return "all scores are 0: that is step 1. Next is how rare each word of the query is, and how often it occurs."
+    if not torch.equal(index.scores(["fox"]), first):
+        return (
+            "asked again, after another index was made, the same query gets other scores. What an index keeps belongs "
+            "to `self`; make it anew in `__init__`, and leave it as it is in `scores`."
+        )
+    if "fox" not in asked:
+        return OWN_WORDS
+    if not torch.allclose(index.scores(["box", "fox"])[1:], first):
+        return "a query's scores depend on the query before it in the list. Begin each with a row of zeros of its own."
+    if not torch.allclose(index.scores(["red zebra fox"]), index.scores(["red"]) + first):
+        return (
+            "a query's scores should be the sum over its words. 'red zebra fox' should get those of 'red' and of 'fox'."
+        )
+    if first.shape == (1, 3) and first[0, 0] != first[0, 2]:
+        return "two texts with the same words get different scores. Keep the texts by number: none replaces another."
+    columns = answer(["red fox", "", "box"], plain_split).scores(["red"]).shape[1]
+    if columns != 3:
+        return (
+            f"3 texts, one of them without words, give {columns} columns. A text without words keeps its own, of zeros."
+        )
+    rows = [["a"] * (i < 1) + ["b"] * 4 * (i == 1) + ["c"] * (i < 3) + ["d"] * (i < 7) for i in range(9)]
+    nine = [" ".join([*row, *(f"x{i}y{j}" for j in range(8 - len(row)))]) for i, row in enumerate(rows)]
+    scores = answer(nine, plain_split).scores(["a", "b", "c", "d"])  # each of the nine texts has eight words
+    grown = (scores[1, 1] / scores[0, 0]).item()
+    if abs(grown - 20 / 11) > 1e-3:
+        return (
+            "of two words that occur in one text each, of the mean length, the one that occurs four times there should "
+            f"count 1.82 times as much as the other (f / (f + k1), k1 = 1.5); in yours it counts {grown:.2f} times as "
+            f"much: see {'what becomes of f' if abs(grown - 1) < 1e-3 else 'n, the fraction and its brackets'}."
+        )
+    rare = [2.5 * scores[row, 0].item() for row in (0, 2, 3)]
+    right = [math.log(10 / (n + 0.5)) for n in (1, 3, 7)]  # 1 + (9 - n + 0.5) / (n + 0.5) = 10 / (n + 0.5)
+    quotients = [a / b for a, b in zip(rare, right, strict=True)]
+    if max(abs(q - 1) for q in quotients) > 1e-3:
+        shown = [", ".join(f"{x:.2f}" for x in values) for values in (rare, right)]
+        return f"the rarity of words in 1, 3 and 7 of 9 texts is {shown[0]} in yours; expected {shown[1]}. " + (
+            "See N, n (in how many texts the word occurs), and the brackets."
+            if max(quotients) - min(quotients) > 1e-3
+            else f"All are {quotients[0]:.2f} times as large: is it the natural logarithm, and f alone above the line?"
+        )
+    two = answer(["one a", "two b c d e f"], plain_split).scores(["one", "two"]).diag().tolist()
+    relative = [round(((math.log(2) / score - 1) / 1.5 - 0.25) / 0.75, 3) + 0.0 for score in two]
+    if abs(relative[0] - 0.5) + abs(relative[1] - 1.5) > 1e-3:
+        return (
+            f"for texts of 2 and 6 words, ℓ divided by the mean comes to {relative[0]:.2f} and {relative[1]:.2f} in "
+            "yours; expected 0.50 and 1.50, inside of k1 · (1 - b + b · …)."
+        )
+    for name, k1, b in (("k1", 0.5, 0.75), ("b", 1.5, 0.25)):
+        if torch.equal(answer(texts, plain_split, k1, b).scores(["fox"]), first):
+            return f"`{name}` does nothing in yours. Use the argument."
+    return None
+
+
 bm25 = Build(
     id="12.1",
+    about=about_bm25,
     course=BM25,
     stages=(
         Stage("shapes", shape_of_scores),
@@ -335,8 +410,7 @@ bm25 = Build(
         Mistake(
             "the query's own words",
             wrong(through="split"),
-            "the query does not go through `words_of`. Where the index holds *matrix*, a query for *Matrix* finds "
-            "nothing: texts and queries need the same treatment.",
+            OWN_WORDS,
             "a query that is tokenized in another way than the index",
         ),
         Mistake(
@@ -416,12 +490,9 @@ def place_in_order(scores, right, descending=True):
     return 1 / (1 + (order == right[:, None]).float().argmax(1))
 
 
-def over_the_places(scores, right):
-    out = []
-    for row, i in zip(scores.tolist(), right.tolist(), strict=True):
-        places = [place for place, score in enumerate(sorted(row, reverse=True), 1) if score == row[i]]
-        out.append(sum(1 / place for place in places) / len(places))
-    return torch.tensor(out)
+def by_digamma(scores, right):
+    before, equal = (scores > own(scores, right)).sum(1), (scores == own(scores, right)).sum(1)
+    return ((before + equal + 1.0).double().digamma() - (before + 1.0).double().digamma()).float() / equal
 
 
 def worth_of_every_place(scores, right):
@@ -430,8 +501,67 @@ def worth_of_every_place(scores, right):
     return worth.sum(1) / (in_order == same).sum(1)
 
 
+class Calls(TorchFunctionMode):
+    """Counts what is called of torch, and rows that become lists."""
+
+    number = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.number += len(args[0]) if function is torch.Tensor.tolist and args[0].ndim else 1
+        return function(*args, **(kwargs or {}))
+
+
+def loops_over_questions(answer, case):
+    """The text asks for no loop over the questions: more of them must not make more operations."""
+    scores, right = case
+    counts = []
+    for repeats in (1, 10):
+        with Calls() as counted:
+            answer(scores.repeat(repeats, 1), right.repeat(repeats))
+        counts.append(counted.number)
+    if counts[1] > counts[0] + 15:
+        return "it loops over the questions. Work on all rows at once: a comparison with a column (Q, 1), and `sum(1)`."
+    return None
+
+
+LOWEST_FIRST = "the lowest score comes first in yours. Scores, unlike distances, are good when they are high."
+
+
+def about_ranks(answer, case):
+    """Ask without ties first, then for the small case of the text."""
+    scores, right = no_ties(torch.Generator().manual_seed(0))
+    wanted, found = reciprocal_ranks(scores, right).float(), answer(scores.clone(), right.clone())
+    shape = tuple(getattr(found, "shape", ()))
+    if shape in ((), (7,)):
+        advice = "Leave the mean out." if shape == () else "Count along the texts of each question: `sum(1)`."
+        return f"for 6 questions and 7 texts the shape is {shape}; expected (6,), a number for each question. {advice}"
+    if shape != (6,) or found.dtype != torch.float32:
+        return None
+    if torch.equal(answer(scores.clone(), (right + 1) % 7), found):
+        return "`right` does nothing in yours. The right text of question i is number `right[i]`, which need not be i."
+    if torch.allclose(answer(-scores, right.clone()), wanted):
+        return LOWEST_FIRST
+    if not torch.allclose(found, wanted, atol=1e-4):
+        i = int((found - wanted).abs().argmax())
+        return (
+            f"already without ties, a right text of rank {1 / wanted[i]:.0f} gets {found[i]:.4f}; expected "
+            f"{wanted[i]:.4f}. The best rank is 1."
+        )
+    value = float(answer(torch.tensor([[3.0, 1.0, 1.0, 1.0, 0.0]]), torch.tensor([2]))[0])
+    why = {
+        13 / 12: "You have their sum: divide by how many there are.",
+        3 / 8: "Those between the first and the last count too.",
+    }
+    return (
+        f"without ties yours is right. Where the possible ranks are 2, 3 and 4, yours gives {value:.4f}; the mean of "
+        f"1/2, 1/3 and 1/4 is 0.3611. {next((s for x, s in why.items() if abs(x - value) < 1e-4), '')}".rstrip()
+    )
+
+
 mean_reciprocal_ranks = Exercise(
     id="12.2",
+    limit=loops_over_questions,
+    about=about_ranks,
     right=lambda scores, right: reciprocal_ranks(scores, right).float(),
     inputs=tied_scores,
     mistakes=(
@@ -467,7 +597,7 @@ mean_reciprocal_ranks = Exercise(
         Mistake(
             "the lowest score first",
             lambda scores, right: place_in_order(scores, right, descending=False),
-            "the lowest score comes first in yours. Scores, unlike distances, are good when they are high.",
+            LOWEST_FIRST,
             "argsort's default is ascending",
         ),
         Mistake(
@@ -493,7 +623,7 @@ mean_reciprocal_ranks = Exercise(
     ),
     praise="A search that knows nothing gets what chance gets.",
     also=no_ties,
-    other_ways=(over_the_places, worth_of_every_place),
+    other_ways=(by_digamma, worth_of_every_place),
 )
 
 # --- 12.3 predict the result: ten times the texts ---------------------------------------------------------------------
@@ -504,16 +634,26 @@ def by_chance(N):
     return sum(1 / rank for rank in range(1, N + 1)) / N
 
 
+def about_the_factor(guess):
+    """Say on which side of the plausible numbers a guess is."""
+    if not guess > 1:
+        return "The MRR becomes smaller, so the number is above 1: the MRR among 500 divided by the MRR among 5,000."
+    if guess > 10:
+        return "Each rank is a tenth as probable, but there are more ranks, each worth something: it is less than 10."
+    return "It does lie between 1 and 10. Compute the mean of 1/rank in both pools, and divide the one by the other."
+
+
 pool_size = Prediction(
     id="12.3",
+    about=about_the_factor,
     right=by_chance(500) / by_chance(5000),
     tolerance=0.06,
     mistakes=(
         Mistake(
             "ten",
             10.0,
-            "that holds for the probability of the first rank, and for recall@10. But the MRR adds what all ranks are "
-            "worth, and among 5,000 texts there are 4,500 ranks more, each worth a little.",
+            "that holds for the probability of the first rank, for recall@10, and for one over the mean rank. But the "
+            "MRR adds what all ranks are worth, and among 5,000 texts there are 4,500 ranks more, each worth a little.",
             "the chance of a first rank taken for the mean of 1/rank, section 3",
         ),
         Mistake(
@@ -535,6 +675,19 @@ pool_size = Prediction(
             "a ratio turned over",
         ),
         Mistake(
+            "the logarithms",
+            10 * math.log(500) / math.log(5000),
+            "you took ln N for the sum 1 + 1/2 + … + 1/N, which is nearly 0.58 larger. That is close; add up the sums "
+            "themselves.",
+            "the sum replaced by its integral",
+        ),
+        Mistake(
+            "how much the sum grows",
+            math.log(10),
+            "ln 10 is by how much the sum 1 + 1/2 + … + 1/N *grows*, from 6.8 to 9.1. The MRR is the sum divided by N.",
+            "a difference taken for a quotient",
+        ),
+        Mistake(
             "the square root",
             math.sqrt(10),
             "a square root belongs to the standard deviation of a mean. This is the mean of 1/rank over N ranks.",
@@ -554,11 +707,13 @@ pool_size = Prediction(
 
 def tokens_and_tables(generator, B=3, T=7, V=20, C=4):
     ids = torch.randint(5, V, (B, T), generator=generator)
-    lengths = torch.tensor([T] + [T - 3] * (B - 1))
+    lengths = torch.tensor([T] + [T - 2] * (B - 1))
     mask = torch.arange(T) < lengths[:, None]
     ids[:, 0] = 0  # <s>
+    ids[:, 1] = 4  # <mask>
+    ids[0, 3] = ids[0, 2]
     ids[torch.arange(B), lengths - 1] = 2  # </s>
-    ids = ids.masked_fill(~mask, 1)  # <pad>
+    ids[1].masked_fill_(~mask[1], 1)  # <pad>; further texts have ordinary ids there, which do not count either
     return ids, mask, torch.randn(V, C, generator=generator), torch.randn(V, generator=generator)
 
 
@@ -578,18 +733,67 @@ def bag_by_loop(ids, mask, vectors, log_weights):
     return torch.stack(rows)
 
 
+def about_bag(answer, case):
+    """With the unit matrix for vectors, the result is what each token weighs."""
+    ids, mask, _, log_weights = case
+    wanted = bag_of()(ids, mask, torch.eye(len(log_weights)), log_weights)
+    found = run(answer, (ids, mask, torch.eye(len(log_weights)), log_weights))
+    if "must match the size" in str(found):
+        return (
+            f"two shapes do not fit: {found}. (B, T) beside (B, T, C) needs a last dimension of 1, and so does the sum "
+            "of the weights, (B,), beside (B, C): `keepdim`."
+        )
+    if found.isnan().any():
+        return "the weights of a text add up to 0 in yours. `mask` is True at the tokens and False at padding."
+    if (extra := (found.abs() > 1e-6) & (wanted == 0)).any():
+        i, token = extra.nonzero()[0].tolist()
+        kind = "special" if token < 5 else "padding" if token in ids[i] else "not in the text"
+        return (
+            f"token {token} is {kind} and has the weight {found[i, token]:.3f} in text {i}; expected 0. (What is set "
+            "to 0 before `exp` is 1 after it.)"
+        )
+    ratio = torch.where(wanted > 0, found / wanted, torch.nan)
+    least, most = ratio.nan_to_num(torch.inf).amin(1), ratio.nan_to_num(-torch.inf).amax(1)
+    if (i := int((most / least).argmax())) >= 0 and most[i] < 1.001 * least[i]:
+        if torch.allclose(found.norm(dim=1), torch.ones(len(found))):
+            return "your vectors are made to length 1. The weighted mean itself is asked for."
+        i = int((found.sum(1) - 1).abs().argmax())
+        return (
+            f"the weights of text {i} add up to {found[i].sum():.3f}; expected 1. Divide by the sum of the same "
+            "weights as above the line, those of the tokens that count."
+        )
+    a, b = (ratio[i] == most[i]).nonzero()[0].item(), (ratio[i] == least[i]).nonzero()[0].item()
+    return (
+        f"in text {i} the weights of tokens {a} and {b} are as {found[i, a] / found[i, b]:.3f} to 1; expected "
+        f"{wanted[i, a] / wanted[i, b]:.3f} to 1. Each is e to the power of its entry, as often as the token occurs."
+    )
+
+
 weighted_mean = Exercise(
     id="12.5",
+    about=about_bag,
     right=bag_of(),
     inputs=tokens_and_tables,
     also=lambda generator: tokens_and_tables(generator, 2, 6, 9, 3),
     mistakes=(
         Mistake(
             "padding counted",
-            bag_of(counts=lambda ids, mask: (ids != 0) & (ids != 2)),
+            bag_of(counts=lambda ids, mask: (ids >= 5) | ~mask),
             "padding has a vector here too: the vector of a text depends on how long the other texts of its batch are. "
             "Where `mask` is False the weight is 0.",
             "https://github.com/UKPLab/sentence-transformers/issues/185 (mean pooling over padding)",
+        ),
+        Mistake(
+            "the mask not used",
+            bag_of(counts=lambda ids, mask: ids >= 5),
+            "`mask` is not used. Padding may have any id, so only `mask` tells that it does not count.",
+            "padding taken for a special token, because its id is one in most batches",
+        ),
+        Mistake(
+            "token 4 counted",
+            bag_of(counts=lambda ids, mask: mask & (ids >= 4)),
+            "token 4 is counted. It is the last of the special ids; the first word piece has the id 5.",
+            "off by one at the edge of the special ids",
         ),
         Mistake(
             "special tokens counted",
@@ -693,11 +897,66 @@ def weight_by_loop(bm25_validation, cosine_validation, bm25_test, cosine_test):
     return score(bm25_test, cosine_test, best)
 
 
+def at_the_edges(answer, case):
+    """Ask where only weight 1 or only weight 0 is best, and where all from 0.55 on are equally good."""
+
+    def turned(*row):
+        return torch.stack([torch.tensor(row).roll(i) for i in range(3)])  # a row for each text
+
+    words, cosines = turned(1.0, 0.99, -2.0), turned(0.0, 2.0, 1.0)
+    for weight, pair in ((1, (words, cosines)), (0, (cosines, words))):
+        if abs(float(answer(*pair, *pair)) - 1) > 1e-4:
+            return (
+                f"where the weight {weight} alone is best on validation, you do not find it. Try all 21, from 0 to 1."
+            )
+    level = torch.eye(2), 1 - torch.eye(2)
+    if abs(float(answer(*level, turned(1.0, 2.0, 0.0), turned(2.0, 0.0, 1.0))) - 1) > 1e-4:
+        return "of equally good weights you do not take the smallest. A later one should win only if it is better, `>`."
+    return None
+
+
+GRID = [*(i / 20 for i in range(21)), *range(2, 21)]  # the weights, and their numbers taken for weights
+SCALES = {  # what is said of a way to make the scores comparable -> the way
+    "": lambda s: (s - s.mean(1, keepdim=True)) / s.std(1, keepdim=True),
+    "the mean and the deviation are of all scores together, not of each question": whole,
+    "without `keepdim=True` the means of the questions are laid along the texts": lambda s: (s - s.mean(1)) / s.std(1),
+    "no question's scores are divided by their standard deviation, so the larger scores decide": lambda s: s,
+    "the scores are brought between 0 and 1, which is no z-score": lambda s: (
+        (s - s.amin(1, keepdim=True)) / (s.amax(1, keepdim=True) - s.amin(1, keepdim=True))
+    ),
+}
+
+
+def about_fused(answer, case):
+    """Look for the scale, the split and the weight that give the answer's numbers."""
+    cases = [case, *(two_searches(torch.Generator().manual_seed(seed)) for seed in (11, 12))]
+    found = [run(answer, one) for one in cases]
+    if isinstance(found[0], Exception):
+        return "`best_weight` returns two things, the weight and its MRR." if "tuple" in str(found[0]) else None
+    best = [best_weight(*one[:2])[0] for one in cases]
+    if all(abs(x - w) < 1e-6 for x, w in zip(found, best, strict=True)):
+        return "this is the weight. The MRR on the test with that weight is asked for."
+    for split, first in (("test", 2), ("validation", 0)):
+        for said, z in SCALES.items():
+            weights = []
+            for one, x in zip(cases, found, strict=True):
+                a, b = map(z, one[first : first + 2])
+                weights.append([w for w in GRID if abs(mrr(w * a + (1 - w) * b) - x) < 2e-5])
+            if all(weights):
+                wrong = (
+                    f"but {said}" if said else f"with right z-scores; the best weight on validation is {best[0]:.2f}"
+                )
+                return f"yours is the MRR on {split} with the weight {weights[0][0]:.2f}, {wrong}."
+    return "no single weight gives this MRR. Choose one on validation, then compute the MRR on the test once, with it."
+
+
 fused_mrr = Exercise(
     id="12.6",
+    limit=at_the_edges,
+    about=about_fused,
     right=chosen_and_measured("validation", "test"),
     inputs=two_searches,
-    also=lambda generator: tuple(scores[:40, :40] for scores in two_searches(generator)),
+    also=lambda generator: tuple(s[:n, :n] for s, n in zip(two_searches(generator), (40, 40, 50, 50), strict=True)),
     mistakes=(
         Mistake(
             "both bugs",
@@ -779,7 +1038,7 @@ def interval(answer, a, b, seed=0, **options):
 def pairs_of(generator, Q=400):
     """Two searches that do well on the same questions: their difference varies less than either."""
     easy = torch.rand(Q, generator=generator, dtype=torch.float64)
-    return [easy + 0.1 * torch.rand(Q, generator=generator, dtype=torch.float64) + shift for shift in (0.3, 0.0)]
+    return [easy + 0.1 * torch.rand(Q, generator=generator, dtype=torch.float64) + shift for shift in (0.05, 0.0)]
 
 
 def mean_difference(answer, generator):
@@ -789,9 +1048,12 @@ def mean_difference(answer, generator):
 
 def by_hand(answer, generator):
     """Ten differences, nine of them 0: the mean of a sample is a binomial number / 10, so both ends are known."""
-    a = torch.zeros(10, dtype=torch.float64)
-    a[int(torch.randint(10, (1,), generator=generator))] = 1.0
-    return torch.tensor(interval(answer, a, torch.zeros_like(a)))
+    found = []
+    for i, level in ((0, 0.95), (9, 0.4)):
+        a = torch.zeros(10, dtype=torch.float64)
+        a[i] = 1.0
+        found.append(interval(answer, a, torch.zeros_like(a), seed=i, samples=2000, level=level))
+    return torch.tensor(found)
 
 
 WIDTHS = {  # the width of the interval, divided by what it should be
@@ -846,7 +1108,7 @@ def repeatable(answer, generator):
 
 def wrong_bootstrap(
     sign=1, draw="with repetition", paired=True, of="means", tails=2, generator_used="given", fixed=None, first="mean",
-    obeys_level=True, seeded=None, normal=False,
+    obeys_level=True, normal=False, mirrored=False,
 ):  # fmt: skip
     """Return a bootstrap as a learner may write it; its switches are the mistakes."""
 
@@ -873,8 +1135,10 @@ def wrong_bootstrap(
         low, high = sign * means.quantile(torch.tensor([tail, 1 - tail], dtype=means.dtype))
         middle = sign * (means if first == "samples" else a - b).mean()
         if normal:
-            half = 1.96 * (means.std() if normal == "of the means" else (a - b).std() / Q**0.5)
+            half = 1.96 * (means.std(correction=0) if normal == "of the means" else (a - b).std() / Q**0.5)
             low, high = middle - half, middle + half
+        if mirrored:
+            low, high = 2 * middle - high, 2 * middle - low
         return middle.item(), min(low, high).item(), max(low, high).item()
 
     return paired_bootstrap
@@ -891,8 +1155,59 @@ def bootstrap_by_loop(a, b, generator, samples=10_000, level=0.95):
     return sum(difference.tolist()) / len(difference), means[int(cut * samples)], means[-1 - int(cut * samples)]
 
 
+DIFFERENCES = (
+    "these are the quantiles of the differences of single questions. The interval is for their *mean*: draw samples, "
+    "take the mean of each, then the quantiles of these means."
+)
+
+
+def about_bootstrap(answer, stage):
+    """Ask for a wide and a narrow interval, and compare both with what they nearly should be."""
+    a, b = pairs_of(torch.Generator().manual_seed(0))
+    d, Q, S = a - b, len(a), 2000
+    error = d.std(correction=0).item() / Q**0.5
+    mean, low, high = interval(answer, a, b, samples=S)
+    _, narrow_low, narrow_high = interval(answer, a, b, samples=S, level=0.5)
+    if abs(mean - d.mean().item()) > 1e-6:
+        return f"the first number is {mean:.4f}; expected {d.mean().item():.4f}, the mean of a - b."
+    if low > high:
+        return "the upper end comes before the lower: `return mean, low, high`."
+    if high - low < 0.02 * error:
+        return "the means of your samples are all equal. Draw each sample anew, with repetition."
+    if abs((low + high) / 2 / mean - Q) < 0.2 * Q:
+        return f"your ends are about Q = {Q} times too large: the mean of each sample is asked for, not its sum."
+    if max(abs(low), abs(high)) < 4 * error < mean:
+        return "your ends are distances from the mean. The ends themselves are asked for: quantiles of the means."
+    eye, zeros = torch.eye(10, dtype=torch.float64), torch.zeros(10, dtype=torch.float64)
+    never = [i for i, one in enumerate(eye) if interval(answer, one, zeros, samples=S)[2] == 0]
+    if len(never) == 1:
+        return (
+            f"of 10 questions, number {never[0]} (from 0) is never drawn. `torch.randint(10, …)` gives 0 to 9, not 10."
+        )
+    ends = d.quantile(torch.tensor([0.025, 0.975], dtype=d.dtype)).tolist()
+    if max(abs(low - ends[0]), abs(high - ends[1])) < 3 * error:
+        return DIFFERENCES
+    wide, narrow = ((y - x) / 2 / error for x, y in ((low, high), (narrow_low, narrow_high)))
+    if wide == narrow and wide > 2.3:
+        return "your ends are the smallest and the largest mean. Leave out (1 - level) / 2 of the means at each end."
+    ratio = wide / 1.96  # 1.96 and 0.674 are the quantiles 0.975 and 0.75 of a normal distribution
+    if 0.85 < ratio * 0.674 / narrow < 1.18 and not 0.9 < ratio < 1.1:
+        return (
+            f"the means vary as if each were taken over {Q / ratio**2:.0f} questions. There should be `samples` means "
+            f"(here {S}), each over Q questions (here {Q}): see the axes of the draw and of the mean."
+        )
+    tails = [50 * math.erfc(x / 2**0.5) for x in (wide, narrow)]
+    if abs(tails[0] - 2.5) > 0.7 or abs(tails[1] - 25) > 2.5:
+        return (
+            f"at level 0.95 your ends leave out about {tails[0]:.1f} % of the means each, at level 0.5 about "
+            f"{tails[1]:.0f} %; expected 2.5 % and 25 %, (1 - level) / 2."
+        )
+    return None
+
+
 bootstrap = Build(
     id="12.4",
+    about=about_bootstrap,
     course=paired_bootstrap,
     stages=(
         Stage("the mean", mean_difference),
@@ -919,8 +1234,7 @@ bootstrap = Build(
         Mistake(
             "quantiles of the differences",
             wrong_bootstrap(of="differences"),
-            "these are the quantiles of the differences of single questions. The interval is for their *mean*: draw "
-            "samples, take the mean of each, then the quantiles of these means.",
+            DIFFERENCES,
             "the spread of questions taken for that of a mean",
         ),
         Mistake(
@@ -936,6 +1250,13 @@ bootstrap = Build(
             "this is the mean ± 1.96 standard deviations of the samples' means, which takes them for a normal "
             "distribution (here it reaches below 0, though no difference does). Take the quantiles of the means.",
             "the standard bootstrap interval in place of the percentiles; Efron and Tibshirani 1993, chapter 13",
+        ),
+        Mistake(
+            "mirrored at the mean",
+            wrong_bootstrap(mirrored=True),
+            "these are the quantiles mirrored at the mean, 2 · mean - quantile: the *basic* bootstrap. Here the ends "
+            "are the quantiles of the means themselves.",
+            "SciPy's method='basic' in place of 'percentile'",
         ),
         Mistake(
             "not paired",

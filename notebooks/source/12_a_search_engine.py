@@ -290,7 +290,9 @@ torch.testing.assert_close(each_word[:2].sum(0), yours_says)
 # To compare searches you need many questions whose answers you know. Here nobody has to write them, because each entry of the
 # documentation has a **summary**, its first sentence, and a **body**, the rest of the text. The summary serves as the question,
 # and its own body is the one right answer. (People type other questions; section 10 comes to that. And some bodies have a
-# near-duplicate that would answer as well; section 7 counts them.)
+# near-duplicate; section 7 counts them. Most of these are *siblings*, nearly the same text about another thing: the bodies of
+# `torch.sinh` and `torch.cosh` look alike, and neither answers the other's question. Some say the same and would answer as well, as
+# `numpy.transpose` and `numpy.ndarray.transpose` do. Lesson 21 reads some.)
 #
 # The corpus has three splits, and no text has a near-duplicate in another split. Section 8 shows why that matters.
 
@@ -669,8 +671,8 @@ def show_found():
 #
 # Compute z for a batch. `ids` (B, T) are the tokens, `mask` (B, T) is True where there is a token and not padding, `vectors`
 # (V, C) and `log_weights` (V,) are the tables. The weight of a token is e to the power of its entry in `log_weights`. Special
-# tokens, ids 0 to 4, do not count, and neither does padding. Each text has at least one token that counts. Return a tensor
-# (B, C), and change no argument.
+# tokens, ids 0 to 4, do not count, and neither does padding, whatever its id. Each text has at least one token that counts.
+# Return a tensor (B, C), and change no argument.
 
 
 # %% tags=["exercise-12.5"]
