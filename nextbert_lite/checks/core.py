@@ -421,7 +421,8 @@ def blank(exercise_id: str, below: str = "nothing below depends on it.") -> None
 def run(function: Callable, case: tuple) -> Any:
     """Return the function's result on a copy of the inputs, or the exception that it raised."""
     try:
-        return function(*copy.deepcopy(case))
+        with torch.enable_grad():  # whatever the answer leaves switched off is on again for the next
+            return function(*copy.deepcopy(case))
     except Exception as error:  # noqa: BLE001 - a learner's code may raise anything; the check reports it
         return error
 

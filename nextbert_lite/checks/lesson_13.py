@@ -6,7 +6,9 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from nextbert_lite.checks import core
 from nextbert_lite.checks.core import (
     Build,
     Exercise,
@@ -45,11 +47,12 @@ class Small(nn.Module):
     def __init__(self):
         super().__init__()
         self.encoder = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 4)))
+        self.encoder.scale = nn.Parameter(torch.ones(4))  # a parameter of its own, beside those of its parts
         self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 2))
 
 
 def a_model(generator):
-    return (Small().eval(),)
+    return (Small().train(generator.initial_seed() % 2 == 1),)  # in eval mode or in training mode
 
 
 def state_of(model):
@@ -62,6 +65,32 @@ def state_of(model):
         wanted = [p.requires_grad for p in part.parameters()]
         rows += [all(modes), any(modes), all(wanted), any(wanted)]
     return torch.tensor(rows)
+
+
+def about_freezing(answer, case):
+    """Say which part is in the wrong mode, or which weights should be trained or frozen."""
+    for came in (False, True):
+        model = core.run(answer, (copy.deepcopy(case[0]).train(came),))
+        if model is None or isinstance(model, Exception):
+            return None
+        if not isinstance(model, Small):
+            return f"your function returns an object of type {type(model).__name__}; expected the whole model."
+        for name, part, trains in (("encoder", model.encoder, False), ("head", model.head, True)):
+            modes = [module.training for module in part.modules()]
+            if (not trains) in modes:
+                which = f"the {name} is" if len(set(modes)) == 1 else f"some parts of the {name} are"
+                came, found, expected = ("training" if mode else "eval" for mode in (came, not trains, trains))
+                return f"where the model comes in {came} mode, {which} in {found} mode; expected {expected} mode."
+            wrong = [f"`{n}`" for n, p in part.named_parameters() if p.requires_grad != trains]
+            if wrong:
+                return f"these weights of the {name} are {'frozen' if trains else 'not frozen'}: {', '.join(wrong)}."
+    return None
+
+
+def same_model(answer, case):
+    if answer(*case) is not case[0]:
+        return "your function returns a copy, and the model it was given is as before. Change `model` itself."
+    return None
 
 
 def starts(train=True, encoder_eval=True, freeze="encoder", last_train=False, head_train=False):
@@ -117,8 +146,9 @@ start_training = Exercise(
         Mistake(
             "eval taken for frozen",
             starts(freeze=None),
-            "the encoder is in eval mode, but its weights still get a gradient: eval() turns dropout off and freezes "
-            "nothing. `requires_grad_(False)` freezes.",
+            "the encoder is in eval mode, but its weights still get a gradient. eval() turns dropout off and freezes "
+            "nothing; `encoder.requires_grad = False` gives the module an attribute that its weights know nothing of; "
+            "`torch.no_grad()` ends with its block. Call `encoder.requires_grad_(False)`.",
             "https://github.com/alexrich021/3dvnet/issues/11",
         ),
         Mistake(
@@ -147,6 +177,8 @@ start_training = Exercise(
         "`model.train(); model.encoder.requires_grad_(False); model.encoder.eval(); return model`",
     ),
     praise="No gradient and no dropout in the encoder, both in the head.",
+    limit=same_model,
+    about=about_freezing,
     other_ways=(freezing_by_loops,),
 )
 
@@ -168,7 +200,11 @@ class Toy(nn.Module):
         self.register_buffer("seen", torch.zeros(1))
         self.calls = []
 
-    def loss(self, mark, size):
+    def loss(self, mark, size=None):
+        if size is None:
+            raise Fault("`model.loss` gets the dict itself. Its entries are the arguments: `model.loss(**batch)`.")
+        if self.training and not torch.is_grad_enabled():
+            raise Fault("gradients are off at a training step: leave them off in `with torch.no_grad():` alone.")
         self.calls.append((self.training, float(mark[0])))
         if self.training:
             self.seen += 1
@@ -195,24 +231,34 @@ class Marks:
 
 def trained(answer, generator, n, steps, lr=0.1, losses=None, patience=None, look=None, left=False):
     """Return model, batches and result of a training; losses: what `held_out_loss` gives, epoch by epoch."""
-    model, batches = Toy(generator), Marks(generator, n)
+    model, batches = Toy(generator).eval(), Marks(generator, n)
     if left:
         model.w.grad = torch.full_like(model.w, 5.0)
-    given = iter(losses or [])
+    given = list(losses or [])
 
     def held_out_loss():
         if look is not None:
             look(model)
-        return next(given)
+        if not given:
+            raise Fault("`held_out_loss` is called more often than there are full epochs. Call it once after each.")
+        return given.pop(0)
 
     if losses is None:
-        result = answer(model, batches, steps, lr)
+        try:
+            result = answer(model, batches, steps, lr)
+        except (TypeError, AttributeError) as error:
+            if "NoneType" not in str(error):
+                raise
+            told = f"where `held_out_loss` is None, your code raised {type(error).__name__}: {str(error).rstrip('.')}."
+            raise Fault(f"{told} Then there is nothing to ask and no best epoch to load.") from None
     elif patience is None:
         result = answer(model, batches, steps, lr, held_out_loss)
     else:
         result = answer(model, batches, steps, lr, held_out_loss, patience=patience)
     if not isinstance(result, list):
         raise Fault(f"the result is of type {type(result).__name__}; expected a list of the held-out losses.")
+    if any(isinstance(one, torch.Tensor) for one in result):
+        raise Fault("the list holds tensors; expected numbers: `float(…)` makes one of a tensor.")
     return model, batches, [float(one) for one in result]
 
 
@@ -256,29 +302,117 @@ def modes(answer, generator):
 
 
 def best_epoch(answer, generator):
-    """The weights and the buffer that are left: of the second of seven epochs, whose loss comes again in the fourth.
+    """The weights and the buffer that are left: of the second of eight epochs, whose loss comes again in the fourth.
 
-    The sixth is better than the one before it, and no better than the best.
+    The seventh is better than the one before it, and no better than the best, which is 0.
     """
-    losses = [2.0, 1.0, 1.5, 1.0, 1.6, 1.2, 1.3]
-    model, _, result = trained(answer, generator, 3, 21, losses=losses, patience=9)
+    model, _, result = trained(answer, generator, 3, 24, losses=[1.0, 0.0, 0.5, 0.0, 0.6, 0.7, 0.65, 0.8], patience=9)
     return model.weights(), model.seen, torch.tensor(result)
 
 
 def patient(answer, generator):
-    """How many steps were made, and the losses: two patterns, the second with worse epochs that are not in a row."""
+    """How many steps, the losses and the weights: two patterns, the second with worse epochs that are not in a row."""
     rows = []
     for losses, patience in ((3.0, 2.0, 2.5, 2.4, 2.2, 2.1, 1.0), 3), ((5.0, 6.0, 4.0, 5.0, 3.0, 4.0, 2.0, 3.0), 2):
         model, _, result = trained(answer, generator, 2, 2 * len(losses), losses=list(losses), patience=patience)
-        rows += [torch.tensor([len(model.calls)]), torch.tensor(result)]
+        rows += [torch.tensor([len(model.calls)]), torch.tensor(result), model.weights()]
     return tuple(rows)
 
 
 def other_lengths(answer, generator):
     """Five batches an epoch, thirteen steps, another rate, patience 1; and an end in the middle of an epoch."""
-    model, _, result = trained(answer, generator, 5, 13, lr=0.03, losses=[1.0, 0.5, 9.0], patience=1)
+    model, _, result = trained(answer, generator, 5, 13, lr=0.03, losses=[1.0, 0.99, 9.0], patience=1)
     other, _, more = trained(answer, generator, 5, 38, lr=0.01, losses=[1.0, 2.0, 3.0, 0.5, 3.0], patience=1)
-    return model.weights(), torch.tensor(result), other.weights(), torch.tensor(more), torch.tensor(len(other.calls))
+    ends = torch.tensor([len(other.calls), model.training, other.training])
+    return model.weights(), torch.tensor(result), other.weights(), torch.tensor(more), ends
+
+
+def seen_of(answer, **options):
+    """Return the model, the list, when the held-out loss was asked for, and of each step what its optimizer saw.
+
+    That is the optimizer itself, its groups' settings and rates, the gradients, and the weights after the step.
+    """
+    rows, asked = [], []
+
+    def after(optimizer, *arguments):
+        groups = optimizer.param_groups
+        weights = [p for group in groups for p in group["params"]]
+        settings = [(group["weight_decay"], group["betas"]) for group in groups]
+        gradients = torch.cat([p.new_zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in weights])
+        state = torch.cat([p.detach().flatten() for p in weights])
+        rows.append((optimizer, settings, [group["lr"] for group in groups], gradients.clone(), state))
+
+    watch = register_optimizer_step_post_hook(after)
+    try:
+        model, batches, result = trained(
+            answer, torch.Generator().manual_seed(5), look=lambda model: asked.append(len(rows)), **options
+        )
+    finally:
+        watch.remove()
+    return model, batches, result, asked, rows
+
+
+def about_loop(answer, stage):
+    """Say at which step a loop leaves the right one: in one without held-out texts, in four with them."""
+    for options in (
+        {"n": 4, "steps": 20},
+        {"n": 3, "steps": 24, "losses": [1.0, 0.0, 0.5, 0.0, 0.6, 0.7, 0.65, 0.8], "patience": 9},
+        {"n": 2, "steps": 16, "losses": [5.0, 6.0, 4.0, 5.0, 3.0, 4.0, 2.0, 3.0], "patience": 2},
+        {"n": 2, "steps": 14, "losses": [3.0, 2.0, 2.5, 2.4, 2.2, 2.1, 1.0], "patience": 3},
+        {"n": 5, "steps": 13, "losses": [1.0, 0.99, 9.0], "patience": 1},
+    ):
+        said = first_difference(seen_of(answer, **options), seen_of(right_loop, **options), **options)
+        if said:
+            return said
+    return None
+
+
+def first_difference(yours, right, n, steps, losses=None, patience=None):
+    """Return a sentence on the first thing that one training does otherwise than the other, both as `seen_of` gives."""
+    (model, batches, result, asked, rows), (_, _, wanted, when, known) = yours, right
+    if not model.calls:
+        return "the model that you were given is not trained: `model.loss` was never called on it. Make no copy of it."
+    if len(rows) != len(model.calls):
+        return f"the optimizer makes {len(rows)} steps for {len(model.calls)} calls of `model.loss`; expected one each."
+    for s, ((optimizer, settings, rates, gradients, _), row) in enumerate(zip(rows, known, strict=False)):
+        if model.calls[s][1] != float(batches.marks[s, 0]):
+            number = batches.marks[:, 0].tolist().index(model.calls[s][1])
+            return f"step number {s}, counted from 0, takes batch {number}; expected `batches({s})`."
+        if not model.calls[s][0]:
+            return f"in step {s} the model is in eval mode. Call `model.train()` before it."
+        if optimizer is not rows[0][0]:
+            return f"step {s} has a new optimizer, which has forgotten its running means. Make one before the loop."
+        if settings != row[1]:
+            return "the optimizer is not that of `adamw(model, lr)`: other groups, weight decay or betas."
+        other = [r for r in rates if not math.isclose(r, row[2][0], rel_tol=1e-6, abs_tol=1e-12)]
+        if other:
+            return (
+                f"in step {s} of {steps}, with lr = 0.1, the learning rate is {other[0]:.4g}; expected {row[2][0]:.4g} "
+                f"by lr * linear_schedule({s}, {steps}, {steps // 10}). Set it before the optimizer's step."
+            )
+        if not gradients.any():
+            return "the gradients are zero when the optimizer makes its step: they are cleared after `backward`."
+        if not torch.allclose(gradients, row[3], rtol=1e-3, atol=1e-5):
+            return (
+                f"in step {s} the gradients have the norm {gradients.norm():.3g} when the optimizer makes its step; "
+                f"expected {row[3].norm():.3g}, by `clip_grad_norm_` over all parameters together, to norm 1."
+            )
+    given = f"with {n} batches an epoch, steps={steps}"
+    given += "" if losses is None else f", patience={patience} and the held-out losses {losses}"
+    if asked != when[: len(asked)]:
+        return f"{given}, `held_out_loss` is called after {asked} steps; expected after {when}, the ends of the epochs."
+    if len(rows) != len(known):
+        return f"{given}, your loop makes {len(rows)} steps; expected {len(known)}."
+    if result != wanted:
+        return f"{given}, your list is {[round(one, 4) for one in result]}; expected {wanted}."
+    ends, states = [], [Toy(torch.Generator().manual_seed(5)).weights().flatten(), *(row[4] for row in rows)]
+    for one in (model, right[0]):
+        equal = (k for k, state in enumerate(states) if torch.allclose(state, one.weights().flatten(), atol=1e-5))
+        ends.append(next((f"after {k} steps" for k in equal), "of none of the steps"))
+    if ends[0] != ends[1]:
+        which = "" if losses is None else ", of the best epoch"
+        return f"{given}, the model ends with the weights {ends[0]}; expected those {ends[1]}{which}."
+    return f"{given}, the model ends in training mode; expected eval mode." if model.training else None
 
 
 def looping(
@@ -303,7 +437,7 @@ def looping(
 
     def train_with_early_stopping(model, batches, steps, lr, held_out_loss=None, patience=3):
         patience = fixed or patience
-        optimizer, losses, best, worse = adamw(model, lr), [], None, 0
+        optimizer, losses, best, worse, lowest = adamw(model, lr), [], None, 0, None
         if zero_first:
             optimizer.zero_grad()
         if train == "once":
@@ -334,13 +468,17 @@ def looping(
                 if asks == "graph":
                     model.eval()
                 losses.append(held_out_loss())
-            before = min(losses[:-1] if better_than == "best" else losses[-2:-1], default=math.inf)
+            before = min(losses[-2:-1] if better_than == "before" else losses[:-1], default=math.inf)
+            if better_than == "falsy":
+                before = lowest or math.inf
             if losses[-1] < before or (ties and losses[-1] == before):
-                worse = 0
+                worse, lowest = 0, losses[-1]
                 state = model.state_dict() if buffers else dict(model.named_parameters())
                 best = {name: t.detach().clone() if keeps == "copies" else t for name, t in state.items()}
             else:
                 worse += 1
+                if restores == "worse":
+                    model.load_state_dict(best)
             if stop == "row" and worse == patience:
                 break
             if stop == "first" and worse:
@@ -479,6 +617,13 @@ train_with_early_stopping = Build(
             "https://github.com/nickgkan/butd_detr/issues/8 and the like",
         ),
         Mistake(
+            "never in training mode",
+            looping(train="never"),
+            "`model.train()` is never called, so a model that comes in eval mode learns without dropout. Call it "
+            "before each step.",
+            "from_pretrained returns a model in eval mode",
+        ),
+        Mistake(
             "asked in training mode",
             looping(asks="training"),
             "`held_out_loss` is called while the model is in training mode: dropout is on, and the loss is noisy and "
@@ -506,6 +651,13 @@ train_with_early_stopping = Build(
             "you compare an epoch with the one before it. The best epoch is the one that is lower than *all* before, "
             "so keep the lowest loss so far and compare with that.",
             "previous_loss in place of best_loss",
+        ),
+        Mistake(
+            "a loss of 0 taken for none",
+            looping(better_than="falsy"),
+            "where the best loss is 0.0, the next epoch counts as better: Python takes 0.0 for false in `if not best`. "
+            "Begin with `math.inf`, or ask `best is None`.",
+            "if not best_loss or loss < best_loss",
         ),
         Mistake(
             "a tie counts as better",
@@ -543,6 +695,13 @@ train_with_early_stopping = Build(
             "a counter that is never reset",
         ),
         Mistake(
+            "back to the best at each worse epoch",
+            looping(restores="worse"),
+            "after a worse epoch you load the best weights, and training starts from them again. It goes on from where "
+            "it is; load the best weights once, at the end.",
+            "load_state_dict in the branch that counts the worse epochs",
+        ),
+        Mistake(
             "never stops",
             looping(stop="never"),
             "training never stops early: after `patience` epochs in a row without a lower loss, leave the loop.",
@@ -566,6 +725,7 @@ train_with_early_stopping = Build(
         "`model.eval()`; return the list.",
     ),
     praise="It makes the same steps as the course's `fit`, and keeps the best epoch.",
+    about=about_loop,
     other_ways=(by_epochs,),
 )
 
@@ -603,8 +763,22 @@ def lora_parts(answer, generator):
     names = sorted(named(layer))
     if names != ["A", "B", "bias", "weight"]:
         raise Fault(f"its parameters are {', '.join(names)}; expected A, B, bias and weight.")
-    sizes = torch.tensor([layer.in_features, layer.out_features])
-    return sizes, torch.tensor(layer(torch.randn(2, 5, 6, generator=generator)).shape)
+    if (layer.in_features, layer.out_features) != (6, 4):
+        raise Fault(
+            f"`in_features` is {layer.in_features} and `out_features` {layer.out_features}; expected 6 and 4, those of "
+            "the given layer. They are the first two arguments of `super().__init__`, in this order."
+        )
+    x = torch.randn(2, 5, 6, generator=generator)
+    y = core.run(layer, (x,))
+    if isinstance(y, RuntimeError) and not isinstance(core.run(layer, (x[0],)), Exception):
+        raise Fault(f"`forward` works for x of shape (5, 6) and not for (2, 5, 6): {y}. `x @ W.T` takes both.")
+    return torch.tensor(y.shape) if isinstance(y, torch.Tensor) else y
+
+
+def factor_of(update, unscaled):
+    """Return the number that `unscaled` is multiplied by in `update`, to two decimals; None if there is none."""
+    factor = (update * unscaled).sum() / unscaled.square().sum()
+    return round(factor.item(), 2) + 0.0 if torch.allclose(update, factor * unscaled, rtol=1e-3, atol=1e-3) else None
 
 
 def lora_frozen(answer, generator):
@@ -613,10 +787,26 @@ def lora_frozen(answer, generator):
     before = copy.deepcopy(linear.state_dict())
     layer = answer(linear, 3, 6)
     parts = named(layer)
-    learns = [parts[name].requires_grad for name in ("weight", "bias", "A", "B")]
     kept = [torch.equal(before[name], linear.state_dict()[name]) for name in before]
-    own = [parts[name].data_ptr() == getattr(linear, name).data_ptr() for name in before]
-    return torch.tensor(learns), torch.tensor(kept), torch.tensor(own)
+    for name, value in before.items():
+        if all(kept) and not torch.equal(parts[name], value):
+            raise Fault(f"the layer's `{name}` has other numbers than that of the given layer: take over that object.")
+    learns = [name for name in before if parts[name].requires_grad]
+    if learns:
+        raise Fault(f"{' and '.join(learns)} can still learn. The text asks for weight and bias to be frozen.")
+    frozen = [name for name in "AB" if not parts[name].requires_grad]
+    if frozen:
+        raise Fault(f"{' and '.join(frozen)} cannot learn: freeze the layer before you make A and B, not after it.")
+    for name in before:
+        given = getattr(linear, name)
+        if parts[name] is not given and parts[name].data_ptr() == given.data_ptr():
+            raise Fault(
+                f"`{name}` is a new Parameter around the given one, which is not frozen. Take over the object itself."
+            )
+    own = [parts[name] is getattr(linear, name) for name in before]
+    if any(own) and not all(own):
+        raise Fault(f"the {'bias' if own[0] else 'weight'} is a copy. Take over the given layer's own object.")
+    return torch.tensor(kept), torch.tensor(own)
 
 
 def lora_start(answer, generator):
@@ -624,19 +814,37 @@ def lora_start(answer, generator):
     linear, layer = adapted(answer, generator, rank=40, alpha=80, filled=False, C_in=400, C_out=30)
     x = torch.randn(7, 400, generator=generator)
     A, B = named(layer)["A"].detach(), named(layer)["B"].detach()
+    if A.any() and B.any():
+        raise Fault("neither A nor B starts at zero, so the layer does not begin as the old one. B starts at zero.")
+    if A.any() and A.min() >= 0:
+        raise Fault("no number of A is negative: `torch.rand` draws from 0 to 1, `torch.randn` normal numbers.")
     spread = A.std().item() * 20  # 1 where the deviation is 1/√400; 16,000 numbers, so it is known to 0.6 %
     if not B.any() and A.any() and not 0.9 < spread < 1.1:
         raise Fault(f"the standard deviation of A is about {A.std().item():.2g} here; expected 1/√in_features = 0.05.")
     if not B.any() and A.any() and not 2 < A.abs().max().item() * 20 < 9:  # a uniform one has no value above 1.74
         raise Fault("A has the right standard deviation, but no normal distribution: use `torch.randn`.")
-    return layer(x) - linear(x), torch.tensor([bool(A.any()), bool(B.any())])
+    y, old = untouched(layer, x, names=("x",)), linear(x)
+    if not B.any() and not y.any():
+        raise Fault("B is zero and so is the output: the old layer's output is missing, to which the update is added.")
+    times = factor_of(y - old, linear.bias.expand_as(y))
+    if not B.any() and times:
+        raise Fault(f"the bias is in the output {1 + times:.3g} times; expected once.")
+    return y - old, torch.tensor([bool(A.any()), bool(B.any())])
 
 
 def lora_update(answer, generator):
-    """The output with A and B filled, for one text and for a batch."""
-    _, layer = adapted(answer, generator)
-    x = torch.randn(2, 5, 6, generator=generator)
-    return untouched(layer, x), layer(x[0, 0])
+    """The output with A and B filled, for one text and for a batch, in training mode and in eval mode."""
+    linear, layer = adapted(answer, generator)
+    parts, x = named(layer), torch.randn(2, 5, 6, generator=generator)
+    y, old = untouched(layer, x, names=("x",)), linear(x)
+    factor = factor_of(y - old, x @ parts["A"].T @ parts["B"].T)
+    if factor == 0 and y.requires_grad:
+        raise Fault("A and B have changed, and the output has not: multiply them in `forward`, not in `__init__`.")
+    if factor not in (None, 2):
+        raise Fault(f"the update is multiplied by {factor:g}; expected alpha / rank = 6 / 3 = 2.")
+    if not torch.allclose(layer.eval()(x), y, atol=1e-5):
+        raise Fault("in eval mode the output is another one. The update belongs to the output in both modes.")
+    return y, layer(x[0, 0])
 
 
 def lora_gradients(answer, generator):
@@ -658,19 +866,40 @@ def lora_merged(answer, generator):
     merged = layer.merged()
     if type(merged) is not nn.Linear:
         raise Fault(f"`merged()` gives a {type(merged).__name__}; expected a plain nn.Linear.")
-    same = torch.tensor([torch.equal(before[0][name], t) for name, t in layer.state_dict().items()])
+    changed = [name for name, t in layer.state_dict().items() if not torch.equal(before[0][name], t)]
+    changed += [] if torch.allclose(layer(x), before[1]) else ["the output"]
+    if changed:
+        raise Fault(f"`merged()` changes {' and '.join(changed)} of the layer itself. Change the new nn.Linear alone.")
+    update = named(layer)["B"] @ named(layer)["A"]
+    if merged.weight.shape == update.shape:
+        factor = factor_of(merged.weight - linear.weight, update)
+        if factor not in (None, 2):
+            raise Fault(f"the merged weight is W {factor:+g} · B A; expected W + alpha / rank · B A, here W + 2 · B A.")
+    if merged.bias is None or not torch.equal(merged.bias, linear.bias):
+        raise Fault("the merged layer has no bias, or another than the layer's. Copy its values.")
     places = {t.data_ptr() for t in layer.state_dict().values()}
     shared = torch.tensor([t.data_ptr() in places for t in merged.state_dict().values()])
-    return merged(x).detach(), same, layer(x).detach(), layer.merged()(x).detach(), linear(x).detach(), shared
+    return merged(x).detach(), layer(x).detach(), layer.merged()(x).detach(), linear(x).detach(), shared
 
 
 def lora_sizes(answer, generator):
     """Another rank and alpha, other widths, no bias: the output and the merged layer."""
     found = []
     for rank, alpha, C_in, C_out, bias in ((1, 4, 5, 9, False), (5, 2, 12, 3, True), (8, 16, 8, 8, True)):
-        _, layer = adapted(answer, generator, rank, alpha, C_in=C_in, C_out=C_out, bias=bias)
+        try:
+            _, layer = adapted(answer, generator, rank, alpha, C_in=C_in, C_out=C_out, bias=bias)
+            merged = layer.merged()
+        except (AttributeError, TypeError) as error:
+            if bias:
+                raise
+            raise Fault(f"the given layer has no bias, it is None. There your code raised: {error}.") from None
+        for name, one in (("layer", layer), ("merged one", merged)):
+            if not bias and one.bias is not None:
+                raise Fault(
+                    f"the given layer has no bias, and your {name} has: nn.Linear makes one unless told not to."
+                )
         x = torch.randn(2, C_in, generator=generator)
-        found += [layer(x).detach(), layer.merged()(x).detach(), torch.tensor(layer.merged().bias is None)]
+        found += [layer(x).detach(), merged(x).detach(), torch.tensor(merged.bias is None)]
     return tuple(found)
 
 
@@ -715,17 +944,8 @@ class LoRALinear(nn.Linear):
 class Wrong(LoRALinear):
     """LoRALinear as a learner may write it; its switches are the mistakes."""
 
-    start, frozen, copies, divided, always, path, detached, twice = (
-        "B zero",
-        "right",
-        False,
-        True,
-        None,
-        "right",
-        "",
-        False,
-    )
-    in_place, merge, loses_bias, shares_bias, typed, spread = False, "right", False, False, True, None
+    start, frozen, copies, divided, always, path, detached = "B zero", "right", False, True, None, "right", ""
+    shares_bias = False
 
     def __init__(self, linear, rank=8, alpha=16):
         nn.Linear.__init__(self, linear.in_features, linear.out_features, linear.bias is not None)
@@ -735,15 +955,12 @@ class Wrong(LoRALinear):
         else:
             self.weight, self.bias = linear.weight, linear.bias
         self.requires_grad_(self.frozen == "nothing")
-        if self.frozen == "weight alone" and self.bias is not None:
-            self.bias.requires_grad_(True)
-        scale = {True: alpha / rank, False: float(alpha), "turned": rank / alpha}[self.divided]
+        scale = {True: alpha / rank, False: float(alpha), "whole": alpha // rank}[self.divided]
         self.scale = self.always or scale
-        std = self.spread or linear.in_features**-0.5
+        std = linear.in_features**-0.5
         A = torch.zeros(rank, linear.in_features) if "A zero" in self.start else torch.randn(rank, linear.in_features)
         B = torch.zeros(linear.out_features, rank) if "B zero" in self.start else torch.randn(linear.out_features, rank)
-        dtype = linear.weight.dtype if self.typed else torch.float32
-        self.A, self.B = nn.Parameter((A * std).to(dtype)), nn.Parameter((B * std).to(dtype))
+        self.A, self.B = (nn.Parameter((t * std).to(linear.weight)) for t in (A, B))
 
     def forward(self, x):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.detached != "base"):
@@ -753,25 +970,12 @@ class Wrong(LoRALinear):
         update = (x.detach() if self.detached == "x" else x) @ self.A.T @ self.B.T
         if self.path == "all scaled":
             return self.scale * (base + update)
-        if self.twice and self.bias is not None:
-            update = update + self.bias
         return base + self.scale * update
 
-    @torch.no_grad()
     def merged(self):
-        if self.in_place:
-            self.weight += self.scale * self.B @ self.A
-            linear = nn.Linear(self.in_features, self.out_features, self.bias is not None)
-            linear.load_state_dict({k: v for k, v in self.state_dict().items() if k in ("weight", "bias")})
-            return linear
-        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None and not self.loses_bias)
-        linear = linear.to(self.weight)
-        scale = 1.0 if self.merge == "no scale" else self.scale
-        linear.weight.copy_(self.weight + (0 if self.merge == "no update" else scale * self.B @ self.A))
+        linear = super().merged()
         if self.shares_bias:
             linear.bias = self.bias
-        elif linear.bias is not None:
-            linear.bias.copy_(self.bias)
         return linear
 
 
@@ -831,12 +1035,6 @@ lora_linear = Build(
             "a LoRA layer without the freeze; peft's get_peft_model does it for all of a model",
         ),
         Mistake(
-            "the bias learns",
-            wrong(frozen="weight alone"),
-            "the weight is frozen, but the bias still gets a gradient. The text asks for both to be frozen.",
-            "bias='lora_only' and bias='none' are two settings of peft",
-        ),
-        Mistake(
             "a copy of the weight",
             wrong(copies=True),
             "weight and bias are copies. The layer should hold the given layer's own parameters: with copies every "
@@ -856,19 +1054,6 @@ lora_linear = Build(
             "A starts at zero and B at random. The layer also begins as the old one, but the text, like the paper, has "
             "it the other way round: A random, B zero.",
             "https://aweers.de/blog/2025/lora-init (both ways compared)",
-        ),
-        Mistake(
-            "both are random",
-            wrong(start="random"),
-            "A and B both start at random, so the new layer does not begin as the old one: its output is changed "
-            "before the first step. B starts at zero.",
-            "https://datascience.stackexchange.com/questions/123229",
-        ),
-        Mistake(
-            "the bias twice",
-            wrong(twice=True),
-            "the bias is added twice, once with the weight and once with the update. The update has none.",
-            "two nn.Linear layers with their default bias",
         ),
         Mistake(
             "all of it scaled",
@@ -896,10 +1081,11 @@ lora_linear = Build(
             "Hu et al. 2021, section 4.1, the sentence after equation (3)",
         ),
         Mistake(
-            "rank / alpha",
-            wrong(divided="turned"),
-            "the update is multiplied by rank / alpha. Turn the fraction over.",
-            "the fraction written from memory",
+            "a whole number",
+            wrong(divided="whole"),
+            "`alpha // rank` is a whole number, and 0 where the rank is larger than alpha. The text asks for the "
+            "fraction: alpha / rank.",
+            "// in place of /",
         ),
         Mistake(
             "the frozen path outside the graph",
@@ -915,31 +1101,6 @@ lora_linear = Build(
             "a detach that is meant to save memory",
         ),
         Mistake(
-            "merged in place",
-            wrong(in_place=True),
-            "`merged()` changes the layer itself: its weight has the update now, and its forward pass adds it again. "
-            "Make a new nn.Linear.",
-            "merge_weights in microsoft/LoRA, which has to remember whether it has merged",
-        ),
-        Mistake(
-            "merged without the scale",
-            wrong(merge="no scale"),
-            "the merged weight has B A without the factor alpha / rank.",
-            "the factor stands in forward only",
-        ),
-        Mistake(
-            "merged without the update",
-            wrong(merge="no update"),
-            "the merged layer is the old one: add scale · B A to its weight.",
-            "a copy of the weight alone",
-        ),
-        Mistake(
-            "merged without the bias",
-            wrong(loses_bias=True),
-            "the merged layer has no bias, or not the layer's.",
-            "nn.Linear(..., bias=False) for the merged layer",
-        ),
-        Mistake(
             "the bias shared",
             wrong(shares_bias=True),
             "the merged layer has the very bias of the LoRA layer: it is still frozen, and whoever changes one changes "
@@ -952,12 +1113,6 @@ lora_linear = Build(
             "the factor is always 2, right for rank 8 with alpha 16 and for rank 3 with alpha 6. Use the arguments: "
             "alpha / rank.",
             "a number of the text in place of the arguments",
-        ),
-        Mistake(
-            "another spread",
-            wrong(spread=1.0),
-            "the standard deviation of A is about 1 here; expected 1/√in_features = 0.05.",
-            "torch.randn without a factor",
         ),
     ),
     hints=(
@@ -981,8 +1136,9 @@ def words_in_pieces(generator, longest=4):
     lengths = [1, 3, *torch.randint(1, longest + 1, (6,), generator=generator).tolist(), 2]
     lengths[4] = 0
     pieces = [torch.randint(10, 90, (n,), generator=generator).tolist() for n in lengths]
+    pieces[1][2] = pieces[1][0]  # the same piece twice in a word
     first = int(torch.randint(4, (1,), generator=generator))
-    return pieces, [1 + (first + 3 * i) % 4 for i in range(len(lengths))], 2, 3
+    return pieces, [(first + 3 * i) % 4 for i in range(len(lengths))], 2, 3
 
 
 def other_words(generator):
@@ -991,7 +1147,7 @@ def other_words(generator):
     return [[], *pieces[1:3], []], labels[:4], 7, 9
 
 
-def pieces_labelled(which="first", special=-100, rest=-100, specials=True, shifted=False, skip=True):
+def pieces_labelled(which="first", special=-100, rest=-100, specials=True, shifted=False, skip=True, zero=0):
     """Return a right or wrong `first_piece_labels`."""
 
     def label(pieces, labels, cls_id, sep_id):
@@ -1004,8 +1160,8 @@ def pieces_labelled(which="first", special=-100, rest=-100, specials=True, shift
                 found.append(k)
             for i, piece in enumerate(word):
                 ids.append(piece)
-                chosen = which == "all" or i == (0 if which == "first" else len(word) - 1)
-                found.append(k if chosen else rest)
+                chosen = {"first": i == 0, "last": i == len(word) - 1, "all": True, "by id": piece == word[0]}[which]
+                found.append((k or zero) if chosen else rest)
         if specials:
             ids, found = [*ids, sep_id], [*found, special]
         return ids, [*found[1:], special] if shifted else found
@@ -1015,8 +1171,40 @@ def pieces_labelled(which="first", special=-100, rest=-100, specials=True, shift
 
 def plain_lists(outcome):
     if not isinstance(outcome, tuple | list) or len(outcome) != 2:
-        raise TypeError("expected a pair: the ids and their labels, two lists.")
+        raise Fault(f"expected a pair: the ids and their labels, two lists. Yours is {core.describe(outcome)}.")
+    for name, part in zip(("ids", "labels"), outcome, strict=True):
+        wrong = [value for value in part if not core.comparable(value, 0)] if isinstance(part, list) else [part]
+        if wrong:
+            raise Fault(f"the {name} should be one list of whole numbers; there is {core.describe(wrong[0])}.")
     return tuple([int(value) for value in part] for part in outcome)
+
+
+def about_pieces(answer, case):
+    """Say at which place the ids or the labels go wrong, and what belongs there."""
+    pieces, labels, cls_id, sep_id = case
+    ids, expected = pieces_labelled()(*case)
+    found = core.run(answer, case)
+    if isinstance(found, Exception):
+        full = [i for i, word in enumerate(pieces) if word]
+        rest = [pieces[i] for i in full], [labels[i] for i in full], cls_id, sep_id
+        if isinstance(core.run(answer, rest), Exception):
+            return None
+        return f"your code raised {type(found).__name__} at a word without any piece: it gives no id and no label."
+    found = core.run(plain_lists, (found,))
+    if isinstance(found, Exception):
+        return None
+    if found == (expected, ids):
+        return "the labels come first. Expected the ids first: `return ids, labels`."
+    what = [f"piece {i + 1} of word {w + 1}" for w, word in enumerate(pieces) for i in range(len(word))]
+    what = ["[CLS]", *what, "[SEP]"]
+    for name, yours, right in (("ids", found[0], ids), ("labels", found[1], expected)):
+        at = next((i for i, pair in enumerate(zip(yours, right, strict=False)) if pair[0] != pair[1]), len(yours))
+        if at < len(right):
+            given = yours[at] if at < len(yours) else "nothing"
+            return f"the first difference of the {name} is at {what[at]}: there is {given}; expected {right[at]}."
+        if len(yours) > len(right):
+            return f"you return {len(yours)} {name} for {len(right)} tokens: something comes after [SEP]."
+    return None
 
 
 def labels_by_sums(pieces, labels, cls_id, sep_id):
@@ -1086,6 +1274,20 @@ first_piece_labels = Exercise(
             "a filter before zip",
         ),
         Mistake(
+            "class 0 left out",
+            pieces_labelled(zero=-100),
+            "words of the class 0 have -100: Python takes 0 for false in `if label` or `label or -100`. Class 0 is a "
+            "class like the others.",
+            "label or -100",
+        ),
+        Mistake(
+            "found by its id",
+            pieces_labelled("by id"),
+            "a later piece with the same id as its word's first piece has a label too. Go by the piece's position in "
+            "the word, not by its id: `word.index(piece)` and `piece == word[0]` cannot tell the two apart.",
+            "word.index(piece) == 0",
+        ),
+        Mistake(
             "shifted by one",
             pieces_labelled(shifted=True),
             "each label stands one token too early: [CLS] comes first and needs a -100 of its own.",
@@ -1098,15 +1300,29 @@ first_piece_labels = Exercise(
         "`for word, label in zip(pieces, labels): …`; at the end `sep_id` and -100.",
     ),
     praise="One label a word, however the tokenizer cuts it.",
+    about=about_pieces,
     other_ways=(labels_by_sums,),
 )
 
 # --- 13.5 predict: a temperature --------------------------------------------------------------------------------------
 
+
+def about_a_probability(guess):
+    """Say where a probability of the larger logit, at a temperature above 1, can lie."""
+    if not 0 <= float(guess) <= 1:
+        return "A probability is a number from 0 to 1; 88 % is 0.88."
+    if float(guess) < 0.5:
+        return "Below one half the other class would be the answer, and a temperature changes no answer."
+    if float(guess) > 0.88:
+        return "That is surer than before, and a temperature above 1 makes the model less sure."
+    return "It does lie between 0.5 and 0.88, as it should. Look at each step: divide, exponentials, their sum."
+
+
 temperature_of_two = Prediction(
     id="13.5",
     right=1 / (1 + math.exp(-1)),
-    tolerance=0.004,
+    tolerance=0.005,
+    about=about_a_probability,
     mistakes=(
         Mistake(
             "the probability divided",
@@ -1134,6 +1350,36 @@ temperature_of_two = Prediction(
             "p^(1/T) without the normalisation",
         ),
         Mistake(
+            "the other class",
+            1 / (1 + math.exp(1)),
+            "that is the probability of the second class, whose logit is 1. The question is about the first.",
+            "the last entry of the softmax read off",
+        ),
+        Mistake(
+            "no exponential",
+            3 / (3 + 1),
+            "you divided the logit by the sum of the logits. A softmax takes the exponential of each first.",
+            "logits taken for counts: T would then change nothing",
+        ),
+        Mistake(
+            "a quarter of the difference",
+            1 / (1 + math.exp(-0.5)),
+            "your two logits differ by 0.5 after the division. Divide each of them by 2, and once.",
+            "3 / 2 beside 1, or a division by T twice",
+        ),
+        Mistake(
+            "a logit",
+            1.5,
+            "that is the first logit divided by 2. The softmax of both comes after it.",
+            "the first half of the formula",
+        ),
+        Mistake(
+            "softmax of the probabilities",
+            1 / (1 + math.exp(1 - 2 / (1 + math.exp(-2)))),
+            "you took a softmax of the two probabilities. Take it of the logits, each divided by 2.",
+            "https://github.com/runame/laplace-redux/pull/1 (softmax applied twice)",
+        ),
+        Mistake(
             "softmax twice",
             1 / (1 + math.exp(-(2 / (1 + math.exp(-2)) - 1) / 2)),
             "you divided the probabilities by 2 and took a softmax of them. There is one softmax, of logits / T.",
@@ -1152,11 +1398,11 @@ temperature_of_two = Prediction(
 
 
 def two_sets(generator):
-    sets = []
+    sets, sure = [], 1.0 if generator.initial_seed() % 2 else 8.0  # where the logits are small, T is below 1
     for scale in (5.0, 3.0):
         logits = scale * torch.randn(80, 3, generator=generator)
         noisy = logits / scale + 0.8 * torch.randn(80, 3, generator=generator)
-        sets += [logits, noisy.argmax(-1)]
+        sets += [logits / sure, noisy.argmax(-1)]
     return tuple(sets)
 
 
@@ -1165,7 +1411,7 @@ def small_test(generator):
     return validation, labels, test[:1], test_labels[:1]
 
 
-def calibrating(fitted_on="validation", divide="logits", power=1, fits="logits"):
+def calibrating(fitted_on="validation", divide="logits", power=1, fits="logits", judged_on="test", least=0.0):
     """Return a right or wrong `calibrated`."""
 
     def error(validation, validation_labels, test, test_labels):
@@ -1173,6 +1419,7 @@ def calibrating(fitted_on="validation", divide="logits", power=1, fits="logits")
         sets = {"validation": (validation, validation_labels), "test": (test, test_labels), "both": both}
         fit_on, fit_labels = sets[fitted_on]
         t = fit_temperature(fit_on.softmax(-1) if fits == "probabilities" else fit_on, fit_labels) ** power
+        t, (test, test_labels) = max(t, least), sets[judged_on]
         p = {
             "logits": (test / t).softmax(-1),
             "probabilities": (test.softmax(-1) / t).softmax(-1),
@@ -1181,6 +1428,24 @@ def calibrating(fitted_on="validation", divide="logits", power=1, fits="logits")
         return package_error(p, test_labels)
 
     return error
+
+
+def one_number(value):
+    if isinstance(value, tuple | list):
+        raise Fault(f"your function returns {len(value)} results; expected one, the ECE on the test set.")
+    return torch.as_tensor(value).float()
+
+
+def about_calibration(answer, case):
+    """Say which of the two sets has no influence on the result."""
+    validation, validation_labels, test, test_labels = case
+    cases = case, (validation, (validation_labels + 1) % 3, *case[2:]), (*case[:2], test.flip(0), test_labels)
+    results = [core.run(lambda *arguments: float(one_number(answer(*arguments))), one) for one in cases]
+    if isinstance(results[0], float) and results[0] == results[1]:
+        return "the validation labels have no influence on your result. They choose the temperature."
+    if isinstance(results[0], float) and results[0] == results[2]:
+        return "the test logits have no influence on your result. The ECE is that of the test set."
+    return None
 
 
 def calibrated_by_search(validation, validation_labels, test, test_labels):
@@ -1193,7 +1458,8 @@ calibrated = Exercise(
     right=calibrating(),
     inputs=two_sets,
     also=small_test,
-    reads=lambda value: torch.as_tensor(value).float(),
+    reads=one_number,
+    about=about_calibration,
     mistakes=(
         Mistake(
             "the bugs as they were",
@@ -1219,8 +1485,8 @@ calibrated = Exercise(
         Mistake(
             "probabilities divided",
             calibrating("validation", "probabilities, once"),
-            "the second softmax is gone, but probabilities divided by t no longer sum to 1. Divide the *logits*, then "
-            "take the softmax.",
+            "`calibration_error` expects probabilities, rows that sum to 1, and gets something else. Divide the "
+            "*logits* by t, then take the softmax over the classes, once and as the last step.",
             "the outer softmax taken away in place of the inner one",
         ),
         Mistake(
@@ -1241,6 +1507,19 @@ calibrated = Exercise(
             calibrating("validation", "logits", -1),
             "you multiply the logits by the temperature. `fit_temperature` returns what to *divide* by.",
             "logits times T in place of logits / T, section 9",
+        ),
+        Mistake(
+            "the sets exchanged",
+            calibrating("test", judged_on="validation"),
+            "the test entries choose the temperature and the validation entries judge it. It is the other way round.",
+            "the order of four arguments",
+        ),
+        Mistake(
+            "never below 1",
+            calibrating(least=1.0),
+            "you keep the temperature at 1 or above. Where a model is not sure enough, the best T lies below 1: take "
+            "the one that `fit_temperature` finds.",
+            "the floor of the package's fine_tune, which has few held-out texts",
         ),
     ),
     hints=(

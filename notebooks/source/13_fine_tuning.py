@@ -298,8 +298,8 @@ for frozen in (True, False):
 # * After each full epoch, unless `held_out_loss` is None: put the model into eval mode, switch gradients off, and call
 #   `held_out_loss()`. It has no arguments and returns a number. If that is lower than in all epochs before, this is the best
 #   epoch; of two equal ones the earlier stays. When `patience` epochs in a row have not been better than the best, stop.
-# * At the end, the model has the weights *and buffers* (all of its `state_dict`) of the best epoch, or those of the last step
-#   where `held_out_loss` is None or was never called. It is in eval mode. The list is then empty.
+# * At the end, the model has the weights *and buffers* (all of its `state_dict`) of the best epoch, and it is in eval
+#   mode. Where `held_out_loss` is None or was never called, it has those of the last step, and the list is empty.
 #
 # `steps` need not be a multiple of `len(batches)`; a last part of an epoch is trained and not asked about. The check tells you
 # how far you are.
@@ -1096,7 +1096,7 @@ table = stored_table("13_modules")  # `results_modules` of three seeds; TF-IDF r
 show_labels(table)
 
 # %% [markdown]
-# The stored rows of TF-IDF on 48 tokens stand in section 4, in the last lines of that table. Together they show:
+# The stored rows of TF-IDF on 48 tokens are in section 4, in the last lines of its second table. Together they show:
 #
 # * **Names.** The nearest name, with no label, is above the probe with 64. Remember which pairs this encoder was trained on.
 # * **Pretraining** still pays with *all* labels, from either start, *in the same two epochs*. A random start is not finished by
@@ -1305,10 +1305,10 @@ print("same meaning: ", *toy_tokenizer.tokens(join_pair(a, b)))
 print("roles swapped:", *toy_tokenizer.tokens(join_pair(a, swapped)))
 
 # %% [markdown]
-# Both pairs have the same words, as in lesson 11: only the order tells who from whom, and a bag of words can only guess. We make
-# 4,096 pairs of plain sentences (nothing in front, no object clefts), half of them paraphrases, half with the roles swapped, and
-# 600 more in the same way. The toy world is small, so some of these are old acquaintances. How many of the 600 have no sentence
-# that stands in a training pair?
+# Both pairs have the same words, as in lesson 11: only the order tells who acts on whom, and a bag of words can only guess.
+# We make 4,096 pairs of plain sentences (nothing in front, no object clefts), half of them paraphrases, half with the roles
+# swapped, and 600 more in the same way. The toy world is small, so some of these are old acquaintances. How many of the 600
+# have no sentence that stands in a training pair?
 
 
 # %% tags=["nbval-check-output"]
