@@ -2383,6 +2383,8 @@ WRONG_12 = {
 def test_lesson12_says_what_is_wrong_where_no_mistake_fits(number, answer, words):
     with pytest.raises(CheckFailed, match=re.escape(words)):
         ALL[number](answer)
+
+
 # --- lesson 13: what is wrong without a name --------------------------------------------------------------------------
 
 
