@@ -2344,6 +2344,8 @@ WRONG_12 = {
     ),
     "exchanged": ("12.4", _bootstrap("low, high\n", "high, low\n"), "the upper end comes before the lower"),
     "one sample": ("12.4", _bootstrap("difference[drawn].mean(1)", "difference[drawn[:1]].mean(1)"), "are all equal"),
+    "tensors": ("12.4", _bootstrap("difference.mean().item()", "difference.mean()"), "returns (Tensor, float, float)"),
+    "two ends": ("12.4", _bootstrap("difference.mean().item(), low", "low"), "yours returns (float, float)"),
     "sizes": ("12.4", _bootstrap("(a - b).double()", "(a - b).double().abs()"), "the first number is"),
     "below the line": ("12.5", lesson_12.bag_of(divide=lambda w: w.shape[1]), "add up to"),
     "exp of 0": (

@@ -1031,7 +1031,11 @@ def interval(answer, a, b, seed=0, **options):
     result = untouched(lambda a, b: answer(a, b, generator, **options), a, b)
     kinds = [type(one) for one in result] if isinstance(result, tuple | list) else []
     if kinds != [float] * 3:
-        raise Fault(f"return three floats, `return mean, low, high`; yours is {describe(result)}. (`.item()` helps.)")
+        seen = f"({', '.join(kind.__name__ for kind in kinds)})" if kinds else describe(result)
+        raise Fault(
+            f"expected three Python floats, `return mean, low, high`; yours returns {seen}. (`.item()` turns a "
+            "tensor or a NumPy number into a Python float.)"
+        )
     return result
 
 
