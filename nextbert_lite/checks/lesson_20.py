@@ -44,6 +44,9 @@ __all__ = [
 # --- 20.1 predict: what one token counts for --------------------------------------------------------------------------
 
 VOTES = {  # a guess on the way to the answer -> what it is
+    0.0: "The empty rank spoils nothing here: its loss is 0, and so is its gradient. (With a plain "
+    "`F.cross_entropy(..., ignore_index=-100)` it would be 0/0, not a number, on every rank after the sum.)",
+    1 / 160: "That is 1/8 times 1/20. Divide one by the other.",
     0.25: "1/4 is the vote of the rank. Its two tokens share it, 1/8 each; divide that by 1/20, what each should have.",
     0.5: "1/2 is the token's weight in the mean of its rank. That mean is one of four, and then comes the "
     "comparison with 1/20, the weight on one device.",
@@ -67,6 +70,9 @@ VOTES = {  # a guess on the way to the answer -> what it is
     8.0: "1/8 is the token's weight in DDP's gradient; its inverse is 8. Divide 1/8 by the weight on one device, 1/20.",
     5 / 6: "That is the factor of a token of the second rank, or a rank of 6; the third has 2.",
     5 / 12: "That is the factor of a token on the first rank, the one with 12. The third has 2.",
+    1.5: "That is how much *more* it counts, minus the 1 of one device. How many times as much is asked for.",
+    250.0: "That is in per cent. How many times as much is it?",
+    torch.inf: "The fourth rank has no token to divide by. The question is about the third.",
     5 / 3: "Five thirds is 20/12, one over the first rank's proportion of the tokens. The third rank has 2 of 20.",
 }
 
@@ -75,7 +81,7 @@ def about_weight(guess):
     """Return what a wrong weight is, or in which direction it is wrong."""
     value = float(guess)
     for known, text in VOTES.items():
-        if abs(value - known) < 0.01:
+        if value == known or abs(value - known) < min(0.01, 0.1 * known):
             return text
     if value < 1:
         return "The rank has fewer tokens than the average of 5, so its tokens count for more than on one device."
@@ -137,13 +143,6 @@ token_weight = Prediction(
             "that is how much more it counts than a token of the first rank. Compare it with 1/20, the weight in one "
             "mean over all 20.",
             "a ratio of two ranks",
-        ),
-        Mistake(
-            "not a number",
-            0.0,
-            "the empty rank spoils nothing here: its loss is 0, and so is its gradient. (With a plain "
-            "`F.cross_entropy(..., ignore_index=-100)` it would be 0/0, not a number, on every rank after the sum.)",
-            "https://github.com/huggingface/transformers/issues/34242 and torch's cross_entropy of no target",
         ),
     ),
     hints=(
@@ -216,7 +215,8 @@ def on_ranks(answer, model, parts, look=None):
     for other in models[1:]:
         for copied, theirs in zip(other.parameters(), model.parameters(), strict=True):
             copied.grad = None if theirs.grad is None else theirs.grad.clone()  # which deepcopy leaves behind
-    kept, numbers = copy.deepcopy(parts), [len(of_rank) for of_rank in parts]
+    kept, lists = copy.deepcopy(parts), [list(map(id, of_rank)) for of_rank in parts]
+    frozen = [not p.requires_grad for p in model.parameters()]
 
     def work(dist):
         rank = dist.get_rank()
@@ -233,13 +233,18 @@ def on_ranks(answer, model, parts, look=None):
     losses = on_threads(len(parts), work)
     for rank, loss in enumerate(losses):
         if loss is None:
-            raise Fault("it returns nothing; return the loss of all selected tokens, a number.")
+            raise Fault(f"on rank {rank} it returns nothing; return the loss of all selected tokens, a number.")
         if isinstance(loss, torch.Tensor) and loss.numel() == 1:
             loss = float(loss)
         if isinstance(loss, bool) or not isinstance(loss, numbers_.Real):
             raise Fault(f"it returns {describe(loss)}; return the loss of all selected tokens, a number.")
         if [n for n, p in models[rank].named_parameters() if p.requires_grad and p.grad is None]:
-            raise Fault("there are parameters without a gradient afterwards: `p.grad` is None.")
+            raise Fault(
+                f"on rank {rank} there are parameters without a gradient afterwards: `p.grad` is None. Zeros are asked "
+                "for where no token is selected anywhere: is there a `return` before `backward()`?"
+            )
+        if frozen != [not p.requires_grad for p in models[rank].parameters()]:
+            raise Fault("`requires_grad` of a parameter has changed. Leave frozen parameters frozen.")
         if [p for p in models[rank].parameters() if not p.requires_grad and p.grad is not None]:
             raise Fault(
                 "a frozen parameter has a gradient now, even if it is zeros: an optimizer with weight decay would move "
@@ -247,10 +252,10 @@ def on_ranks(answer, model, parts, look=None):
             )
         if not torch.equal(before, flat(models[rank])):
             raise Fault("the weights have changed: only the gradients are asked for, the optimizer comes later.")
-    if [len(of_rank) for of_rank in parts] != numbers:
+    if [list(map(id, of_rank)) for of_rank in parts] != lists:
         raise Fault(
-            f"the list `parts` is changed in place: its length was {numbers[0]} and is {len(parts[0])} afterwards. Go "
-            "through it with a loop."
+            f"the list `parts` is changed in place: it had {len(lists[0])} batches and has {len(parts[0])} afterwards, "
+            "or the same in another order. Go through it with a loop."
         )
     if not unchanged(kept, parts):
         raise Fault("the batches are changed in place: whoever called it finds theirs changed.")
@@ -266,32 +271,38 @@ NO_GROUP = (
 )
 
 
+SAID = {  # what an exception says -> what it means here
+    "process group": NO_GROUP,
+    "NoneType": "Something is None here. `all_reduce` and `all_gather` return nothing, they work in place: "
+    "`dist.all_reduce(x)` stands on a line of its own. And a `p.grad` is None before the first backward pass, for a "
+    "frozen parameter, and on a rank that skipped its batches.",
+    "is invalid for input of size": "Is a size fixed in your code? Take it from the argument's `shape`.",
+    "Sizes of tensors must match": "Batches may differ in length, so `torch.cat` cannot glue them; go forward and "
+    "backward with one after the other.",
+    "only for scalar outputs": "`backward()` starts from one number. Is a count or a weight a tensor of several, by "
+    "`sum(1)` for `sum()`?",
+    "does not require grad": "`backward()` finds nothing to go back through: is the loss made a number (`item()`), "
+    "detached, or computed under `no_grad`?",
+    "can only save variables": "`save_for_backward` takes tensors alone; keep anything else as an attribute, "
+    "`ctx.dist = dist`.",
+    "MaskedLanguageModel.": "The loss is `model.loss(ids, labels, mask)`, or `model.loss(**part)`; the model's call "
+    "gives scores.",
+    "ward() takes": "The first argument of a Function's `forward` and `backward` is `ctx`; those of `.apply` follow.",
+    "Legacy autograd": "No object of the class is made: call the class's `.apply(rows)`.",
+    "no attribute 'children'": "Your class is an `nn.Module`. Derive it from `torch.autograd.Function`.",
+    "Rank": "`dist` has get_rank(), get_world_size(), all_reduce(tensor) and all_gather(list, tensor), and no more.",
+}
+
+
 def told(answer, *arguments):
     """Return answer(*arguments); say in a Fault what a usual exception means here."""
     try:
         return answer(*arguments)
-    except (AttributeError, TypeError) as error:
-        if "NoneType" not in str(error):
-            raise
-        of_gradients = (
-            " Or it is the `p.grad` of a frozen parameter, or of a rank that skipped its batches."
-            if isinstance(arguments[0], torch.nn.Module)
-            else ""
-        )
-        raise Fault(
-            f"{error}. Something is None here. `all_reduce` and `all_gather` return nothing, they work in place: "
-            f"`dist.all_reduce(x)` stands on a line of its own.{of_gradients}"
-        ) from None
-    except (RuntimeError, ValueError) as error:
-        if "process group" in str(error):
-            raise Fault(NO_GROUP) from None
-        if "is invalid for input of size" in str(error):
-            raise Fault(f"{error}. Is a size fixed in your code? Take it from the argument's `shape`.") from None
-        if "Sizes of tensors must match" in str(error):
-            raise Fault(
-                f"{error} Batches may differ in length, so `torch.cat` cannot glue them; go forward and backward with "
-                "one after the other."
-            ) from None
+    except (AttributeError, TypeError, RuntimeError, ValueError) as error:
+        for words, meaning in SAID.items():
+            if words in str(error):
+                said = "" if meaning is NO_GROUP else f"{str(error).splitlines()[0].rstrip('.')}. "
+                raise Fault(said + meaning) from None
         raise
 
 
@@ -305,7 +316,7 @@ def one_rank(answer, generator):
 
 def several_parts(answer, generator):
     return on_ranks(
-        answer, a_model(generator), [[a_part(generator, c, T) for c, T in (((1, 1), 8), ((4, 3, 2), 7), ((2,), 6))]]
+        answer, a_model(generator), [[a_part(generator, c, T) for c, T in (((1, 1), 8), ((4, 3, 2), 7), ((3,), 6))]]
     )
 
 
@@ -339,10 +350,10 @@ def what_is_sent(answer, generator):
     """Each gradient goes once over the line, and a few numbers more; the model is in float64, and the sum is as
     exact."""
     model, sent = a_model(generator), {}
-    parts = [[a_part(generator, c) for c in of_rank] for of_rank in (((1, 2), (2, 1)), ((4, 1), (3, 4)))]
+    parts = [[a_part(generator, c) for c in of_rank] for of_rank in (((1, 2), (2, 1), (1,)), ((4, 1), (3, 4), (2,)))]
     right = on_ranks(parallel_backward, copy.deepcopy(model), copy.deepcopy(parts))[0]
     result = on_ranks(answer, model, parts, lambda rank, dist: sent.update({rank: list(dist.calls)}))
-    if 1e-11 < (result[0] - right).norm() / right.norm() < 1e-4:
+    if seven_digits(result[0], right):
         raise Fault(
             "the gradients are right to about seven digits, and the model is in float64. Somewhere a number is "
             "float32: a quotient of two tensors of whole numbers is (divide numbers, `int(count) / int(total)`, or a "
@@ -351,8 +362,16 @@ def what_is_sent(answer, generator):
     numbers = sum(n for _, n in sent[0])
     size = sum(p.numel() for p in model.parameters())
     if numbers > size + 50:
-        return *result, f"{numbers / size:.1f} times the gradients"
-    return *result, "the gradients once"
+        raise Fault(
+            f"the gradients are right, but a rank sends {numbers / size:.1f} times as many numbers as there are "
+            "gradients. Send each once, after the last part."
+        )
+    return result
+
+
+def seven_digits(found, right):
+    """Whether numbers are right, but not in float64."""
+    return 1e-11 < (found.double() - right).norm() / right.norm() < 1e-4
 
 
 def with_history(answer, generator):
@@ -366,7 +385,7 @@ def with_history(answer, generator):
 
 CASES = {  # stage -> the numbers of selected tokens: of each rank, part and row
     "one rank": (((1, 3, 2),),),
-    "several parts": (((1, 1), (4, 3, 2), (2,)),),
+    "several parts": (((1, 1), (4, 3, 2), (3,)),),
     "two ranks with the same number of tokens": (((2, 3),), ((4, 1),)),
     "a rank without a selected token": (((3, 2),), ((0, 0),)),
 }
@@ -414,7 +433,10 @@ def about_parallel(answer, stage):
             "the gradients are no weighted sum of the parts' gradients. Does something else than the sum of "
             "`loss * weight` go through `backward()`?"
         )
-    return about_weights(weights, right[some], n[some], own[some], len(parts[0]))
+    if abs(given[0].norm() - 1) < 1e-4 < abs(target.norm() - 1):
+        return "the gradient has the length 1: is it clipped or normalised? Leave it as it is; clipping comes later."
+    ignored = torch.tensor([float((part["labels"] == IGNORE).sum()) for part in every], dtype=torch.float64)
+    return about_weights(weights, right[some], n[some], own[some], len(parts[0]), ignored[some])
 
 
 def about_parameters(model, given, target):
@@ -433,6 +455,10 @@ def about_parameters(model, given, target):
         and (target[off].abs() > bound[0]).all()
     ):
         return f"gradients larger than {bound[0]:.3g} are cut off there. Leave them as they are; clipping comes later."
+    if wrong == [name for name, _ in model.named_parameters()][1:]:
+        return (
+            "the gradient of the first parameter alone is right. Is one flat tensor cut up, and does its start move on?"
+        )
     if wrong and len(wrong) < sum(1 for _ in model.parameters()):
         return (
             f"the gradients of {', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''} are wrong, the others are right."
@@ -447,6 +473,9 @@ def about_loss(losses, means, n, own):
     last = torch.stack([means[own == rank][-1] for rank in range(size)])
     shares = torch.stack([(right * means)[own == rank].sum() for rank in range(size)])
     last_shares = torch.stack([(right * means)[own == rank][-1] for rank in range(size)])
+    in_turn = torch.tensor(0.0)
+    for i in range(len(n) // size):
+        in_turn = size * in_turn + (right * means)[i :: len(n) // size].sum()
     known = {
         "a mean of means. Weight each part's loss as you did for the gradient": means.mean().expand(size),
         "the mean of this rank's parts, each alike. It should be that of all tokens of all ranks": means_of_ranks,
@@ -459,20 +488,56 @@ def about_loss(losses, means, n, own):
         "the sum over this rank's tokens": torch.stack([(n * means)[own == rank].sum() for rank in range(size)]),
         "the sum of all parts' losses, without weights": means.sum().expand(size),
         "zero. Add up the shares": torch.zeros(size),
+        "the mean of the ranks' means. Add up the shares of all tokens": torch.stack(
+            [(n * means)[own == rank].sum() / n[own == rank].sum().clamp(min=1) for rank in range(size)]
+        )
+        .mean()
+        .expand(size),
+        "the perplexity, e to the power of the mean. Return the mean": shares.sum().exp().expand(size),
+        "divided by the number of parts: the shares add up to the mean already": shares.sum().expand(size)
+        * size
+        / len(n),
+        "all-reduced after each part, the sum of the parts before it once more": in_turn.expand(size),
     }
     for text, values in known.items():
         if torch.allclose(losses.double(), values.double(), rtol=1e-4, atol=1e-6):
             return f"the gradients are right; the loss that you *return* is {text}."
     factor = float(losses[0] / shares.sum())
+    if all(abs(loss - shares.sum()) < 1e-4 for loss in losses):
+        return None  # what is wrong shows elsewhere
     if size > 1 and abs(losses[0] - shares.sum()) < 1e-4:
         return "the gradients are right; the loss that you *return* is right on rank 0 alone. Every rank returns it."
+    if abs(factor - 1) < 0.01:
+        return "the gradients are right; the loss that you *return* is nearly right: is it rounded?"
     return (
         f"the gradients are right; the loss that you *return* is {factor:.3g} times the mean over all selected tokens."
     )
 
 
-def about_weights(weights, right, n, own, parts):
+def about_weights(weights, right, n, own, parts, ignored):
     """Return what weights the parts' mean losses have in each rank's gradient. weights: [rank, part]"""
+    firsts, lasts, whole = n[::parts], n[parts - 1 :: parts], n.sum()
+    of_ranks = torch.stack([n[own == r].sum() for r in own.unique()])
+    factors = {  # why -> how many times too long
+        "`model.loss` is a mean already: multiply it by the part's number before you divide by all": 1 / whole,
+        "you divide by the numbers of the ranks' last parts only": whole / lasts.sum(),
+        "you divide by the numbers of the ranks' first parts only": whole / firsts.sum(),
+        "you take the largest rank's number for the number of each rank": whole / of_ranks.max() / len(of_ranks),
+        "a part without a selected token is counted as one. Clamp the total, not each number": whole / (whole + 1),
+        "something is added up twice, such as the sum of all ranks to a `p.grad` that is in it already": 2.0,
+        "you divide by twice the number of selected tokens: are some counted twice": 0.5,
+        "a weight is rounded down, perhaps by `//` or `int`": 0.0,
+    }
+    others = {  # why -> weights
+        "each rank's parts have the weights of rank 0's. Take its own numbers": n[torch.arange(len(n)) % parts] / whole,
+        "each part has the weight of its rank's first one. Take each part's own number": n[own * parts] / whole,
+        "you count the labels that are IGNORE. Count the others, `labels != IGNORE`": ignored / ignored.sum(),
+        "you multiply `p.grad` after each part, and with it what the parts before have left there. Weight the loss, "
+        "before `backward()`": torch.cat([(n[own == r] / whole).flip(0).cumprod(0).flip(0) for r in own.unique()]),
+    }
+    others |= {
+        f"the gradient of rank {r}'s parts alone is there. Add up all ranks'": right * (own == r) for r in own.unique()
+    }
 
     def alike(a, b):
         return torch.allclose(a, b.expand_as(a), rtol=1e-3, atol=1e-5)
@@ -487,13 +552,17 @@ def about_weights(weights, right, n, own, parts):
     elif not alike(weights, weights[0]):
         why = "the ranks have different gradients. Each should have the sum over all of them."
     elif alike(factor, factor.mean()):
-        why = f"the direction is right, and the gradient is {factor.mean():.3g} times as long as it should be."
+        known = next((text for text, value in factors.items() if abs(factor.mean() - value) < 1e-4), "")
+        why = f"the direction is right, and the gradient is {factor.mean() + 0:.3g} times as long as it should be"
+        why += f": {known}." if known else "."
         if factor.mean() < 0:
             why = (
                 "the gradient points the other way: a minus sign is too many. The optimizer goes against the gradient."
             )
     elif parts > 1 and alike(weights[:, 1::parts], 0 * right[0]) and len(n) == size * parts:
         why = "only the first part of each rank is used."
+    elif known := next((text for text, values in others.items() if alike(weights[0], values)), None):
+        why = f"{known}."
     elif alike(weights[0], weights[0].mean()):
         why = "each part has the same weight, whatever its number of selected tokens."
     else:
@@ -685,8 +754,8 @@ parallel = Build(
         Mistake(
             "the sum of the losses",
             wrong_parallel(divide="sum"),
-            "each loss is multiplied by its number of tokens and never divided: the gradient is that of the *sum* over "
-            "tokens. Divide by the number of selected tokens of all parts and ranks.",
+            "the gradient is that of the *sum* over tokens. Multiply each mean loss by its part's number of selected "
+            "tokens, once, and divide by the number of all parts and ranks, this rank's included.",
             "https://github.com/huggingface/transformers/pull/34191: reduction='sum' needs the division by "
             "num_items_in_batch",
         ),
@@ -764,7 +833,7 @@ parallel = Build(
         Mistake(
             "all labels counted",
             wrong_parallel(count="labels"),
-            "you count all labels, those of -100 included. Count `labels != IGNORE`.",
+            "you count all positions, those with the label -100 included. Count `labels != IGNORE`.",
             "labels.numel() for the number of targets",
         ),
         Mistake(
@@ -895,30 +964,62 @@ def rows_for(n, batch, rank, size, seed, step):
 
 
 def some_rows(generator):
-    return 40, 12, int(torch.randint(1, 3, (1,), generator=generator)), 4, 5, 7
+    return 40, 12, 1 + generator.initial_seed() % 3, 4, 5, 7
 
 
 def other_rows(generator):
-    return 23, 8, 0, 2, 1, 0
+    return 23, 8, 0, 1, 1, 7
 
 
 def as_numbers(result):
     """Return row numbers as a tensor: a list of whole numbers says the same."""
+    if isinstance(result, torch.Tensor) and not result.is_floating_point() and result.dtype != torch.bool:
+        return result.long()
     whole = isinstance(result, list | tuple) and result and all(isinstance(i, int | numbers_.Integral) for i in result)
     return torch.as_tensor(result) if whole or type(result).__module__ == "numpy" else result
+
+
+def places(found, order, share):
+    """Return a sentence on the places of the draw that the ranks get, if they are evenly spaced on each rank."""
+    told = []
+    for rows in found:
+        if isinstance(rows, Exception) or not len(rows):
+            told.append(type(rows).__name__ if isinstance(rows, Exception) else "none")
+            continue
+        if rows.dtype != torch.int64 or not set(rows.tolist()) <= set(order.tolist()):
+            return ""
+        there = order.argsort()[rows]
+        step = there.diff()
+        between = bool((step == 1).all())
+        if not between and (len(step) == 1 or (step != step[0]).any()):
+            return ""
+        told.append(f"{there[0]} to {there[-1]}" if between else f"({', '.join(map(str, there.tolist()))})")
+    if set(told) == {"none"}:
+        return (
+            " The slice lies behind the end of the draw: its beginning depends on the rank alone, from 0 to size − 1."
+        )
+    right = ", ".join(f"{k * share} to {(k + 1) * share - 1}" for k in range(len(found)))
+    return f" The ranks 0 to {len(found) - 1} get the places {', '.join(told)} of the draw; right are {right}."
 
 
 def about_rows(answer, case):
     """Return what is wrong with row numbers; a distance of two of them means nothing."""
     n, batch, _, size, seed, step = case
-    together = torch.randperm(n, generator=seeded(seed, step))[:batch]
+    order, share = torch.randperm(n, generator=seeded(seed, step)), batch // size
+    together = order[:batch]
     found = [run(lambda r=rank: as_numbers(answer(n, batch, r, size, seed, step)), ()) for rank in range(size)]
     raised = next((rank for rank, of_rank in enumerate(found) if isinstance(of_rank, Exception)), None)
     if raised is not None:
+        said = str(found[raised]).splitlines()[0].rstrip(".")
+        whole = " `/` gives a float, `batch // size` a whole number." if "slice indices" in said else ""
+        whole += " Give the generator by its name, `generator=...`." if "torch._C.Generator" in said else ""
         return (
             f"with n={n}, batch={batch}, size={size} and rank={raised} it raises {type(found[raised]).__name__}: "
-            f"{found[raised]}. Cut the first `batch` rows into `size` parts; the rank, from 0 to size − 1, chooses one."
+            f"{said}.{whole} Cut the first `batch` rows into `size` parts; the rank, from 0 to size − 1, "
+            f"chooses one.{places(found, order, share) if raised else ''}"
         )
+    if found[0] is None:
+        return None
     if not all(isinstance(of_rank, torch.Tensor) and of_rank.ndim == 1 for of_rank in found):
         return f"it returns {describe(found[0])}; expected a tensor of whole numbers, (batch / size,)."
     if found[0].is_floating_point() or found[0].dtype == torch.bool:
@@ -930,7 +1031,7 @@ def about_rows(answer, case):
     if sizes != {batch // size}:
         return (
             f"with batch={batch} and size={size} the ranks get {', '.join(str(len(f)) for f in found)} rows; each "
-            f"should get {batch // size}."
+            f"should get {batch // size}.{places(found, order, share)}"
         )
     if int(every.max()) >= n or int(every.min()) < 0:
         return f"there are row numbers outside 0 to n − 1: {int(every.max())} with n={n}."
@@ -945,14 +1046,17 @@ def about_rows(answer, case):
             return (
                 f"the ranks 0 to {size - 1} get the parts {', '.join(map(str, which))}. Rank 0 gets part 0, and so on."
             )
+        has = ", ".join(map(str, order.argsort()[found[0]].tolist()))
         return (
             "together the ranks read the right rows, dealt out differently. Contiguous parts, and rank 0 gets the "
-            "first."
+            f"first: the places 0 to {share - 1} of the draw, and not {has}."
         )
     twice = len(every) - len(set(every.tolist()))
     outside = len(set(every.tolist()) - set(together.tolist()))
     if all(torch.equal(found[0], of_rank) for of_rank in found):
         return "all ranks read the same rows: the rank plays no part."
+    if torch.equal(every, torch.arange(batch)):
+        return f"you return 0 to {batch - 1} in order. Those are places; return the rows that the draw has there."
     if max(every.tolist()) < batch < n and outside:
         return f"all rows are below {batch}, the size of a batch: draw from all n={n} rows, and take the first `batch`."
     drawn_with = {
@@ -962,8 +1066,8 @@ def about_rows(answer, case):
         "the rank": lambda r: seeded(seed, r),
     }
     for text, made in drawn_with.items():
-        draws = [torch.randperm(n, generator=made(rank))[: batch // size] for rank in range(size)]
-        if all(torch.equal(a, b) for a, b in zip(found, draws, strict=True)):
+        draws = [torch.randperm(n, generator=made(rank))[:batch] for rank in range(size)]
+        if any(torch.equal(every, torch.cat([d.chunk(size)[r * k] for r, d in enumerate(draws)])) for k in (0, 1)):
             return (
                 f"the generator depends on {text}, so each rank draws by itself, and the same row may come twice. Draw "
                 "with the same generator on each rank, then take different parts."
@@ -972,19 +1076,28 @@ def about_rows(answer, case):
         "seeded(seed, step)": seeded(seed, step),
         "seeded(seed)": seeded(seed),
         "seeded(seed, 0)": seeded(seed, 0),
+        "seeded(seed, step + 1)": seeded(seed, step + 1),
+        "seeded(seed, step - 1)": seeded(seed, step - 1),
         "seeded(step)": seeded(step),
         "seeded(seed + step)": seeded(seed + step),
+        "seeded(seed * step)": seeded(seed * step),
         "torch.Generator().manual_seed(seed)": torch.Generator().manual_seed(seed),
         "torch.Generator().manual_seed(seed + step)": torch.Generator().manual_seed(seed + step),
         "torch.Generator().manual_seed(step)": torch.Generator().manual_seed(step),
     }
-    for text, made in draws.items():
-        drawn_rows = torch.randperm(n, generator=made)
+    draws = {f"`{text}`": torch.randperm(n, generator=made) for text, made in draws.items()}
+    draws |= {
+        "`seeded(seed, step)`, plus 1": order + 1,
+        "`seeded(seed, step)`, turned round by `argsort()`": order.argsort(),
+    }
+    for text, drawn_rows in draws.items():
+        if not (drawn_rows == every[0]).any():
+            continue
         first = int((drawn_rows == every[0]).nonzero()[0])
-        if torch.equal(every, drawn_rows.roll(-first)[:batch]) and (first or text != "seeded(seed, step)"):
+        if torch.equal(every, drawn_rows.roll(-first)[:batch]) and (first or text != "`seeded(seed, step)`"):
             from_1 = " Ranks are counted from 0." if first == n - batch // size else ""
             return (
-                f"the ranks read the places {first} to {(first + batch - 1) % n} of the draw with `{text}`; it "
+                f"the ranks read the places {first} to {(first + batch - 1) % n} of the draw with {text}; it "
                 f"should be the places 0 to {batch - 1} of the draw with `seeded(seed, step)`.{from_1}"
             )
     if any(torch.equal(of_rank, torch.arange(len(of_rank)) + of_rank[0]) for of_rank in found if len(of_rank) > 1):
@@ -994,11 +1107,12 @@ def about_rows(answer, case):
     if not outside:
         return (
             f"the rows are among the first {batch} of the draw, but {twice} of them come twice and as many never. "
-            "Rank r gets the places r · batch/size to (r + 1) · batch/size."
+            f"Rank r gets the places r · batch/size to (r + 1) · batch/size.{places(found, order, share)}"
         )
     return (
         f"together the ranks read {outside} rows that are not among the first {batch} of the draw `torch.randperm(n, "
         f"generator=seeded(seed, step))`{f', and {twice} rows twice' if twice else ''}."
+        + (places(found, order, share) or " Another generator, or the same with other arguments, draws other rows.")
     )
 
 
@@ -1231,11 +1345,11 @@ def backward_of(loss):
     except RuntimeError as error:
         said = str(error)
         if "invalid gradient" in said:
-            raise Fault(WHOLE_GRADIENT) from None
+            raise Fault(f"{WHOLE_GRADIENT} ({said.splitlines()[0].split(' - ')[-1]}.)") from None
         if "incorrect number of gradients" in said:
             raise Fault(
                 "`backward` returns one gradient for each argument of `forward` after `ctx`. For `dist`, which has "
-                "none, it is None: `return gradient_part, None`."
+                "none, it is None: `return gradient_part, None`. (Without a `return` it gives one None.)"
             ) from None
         if "is a view" in said or "modified by an inplace operation" in said:
             raise Fault(f"something that the gradient needs is changed in place: {said.splitlines()[0]}") from None
@@ -1262,6 +1376,13 @@ def about_gathered(answer, stage):
             return f"the gradient has the shape {tuple(gradient.shape)}; that of the rows is {(B, C)}."
         c = torch.linalg.lstsq(terms.T, gradient.double().flatten()[:, None]).solution[:, 0]
         if (terms.T @ c - gradient.double().flatten()).norm() > 1e-3 * gradient.double().norm().clamp(min=1e-9):
+            for which, all_rows in (("sum", w.sum(0)), ("gradient of its own loss", w[rank])):
+                near = [int((all_rows - row).norm(dim=1).argmin()) for row in gradient]
+                if torch.allclose(gradient, all_rows[near].to(gradient.dtype), rtol=1e-4):
+                    return (
+                        f"rank {rank}'s gradient has the rows {', '.join(map(str, near))} of the {which}; its own are "
+                        f"the rows {rank * B} to {rank * B + B - 1} of the sum, `gradient.chunk(size)[rank]`."
+                    )
             return f"rank {rank}'s gradient is no sum of what the ranks' losses have for its rows."
         c = c.view(size, size)  # [whose loss, whose rows]
         target = torch.zeros_like(c)
@@ -1276,13 +1397,26 @@ def about_gathered(answer, stage):
                 "rows. Take this rank's slice of the sum, `gradient.chunk(size)[rank]`."
             )
         if torch.allclose(column, column[0].expand(size), atol=1e-4):
-            return f"the gradient is {column[0]:.3g} times the sum over the ranks' losses. It should be the sum itself."
+            why = {round(1 / B, 4): " You divide by the number of rows.", 0.0: " Zeros stop what comes from the loss."}
+            return (
+                f"the gradient is {column[0] + 0:.3g} times the sum over the ranks' losses. It should be the sum "
+                "itself." + why.get(abs(round(float(column[0]), 4)), "")
+            )
         heard = ", ".join(f"{round(value, 4) + 0:g}" for value in column.tolist())
         return (
             f"rank {rank}'s rows get {heard} times the gradients of the losses of the ranks 0 to {size - 1}; expected "
-            "1 each."
+            f"1 each.{heard_of(float(column[rank]), column[torch.arange(size) != rank])}"
         )
     return None
+
+
+def heard_of(own, others):
+    """Return what is wrong if a row hears `own` times of its rank's loss and `others` times of the others'."""
+    if others.abs().max() < 1e-4:
+        return " The other ranks' losses are not heard: add up all ranks' gradients before you take this rank's part."
+    if not torch.allclose(others, torch.ones_like(others), atol=1e-4):
+        return ""
+    return " Its own rank's loss is left out." if abs(own) < 1e-4 else " The sum contains its own rank's loss already."
 
 
 def about_places(found, right, rank, size, own):
@@ -1303,17 +1437,25 @@ def about_places(found, right, rank, size, own):
     for k, rows in enumerate(own):
         if all(torch.allclose(part, rows) for part in found.chunk(size)):
             return f"all parts are the rows of rank {k}. Each rank's own are expected, in the order of the ranks."
+    if torch.allclose(found, sum(own).repeat(size, 1)):
+        return "each part is the sum of all ranks' rows. Return the rows of each rank, in the order of the ranks."
     factor = (found * right).sum() / right.square().sum()
     if torch.allclose(found, factor * right):
         return f"all rows are {factor:.3g} times what the ranks gave. Return them as they are."
     near = [int((right - row).norm(dim=1).argmin()) for row in found]
     if torch.allclose(found, right[near]):
-        return f"the rows are those of all ranks, in another order: {near[:8]} … of the right one."
+        turns = (
+            " One row of each rank in turn: `torch.cat` keeps a rank's rows together." if near[1] == len(own[0]) else ""
+        )
+        return f"the rows are those of all ranks, in another order: {near[:8]} … of the right one.{turns}"
     empty = [k for k, part in enumerate(found.chunk(size)) if not part.any()]
     if empty:
         return f"the rows of rank {', '.join(map(str, empty))} are zeros: are they never filled?"
     wrong = [k for k, (a, b) in enumerate(zip(found.chunk(size), own, strict=True)) if not torch.allclose(a, b)]
-    return f"the rows of rank {', '.join(map(str, wrong))} are not those that this rank gave."
+    return (
+        f"the rows of rank {', '.join(map(str, wrong))} are not those that this rank gave. Does "
+        "`dist.all_gather(found, rows)` fill the list, and is nothing changed after it?"
+    )
 
 
 def drawn(generator, *shape):
@@ -1331,7 +1473,11 @@ def its_rows(answer, generator):
 def others_gradient(answer, generator):
     """Each rank's loss reads all rows: a row gets something from every rank."""
     own, w = list(drawn(generator, 2, 3, 4)), weights_of(generator, 2, 3, 4)
-    return gather_on(answer, own, lambda rank, found: (found * w[rank]).sum())
+    result = gather_on(answer, own, lambda rank, found: (found * w[rank]).sum())
+    right = (torch.cat(own), w.sum(0)[:3], torch.cat(own), w.sum(0)[3:])
+    if any(a.shape == b.shape and seven_digits(a, b) for a, b in zip(result, right, strict=True)):
+        raise Fault("right to about seven digits, and `rows` are float64: is something sent in float32?")
+    return result
 
 
 def one_number(answer, generator):
@@ -1381,7 +1527,24 @@ def contrastive(answer, generator):
 def three_ranks(answer, generator):
     own, w = list(drawn(generator, 3, 2, 5).float()), weights_of(generator, 3, 2, 5).float()
     columns = [rows.T.contiguous().T for rows in own]  # not contiguous
-    return gather_on(answer, columns, lambda rank, found: (found.square() * w[rank]).sum())
+    result = gather_on(answer, columns, lambda rank, found: (found.square() * w[rank]).sum())
+    if result[0].shape != (6, 5):
+        return result
+    plain = on_threads(3, lambda dist: answer(columns[dist.get_rank()].contiguous(), dist))
+    if not all(torch.equal(rows, torch.cat(own)) for rows in plain):
+        raise Fault("without gradients, as in an evaluation, each rank should get all rows as well, and it does not.")
+
+    def two(rows, dist):
+        return torch.cat([answer(rows, dist), answer(rows[:1], dist)])
+
+    try:
+        gather_on(two, columns, lambda rank, found: found.sum())
+    except Exception:  # noqa: BLE001 - the learner's code may raise anything
+        raise Fault(
+            "a second call before the backward pass, with fewer rows, spoils the first: keep what belongs to a call in "
+            "`ctx` or in the function, not on the class or outside."
+        ) from None
+    return result
 
 
 def wrong_gather(kind):
@@ -1425,6 +1588,10 @@ def wrong_gather(kind):
 
             @staticmethod
             def backward(ctx, gradient):
+                if kind == "rank 0's":
+                    every = [torch.empty(gradient.shape, dtype=gradient.dtype) for _ in range(size)]
+                    dist.all_gather(every, gradient.contiguous())
+                    return every[0].chunk(size)[rank]
                 if kind == "own slice":
                     return gradient.chunk(size)[rank]
                 if kind == "in place":
@@ -1545,14 +1712,15 @@ gathered = Build(
             "no gradient",
             wrong_gather("no gradient"),
             "nothing flows back: `all_gather` copies numbers, and autograd does not see it. Write an "
-            "`autograd.Function`, or put a gradient back by a hook.",
+            "`autograd.Function` and call it by `.apply(rows)`, or put a gradient back by a hook; no `detach` or "
+            "`no_grad` stands around it.",
             "https://github.com/facebookresearch/vissl/issues/474: is the gradient cut off by the gather?",
         ),
         Mistake(
             "a new leaf",
             wrong_gather("leaf"),
-            "the gathered tensor is a new leaf, `requires_grad_()`: the gradient stops there and never reaches the "
-            "rows. Connect it to them.",
+            "no gradient reaches the rows. Either the gathered tensor is a new leaf, `requires_grad_()`, where the "
+            "gradient stops; or `backward` returns None (is its `return` missing?). Connect it to the rows.",
             "requires_grad = True, to silence an error",
         ),
         Mistake(
@@ -1602,6 +1770,12 @@ gathered = Build(
             "the gathered list is not enough.",
             "https://github.com/mlfoundations/open_clip/issues/616: `gathered[dist.get_rank()] = tensor`; "
             "https://github.com/Spijkervet/SimCLR/issues/33: grads[dist.get_rank()] without a sum over ranks",
+        ),
+        Mistake(
+            "the gradient of rank 0's loss",
+            wrong_gather("rank 0's"),
+            "every rank takes what rank 0's loss has for its rows. Add up what the losses of *all* ranks have.",
+            "the first entry of a gathered list, which is the same everywhere",
         ),
         Mistake(
             "in place",
@@ -1675,7 +1849,7 @@ def some_sizes(generator):
 
 
 def other_sizes(generator):
-    return 4320, 4, 4, 4, 8  # divided by the ranks without a rest, because parts may be whole parameters
+    return 4320, 4, 4, 4, 8
 
 
 def cut_by(*divisors):
@@ -1693,6 +1867,14 @@ def cut_by(*divisors):
 NONE, ALL = (1, 1, 1), (0, 0, 0)
 
 
+def in_fractions(answer, case):
+    """Return a sentence if parts that are no whole numbers are rounded."""
+    found, right = four(answer(7, 4, 1, 1, 1)), four(kept_bytes(7, 4, 1, 1, 1))
+    if torch.allclose(found, right, rtol=1e-6):
+        return None
+    return "7 parameters on 4 ranks are rounded. A part may be a fraction: divide by `/`, and do not round."
+
+
 def about_bytes(answer, case):
     """Return what the four numbers are, or the first that is wrong and of what it would be right."""
     parameters, ranks, *sizes = case
@@ -1707,6 +1889,10 @@ def about_bytes(answer, case):
     cut = torch.tensor([(1, 1, 1), (1, 1, 0), (1, 0, 0), (0, 0, 0)], dtype=torch.float64)  # 1: whole on each rank
     known = {
         "the four stages stand in reverse. The first number is that of nothing cut.": right.flip(0),
+        "nothing cut comes first, and yours stands last.": right.roll(-1),
+        "you keep all but one part of what is cut, 1 − 1 / ranks. Each rank keeps one part, 1 / ranks.": parameters
+        * (cut + (1 - cut) * (1 - 1 / ranks))
+        @ of_each,
         "those are bytes for each parameter. Multiply by `parameters`.": right / parameters,
         "those are bits, eight times the bytes.": right * 8,
         "those are the bytes of all ranks together. The question is what *each* keeps.": right * ranks,
@@ -1762,6 +1948,11 @@ def about_bytes(answer, case):
             if torch.isclose(parameters * one.sum(), value, rtol=1e-6):
                 has = ", ".join(kind for kind, k in zip(kinds, ways[i], strict=True) if not k) or "nothing"
                 return f"{name}, what is cut should be: {should}. In your number it is: {has}. The rest is whole."
+        one = of_kinds[int((is_whole * torch.tensor([1, 2, 4])).sum())]
+        for there in ways:
+            if torch.isclose(parameters * (one * there).sum(), value, rtol=1e-6):
+                out = ", ".join(kind for kind, k in zip(kinds, there, strict=True) if not k)
+                return f"{name}, the bytes of {out} are left out. What is cut is still kept, one part on each rank."
         for one in of_kinds:
             for times in ways:
                 if torch.isclose((one * (times * parameters + 1 - times)).sum(), value, rtol=1e-6):
@@ -1772,7 +1963,8 @@ def about_bytes(answer, case):
                     )
         return (
             f"{name}, yours is {float(value):,.1f} for {parameters:,} parameters, {ranks} ranks and {sizes} bytes; "
-            f"expected {float(wanted):,.1f}. What is cut should be: {should}."
+            f"expected {float(wanted):,.1f}, yours is {float(value / wanted):.3g} times that. What is cut should be: "
+            f"{should}."
         )
     return None
 
@@ -1782,6 +1974,7 @@ bytes_on_device = Exercise(
     right=kept_bytes,
     inputs=some_sizes,
     also=other_sizes,
+    limit=in_fractions,
     about=about_bytes,
     reads=four,
     closed=True,

@@ -23,7 +23,7 @@
 #
 # | | |
 # |---|---|
-# | You will | predict what one token counts for; build the backward pass of many devices and run it in real processes against one device, torch's DDP and FSDP2; find out why four devices learned like one; build a gather whose gradient comes back; compute what each device keeps and measure it; time an all-reduce on your machine; and compute on paper where more devices stop to pay, its computing half checked against BERT, RoBERTa and ModernBERT |
+# | You will | predict what one token counts for; build the backward pass of many devices and run it in real processes against one device, torch's DDP and FSDP2; find out why four devices learned like one; build a gather whose gradient comes back; compute what each device keeps and measure it; time an all-reduce on your machine; and compute on paper where more devices stop paying off, its computing half checked against BERT, RoBERTa and ModernBERT |
 # | You need | lesson 05 for the masked loss, lesson 09 for the contrastive loss, lesson 07 for the critical batch size, lesson 18 for operations and bytes |
 # | It takes | about 150 minutes, five exercises, two of them builds of 30 minutes each |
 #
@@ -526,7 +526,8 @@ assert all(abs(value / mended[1] - 1) < 1e-9 for value in mended.values())
 # each rank, which is filled. Change neither `rows` nor the gradient that comes in. `rows` and that gradient may be non-contiguous, and
 # torch's collectives refuse such tensors. The usual way is a class derived from `torch.autograd.Function`, with static methods
 # `forward(ctx, rows)` and `backward(ctx, gradient)`, called by `.apply(rows)`; any way that gives these numbers is right. (A class or
-# function of your own above it, in the same cell, is fine.)
+# function of your own above it, in the same cell, is fine.) Rows and gradients keep the exactness of their dtype, which may be float64.
+# If `rows` need no gradient, as in an evaluation, return the rows of all ranks all the same.
 
 
 # %% tags=["exercise-20.4", "my-bert-parallel"]
@@ -723,7 +724,8 @@ assert loss_before > loss_without > loss_with + 0.2 and cosine_before > cosine_w
 # Write `kept_bytes(parameters, ranks, weight=2, gradient=2, optimizer=12)`. The last three are bytes for each parameter: of the weights,
 # the gradients and the optimizer's state. (The defaults are those of the paper, for mixed precision: float16 weights and gradients;
 # AdamW's two moments and a copy of the weights in float32.) Return four numbers, the bytes that *each* rank keeps: with nothing cut, in
-# stage 1, in stage 2 and in stage 3. Cut into `ranks` equal parts, which may be a fraction of a parameter.
+# stage 1, in stage 2 and in stage 3. Cut into `ranks` equal parts; a part may be a fraction of a
+# parameter, so do not round.
 
 
 # %% tags=["exercise-20.5"]
@@ -871,10 +873,11 @@ plots.show(
 # %% [markdown]
 # ## 7. A thousand devices on paper
 #
-# You have all the parts of a model of *cost*. A step of data parallelism costs 6ND operations, D being the tokens of the batch (lesson
-# 18), shared by n devices that reach some proportion of their peak, the **utilization**. And it costs an all-reduce of the gradients,
-# which DDP runs during the backward pass, two thirds of the work. What takes longer than that is seen. So is the gradient that is
-# complete only at the end: that of the embeddings, which the head uses as well, about a quarter of ModernBERT-base's weights.
+# You have all the parts of a model of *cost*. A step of data parallelism costs 6ND operations, D being the tokens of its batch (lesson
+# 18; for a whole run, D is the tokens of all its batches), shared by n devices that reach some proportion of their peak, the
+# **utilization**. And it costs an all-reduce of the gradients, which DDP runs during the backward pass, two thirds of the work. What
+# takes longer than that is seen. So is the gradient that is complete only at the end: that of the embeddings, which the head uses as
+# well, about a quarter of ModernBERT-base's weights.
 #
 # Devices are grouped in **nodes**, usually of eight, with fast lines inside and slower ones between. An all-reduce then goes in two
 # levels. The devices of a node add up among themselves, so that each holds an eighth of the sum. Each sends *its eighth* to its
@@ -999,7 +1002,7 @@ print(f"RoBERTa-large with BERT-large's utilization: hours predicted: {predicted
 # follows on sending rests on the formula, and no published run checks it here.
 
 # %% [markdown]
-# ### Where does it stop to pay?
+# ### Where does it stop paying off?
 #
 # Take ModernBERT-base's run, its batch and its utilization, and give it more H100s, up to 4,096, where each has one text or two. The
 # lines are those of such machines: NVLink's 450 GB a second in one direction within a node of eight, 400 gigabits a second for each GPU
