@@ -2743,6 +2743,28 @@ ANSWERS_13 = [
         "weights after 10 steps; expected those after 4",
         (("                break", "                return losses"),),
     ),
+    (*LOOP_13, "what you load is no copy", (("copy.deepcopy(model.state_dict())", "dict(model.state_dict())"),)),
+    (*LOOP_13, "those you load only where training stops early", (("    if kept:", "    if step < steps:"),)),
+    (
+        *LOOP_13,
+        "your copy was made after the last",
+        (
+            (
+                "len(losses) - 1, copy.deepcopy(model.state_dict())",
+                "len(losses) - 1, None\n            kept = copy.deepcopy(model.state_dict())",
+            ),
+        ),
+    ),
+    (
+        *LOOP_13,
+        "load it into this `model`",
+        (
+            (
+                "        model.load_state_dict(kept)",
+                "        model = copy.deepcopy(model)\n        model.load_state_dict(kept)",
+            ),
+        ),
+    ),
     (*LOOP_13, "losses [1.0, 0.99, 9.0], your loop makes 10 steps", (("losses[best] or", "losses[best] - 0.2 or"),)),
     (
         "13.1",
@@ -2855,6 +2877,12 @@ ANSWERS_13 = [
     (*LORA_13, "has no bias, it is None", (("if linear.bias is not None:", "if True:"),)),
     (*LORA_13, "has no bias, and your layer has", (("bias=linear.bias is not None", "bias=True"),)),
     ("13.4", "labels_by_sums", "at [SEP]: there is nothing", (("[*found, -100]", "found"),)),
+    (
+        "13.4",
+        "labels_by_sums",
+        "expected -100. You return 20 labels for 22 ids",
+        (("found = [-100]", "found = []"), ("[*found, -100]", "found")),
+    ),
     ("13.4", "labels_by_sums", "the labels come first", (("ids, [*found, -100]", "[*found, -100], ids"),)),
     (
         "13.4",

@@ -198,7 +198,14 @@ class Toy(nn.Module):
         self.w = nn.Parameter(torch.randn(2, 1, generator=generator))
         self.b = nn.Parameter(torch.randn(2, generator=generator))
         self.register_buffer("seen", torch.zeros(1))
-        self.calls = []
+        self.calls, self.loads = [], []
+
+    def load_state_dict(self, state_dict, *arguments, **options):
+        """Load, and write down whether the state is the model's own tensors, no copy of them."""
+        own = self.w.data_ptr()
+        result = super().load_state_dict(state_dict, *arguments, **options)
+        self.loads.append("w" in state_dict and state_dict["w"].data_ptr() == own)
+        return result
 
     def loss(self, mark, size=None):
         if size is None:
@@ -306,8 +313,30 @@ def best_epoch(answer, generator):
 
     The seventh is better than the one before it, and no better than the best, which is 0.
     """
-    model, _, result = trained(answer, generator, 3, 24, losses=[1.0, 0.0, 0.5, 0.0, 0.6, 0.7, 0.65, 0.8], patience=9)
+    asked, losses = [], [1.0, 0.0, 0.5, 0.0, 0.6, 0.7, 0.65, 0.8]
+    options = {"losses": losses, "look": lambda model: asked.append(model.weights())}
+    model, _, result = trained(answer, generator, 3, 24, patience=9, **options)
+    if len(asked) == 8 and torch.equal(model.weights(), asked[-1]):
+        what_is_loaded(answer, model, options, asked)
     return model.weights(), model.seen, torch.tensor(result)
+
+
+def what_is_loaded(answer, model, options, asked):
+    """Raise a Fault that says why a model has the weights of the last epoch, where that can be seen."""
+    last = "the model has the weights of the last epoch, not of the best one:"
+    if any(model.loads):
+        raise Fault(
+            f"{last} what you load is no copy. `state_dict()` returns the model's own tensors, which training goes on "
+            "changing; `dict(…)` or `.copy()` of it copies names alone. Use `copy.deepcopy`, or `clone` each tensor."
+        )
+    if model.loads:
+        raise Fault(
+            f"{last} your copy was made after the last. Copy only after an epoch that is better than all before."
+        )
+    asked.clear()
+    stopped, _, _ = trained(answer, torch.Generator().manual_seed(5), 3, 24, patience=2, **options)
+    if len(asked) < 8 and torch.equal(stopped.weights(), asked[1]):
+        raise Fault(f"{last} those you load only where training stops early. Load them after the loop, in any case.")
 
 
 def patient(answer, generator):
@@ -640,9 +669,8 @@ train_with_early_stopping = Build(
         Mistake(
             "the last epoch kept",
             looping(restores=False),
-            "the model has the weights of the last epoch, not of the best one. Either what you kept is never loaded "
-            "into this `model` (or only where training stops early), or it is no copy: `state_dict()` returns the "
-            "tensors themselves, and training goes on changing them. Use `copy.deepcopy`, or `clone` each tensor.",
+            "the model has the weights of the last epoch, not of the best one. Keep a copy of those of the best, "
+            "and load it into this `model` at the end: `model.load_state_dict(…)`.",
             "restore_best_weights=False is the default of Keras' EarlyStopping; torch's tutorial on saving warns of it",
         ),
         Mistake(
@@ -1195,13 +1223,17 @@ def about_pieces(answer, case):
         return None
     if found == (expected, ids):
         return "the labels come first. Expected the ids first: `return ids, labels`."
+    count = f" You return {len(found[1])} labels for {len(found[0])} ids; each id needs one, [CLS] and [SEP] too."
+    count = "" if len(found[1]) == len(found[0]) else count
     what = [f"piece {i + 1} of word {w + 1}" for w, word in enumerate(pieces) for i in range(len(word))]
     what = ["[CLS]", *what, "[SEP]"]
     for name, yours, right in (("ids", found[0], ids), ("labels", found[1], expected)):
         at = next((i for i, pair in enumerate(zip(yours, right, strict=False)) if pair[0] != pair[1]), len(yours))
         if at < len(right):
             given = yours[at] if at < len(yours) else "nothing"
-            return f"the first difference of the {name} is at {what[at]}: there is {given}; expected {right[at]}."
+            return (
+                f"the first difference of the {name} is at {what[at]}: there is {given}; expected {right[at]}.{count}"
+            )
         if len(yours) > len(right):
             return f"you return {len(yours)} {name} for {len(right)} tokens: something comes after [SEP]."
     return None
