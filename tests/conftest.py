@@ -1,8 +1,18 @@
 """What the test files share: things that take seconds to make, made once a session and only read."""
 
+import re
+
 import pytest
 
 FAULTS = "faults: "
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keep the tests of a file on one worker, as cells of a notebook must be; those of the checks lesson by lesson."""
+    for item in items:
+        lesson = re.search(r"\[(lesson\d\d)", item.name) if item.path.name == "test_checks.py" else None
+        item.add_marker(pytest.mark.xdist_group(lesson[1] if lesson else item.path.name))
 
 
 @pytest.fixture(scope="session")

@@ -53,6 +53,15 @@ PREDICTIONS = [param for param in EACH if isinstance(param.values[0], Prediction
 MISTAKES = [pytest.param(e, m, id=f"lesson{e.id}-{m.name}") for e in ALL.values() for m in e.mistakes]
 
 
+@pytest.fixture(autouse=True)
+def computed(request):
+    """Keep what a build has computed only while its tests follow one another: that of all lessons takes gigabytes."""
+    exercise = getattr(getattr(request.node, "callspec", None), "params", {}).get("exercise")
+    if exercise is not request.session.__dict__.setdefault("exercise", exercise):
+        request.session.exercise = exercise
+        core._known.clear()
+
+
 def test_an_id_begins_with_its_lesson(request):
     for test in request.session.items:
         if test.path == Path(__file__) and hasattr(test, "callspec"):
