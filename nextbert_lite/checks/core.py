@@ -137,6 +137,8 @@ class Prediction:
     def __call__(self, guess: Any) -> None:
         if guess is None or guess is ...:
             return blank(self.id)
+        if isinstance(self.right, tuple) and (isinstance(guess, list) or hasattr(guess, "tolist")):
+            guess = tuple(guess if isinstance(guess, list) else guess.reshape(-1).tolist())  # a tensor or an array
         if self.matches(guess, self.right):
             print(f"✓ {self.id} is right. {self.praise}")
             return None
@@ -544,6 +546,10 @@ def difference(yours: Any, right: Any) -> str | None:
         return f"{int(bad.sum())} of {bad.numel()} values are not finite{f', the first at {where}' if where else ''}."
     if not right.ndim:
         return f"it gives {yours:.4f}; expected {right:.4f}."
+    missed = right.isnan() & ~yours.isnan()
+    if missed.any():
+        where = tuple(missed.nonzero()[0].tolist())
+        return f"{int(missed.sum())} of the values should be NaN, the first at {where}: yours is {yours[where]:.4f}."
     gap = (yours - right).abs().nan_to_num(0.0, posinf=torch.inf)
     where = tuple(torch.stack(torch.unravel_index(gap.argmax(), gap.shape)).tolist())
     if truths:

@@ -13,8 +13,11 @@ from nextbert_lite.checks.core import (
     Prediction,
     Stage,
     describe,
+    flat,
     hint,
     mine,
+    run,
+    same,
     solution,
     untouched,
 )
@@ -80,7 +83,12 @@ def both(result, n):
     for name, value in zip(("correlations", "hits"), result, strict=True):
         if not isinstance(value, torch.Tensor):
             raise Fault(f"the {name} are {describe(value)}; expected a tensor with one number for each text.")
-        if value.shape == () or (n > 1 and value.shape == (1,)):
+        if value.ndim == 1 and len(value) < n:
+            raise Fault(
+                f"the {name} are {len(value)} of {n} numbers. Each text has its own, NaN where it asks nothing: leave "
+                "out none, and return after the loop."
+            )
+        if value.shape == ():
             raise Fault(
                 f"the {name} are one number. Return one for each of the {n} texts, (B,): the lesson takes means and "
                 "paired intervals over texts later."
@@ -119,7 +127,8 @@ def ties(answer, generator):
     of_two = torch.tensor([[-0.9, 0.9, 0.0, 0.0, 0.2, 0.3, 0.0, 0.0]])  # the first of the two is right
     drawn = torch.randint(-3, 4, (1, 8), generator=generator) / 4
     every = torch.ones(1, 8, dtype=torch.bool)
-    found = [both(answer(scores, truth, every), 1) for scores in (of_three, second, of_two, drawn)]
+    nearly = of_three.double() + 1e-12 * torch.arange(8)  # no two are equal
+    found = [both(answer(scores, truth, every), 1) for scores in (of_three, second, of_two, drawn, nearly)]
     return tuple(value for pair in found for value in pair)
 
 
@@ -128,24 +137,27 @@ def several_texts(answer, generator, B=5, T=9):
     scores, truth = distinct(generator, B, T), distinct(generator, B, T)
     scale = 10.0 ** torch.arange(B)[:, None]
     lengths = torch.randint(4, T + 1, (B, 1), generator=generator)
+    lengths[0] = T - 2
     words = torch.arange(T) < lengths
-    return both(answer(scores * scale, truth / scale, words), B)
+    scores[0, truth[0].masked_fill(~words[0], 0).argmax()] = 2  # a hit among the words, though others have more
+    return both(answer((scores + 5 * ~words) * scale, (truth + 3 * ~words) / scale, words), B)
 
 
 def nothing_asked(answer, generator):
     """Equal truths: NaN; equal scores: 0 and chance; no word and one word: NaN."""
-    truth = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 0.4, 0.0, 0.1], [0.2, 0.4, 0.0, 0.1], [0.2, 0.4, 0.0, 0.1]])
-    scores = distinct(generator, 4, 4)
+    truth = torch.tensor([[0.0] * 4, [0.0, 0.4, 0.0, 0.1], [0.2, 0.4, 0.0, 0.1], [0.2, 0.4, 0.0, 0.1], [0.3] * 4])
+    scores = distinct(generator, 5, 4)
     scores[1] = 0.25
-    words = torch.ones(4, 4, dtype=torch.bool)
+    words = torch.ones(5, 4, dtype=torch.bool)
     words[2], words[3, 1:] = False, False
-    return both(answer(scores, truth, words), 4)
+    return both(answer(scores, truth, words), 5)
 
 
 def leaves_arguments(answer, generator):
     scores, truth = distinct(generator, 2, 6) - 0.4, distinct(generator, 2, 6).double()
-    words = torch.rand(2, 6, generator=generator) < 2
-    return both(untouched(answer, scores, truth, words), 2)
+    words = torch.ones(2, 6, dtype=torch.bool)
+    words[:, -1] = False
+    return both(untouched(answer, scores, truth, words, names=("scores", "truth", "words")), 2)
 
 
 def other_texts(answer, generator):
@@ -155,7 +167,7 @@ def other_texts(answer, generator):
 
 def wrong_scorer(**switches):
     """Return a score_explanation that a learner may write; its switches are the mistakes."""
-    names = "abs rho ranks ties counted hit edge gives kind flip order"
+    names = "abs rho ranks ties only counted hit edge gives order"
     switch = dict.fromkeys(names.split()) | switches
 
     def ranked(x):
@@ -165,9 +177,13 @@ def wrong_scorer(**switches):
             return x.argsort().double()
         if switch["ties"] == "order":
             return x.argsort(stable=True).argsort().double()
-        if switch["ties"] == "least":
-            return (x[None] < x[:, None]).sum(1).double()
-        return mean_ranks(x)
+        below, equal = (x[None] < x[:, None]).sum(1).double(), (x[None] == x[:, None]).sum(1)
+        return {
+            "least": below,
+            "greatest": below + equal - 1,
+            "whole": below + (equal - 1) // 2,
+            "dense": x.unique(return_inverse=True)[1].double(),
+        }.get(switch["ties"], mean_ranks(x))
 
     def score(scores, truth, words):
         B = len(scores)
@@ -180,6 +196,10 @@ def wrong_scorer(**switches):
             scores = scores.clamp(min=0)
         if switch["counted"] == "zero":
             scores, truth, words = scores * words, truth * words, torch.ones_like(words)
+        if switch["counted"] == "others":
+            words = ~words
+        if switch["counted"] == "scores":
+            scores, words = scores * words, torch.ones_like(words)
         if switch["counted"] == "all":
             words = torch.ones_like(words)
         if switch["counted"] == "ends":
@@ -187,7 +207,10 @@ def wrong_scorer(**switches):
             words[:, [0, -1]] = False
         pooled = None
         if switch["ranks"] == "pooled":
-            pooled = mean_ranks(scores.flatten()).view_as(scores), mean_ranks(truth.flatten()).view_as(scores)
+            pooled = torch.zeros(2, *scores.shape, dtype=torch.float64)
+            pooled[:, words] = torch.stack([mean_ranks(scores[words]), mean_ranks(truth[words])])
+        if switch["ranks"] == "of the row":
+            pooled = [torch.stack([mean_ranks(row) for row in x]) for x in (scores, truth)]
         for i in range(B):
             s, t = scores[i, words[i]], truth[i, words[i]]
             sized = s.abs() if switch["abs"] == "hit only" else s
@@ -201,16 +224,20 @@ def wrong_scorer(**switches):
                     correlations[i] = torch.nan if switch["edge"] == "half" else 0
                     hits[i] = 0 if switch["edge"] == "truth counts" else 1
                 continue
-            a, b = (ranked(s), ranked(t)) if pooled is None else (p[i, words[i]] for p in pooled)
+            a, b = ((mean_ranks if switch["only"] in names else ranked)(x) for x, names in ((s, ["t"]), (t, ["s"])))
+            if pooled is not None:
+                a, b = (p[i, words[i]] for p in pooled)
             n = len(a)
             if switch["rho"] == "formula":
                 rho = 1 - 6 * (a - b).square().sum() / (n * (n * n - 1))
             elif switch["rho"] == "kendall":
                 rho = torch.tensor(kendalltau(s.numpy(), t.numpy()).statistic)
             else:
-                a, b = a - a.mean(), b - b.mean()
+                if switch["rho"] != "cosine":
+                    a, b = a - a.mean(), b - b.mean()
                 lengths = a.norm() * b.norm()
                 rho = a @ b / lengths if lengths > 0 or switch["edge"] == "constant" else torch.zeros(())
+                rho = rho * {"n": (n - 1) / n, "n - 1": n / (n - 1)}.get(switch["rho"], 1)
             if switch["rho"] == "abs":
                 rho = abs(rho)
             if switch["order"]:
@@ -222,6 +249,7 @@ def wrong_scorer(**switches):
             hits[i] = {
                 None: (right[top]).double().mean(),
                 "argmax": right[s.argmax()].double(),
+                "all": right[top].all().double(),
                 "any": (right & top).any().double(),
                 "one right": (torch.arange(n) == t.argmax())[top].double().mean(),
                 "same argmax": (s.argmax() == t.argmax()).double(),
@@ -232,6 +260,8 @@ def wrong_scorer(**switches):
             return correlations.nanmean(), hits.nanmean()
         if switch["gives"] == "float32":
             return correlations.float(), hits.float()
+        if switch["gives"] == "exchanged":
+            return hits, correlations
         if switch["edge"] == "constant hit":
             for i in range(B):
                 s = scores[i, words[i]]
@@ -296,6 +326,59 @@ def scored_at_once(scores, truth, words):
     hit = (top & best).sum(1).double() / top.sum(1)
     nothing = (best == words).all(1)
     return rho.masked_fill(nothing, torch.nan), hit.masked_fill(nothing, torch.nan)
+
+
+NEARLY_RIGHT = (
+    (dict(ranks="values", only="s"), "the scores enter by their values, only the truths are ranked. Rank both lists."),
+    (dict(ranks="values", only="t"), "the truths enter by their values, only the scores are ranked. Rank both lists."),
+    (dict(rho="cosine"), "this is the cosine of the two lists of ranks. First subtract from each list its mean."),
+    (dict(rho="n"), "the correlation is too small: `std` divides by n − 1, your covariance by n. Use one of the two."),
+    (dict(rho="n - 1"), "the correlation is too large: the covariance is divided by n − 1, the deviations by n."),
+    (dict(gives="exchanged"), "the two results are exchanged. Return the correlations first, then the hits."),
+    (dict(counted="others"), "you take the tokens that do *not* count. `words` is True for those that do."),
+    (dict(counted="scores"), "only the *scores* of tokens that do not count become 0. Leave them out of both lists."),
+    (dict(ranks="of the row"), "you rank all tokens, then choose some. First choose those that count, then rank."),
+    (dict(abs="none", rho="abs"), "you take the size of the correlation. Take that of the scores, before the ranks."),
+    (dict(ties="greatest"), "equal values share the *greatest* of their ranks. Take the mean of these ranks."),
+    (dict(ties="dense"), "two equal values occupy *two* ranks, so the rank of the next value is 2 more, not 1."),
+    (dict(ties="whole"), "the mean of two ranks may lie halfway; yours is rounded down. Divide with `/`, not `//`."),
+    (dict(ties="order", only="s"), "equal truths share their ranks, equal scores do not. Treat both lists alike."),
+    (dict(ties="order", only="t"), "equal scores share their ranks, equal truths do not. Treat both lists alike."),
+)
+SPECIAL = ("all truths are 0", "all scores are equal", "no word counts", "only one word counts", "all truths are 0.3")
+
+
+def about_scores(answer, stage):
+    """Say which variant gives the stage's results, or in which text a hit or a special case is wrong."""
+    calls, seeded = [], lambda: torch.Generator().manual_seed(1000)
+    found = stage.run(lambda *case: calls.append((case, answer(*case))) or calls[-1][1], seeded())
+    for switches, sentence in NEARLY_RIGHT:
+        wrong = stage.run(wrong_scorer(**switches), seeded())
+        if same(found, wrong) and not same(wrong, stage.run(score_explanation, seeded())):
+            return sentence
+    for case, yours in calls:
+        if not all(same(answer(*case), yours) for _ in range(9)):
+            return "two calls with the same arguments give different results. Draw nothing: compute the expectation."
+        for i, (rho, hit, your_rho, your_hit) in enumerate(zip(*score_explanation(*case), *yours, strict=True)):
+            if same(your_rho, rho) and same(your_hit, hit):
+                continue
+            if stage.run is nothing_asked:
+                return (
+                    f"where {SPECIAL[i]}, the correlation should be {rho:.2f} and the hit {hit:.2f}; yours are "
+                    f"{your_rho:.2f} and {your_hit:.2f}."
+                )
+            if stage.run is ties and case[0].dtype == torch.float64:
+                return "values that are nearly equal are taken for equal. Compare them exactly, in their own dtype."
+            if not same(your_rho, rho):
+                return None
+            s, t = case[0][i, case[2][i]].abs(), case[1][i, case[2][i]]
+            first, best = ((x == x.max()).nonzero()[:, 0].tolist() for x in (s, t))
+            return (
+                f"the correlations are right, a hit is not. Of {len(s)} words that count, numbered from 0, those "
+                f"with the largest score are {first}, with the largest truth {best}. Expected {hit:.2f}; yours is "
+                f"{your_hit:.2f}."
+            )
+    return None
 
 
 explanation_scorer = Build(
@@ -424,6 +507,12 @@ explanation_scorer = Build(
             "argmax on tied scores: an explanation of equal scores would always name the first word",
         ),
         Mistake(
+            "all of the tied",
+            wrong_scorer(hit="all"),
+            "a hit counts only if *all* of the tied words are right. Take the proportion of them that are right.",
+            "all() in place of mean(); a fresh reader of this lesson",
+        ),
+        Mistake(
             "one of the tied is enough",
             wrong_scorer(hit="any"),
             "a hit counts fully if *any* of the tied words is right, so equal scores everywhere would always hit. Take "
@@ -515,6 +604,7 @@ explanation_scorer = Build(
     ),
     praise="Within each text, ties shared, nothing counted that has no say.",
     other_ways=(scored_by_scipy, scored_by_rankdata, scored_at_once, wrong_scorer()),
+    about=about_scores,
 )
 
 # --- 22.2 find the bug ------------------------------------------------------------------------------------------------
@@ -533,16 +623,16 @@ def right_gradients(f, x, baseline, steps):
 def bent(x):
     """(B, T, C) -> (B,): curved, and different at each position."""
     weight = torch.arange(1, x.shape[1] + 1, dtype=x.dtype)[:, None] / x.shape[1]
-    return (x * weight).sum((1, 2)).square() / 3 + (x.square() * weight).sum((1, 2))
+    return (x * weight).sum((1, 2)).pow(3) / 3 + (x.pow(3) * weight).sum((1, 2))
 
 
 def lines(generator):
     x, baseline = torch.randn(2, 3, 4, 5, generator=generator)
-    return bent, x, baseline, 20
+    return bent, x, baseline, 6
 
 
 def other_lines(generator):
-    x, baseline = torch.randn(2, 1, 6, 2, generator=generator)
+    x, baseline = torch.randn(2, 1, 6, 3, generator=generator)
     return (lambda y: y.prod(-1).sum(1)), x, baseline, 8
 
 
@@ -562,7 +652,7 @@ def wrong_gradients(path="right", times="change", gather="mean", over=-1):
             (gradient,) = torch.autograd.grad(f(point).sum(), point)
             summed = summed + gradient
             total = gradient if gather == "last" else total + gradient
-        mean = total if gather in ("sum", "last") else total / steps
+        mean = total if gather == "sum" else total / steps
         factor = {"change": x - baseline, "x": x, "back": baseline - x, "one": torch.ones_like(x)}[times]
         product = factor * mean
         found = product.norm(dim=-1) if over == "norm" else product if over is None else product.sum(-1)
@@ -576,15 +666,71 @@ def gradients_by_batch(f, x, baseline, steps):
     alpha = (torch.arange(steps, dtype=x.dtype) + 0.5) / steps
     points = torch.lerp(baseline[None], x[None], alpha[:, None, None, None]).detach().requires_grad_()
     f(points.flatten(0, 1)).sum().backward()
-    return torch.einsum("btc,btc->bt", x - baseline, points.grad.mean(0))
+    return torch.einsum("btc,btc->bt", x.detach() - baseline.detach(), points.grad.mean(0))
 
 
 def gradients_by_alpha(f, x, baseline, steps):
+    x, baseline = x.detach(), baseline.detach()
     way, total = x - baseline, 0
     for alpha in torch.linspace(0.5 / steps, 1 - 0.5 / steps, steps).tolist():
         point = ((1 - alpha) * baseline + alpha * x).clone().requires_grad_(True)
         total = total + torch.autograd.grad(f(point).sum(), [point])[0]
     return (way * (total / steps)).sum(dim=2)
+
+
+ONE_NUMBER = "`f` gives one number for each text, and torch takes gradients of one number only: `f(point).sum()`."
+NO_LEAF = "torch takes no gradient in a point of which it keeps no record: `point.detach().requires_grad_()`."
+
+
+def about_gradients(answer, case):
+    """Say at which points an answer asks f, and, where these are right, what becomes of the gradients."""
+    (f, x, baseline, steps), points = case, []
+    yours = run(lambda: answer(lambda p: points.append(p.detach().clone()) or f(p), x, baseline, steps), ())
+    if isinstance(yours, RuntimeError):
+        errors = {"only for scalar outputs": ONE_NUMBER, "does not require grad": NO_LEAF}
+        return next((sentence for words, sentence in errors.items() if words in str(yours)), None)
+    if not isinstance(yours, torch.Tensor):
+        return None
+    way, right = x - baseline, right_gradients(*case)
+    if yours.shape != right.shape:
+        done = {3: "nothing is summed", 2: "the sum runs over the tokens"}.get(yours.ndim, "too much is summed")
+        return f"{done}. Each token gets one number, (B, T): sum over the features, the last axis."
+    if not points:
+        return "`f` is never asked."
+    if yours.dtype != right.dtype or any(len(p) % len(x) or p.shape[1:] != x.shape[1:] for p in points):
+        return None  # text by text, for example
+    asked = torch.cat(points).reshape(-1, *x.shape)
+    alpha = ((asked - baseline) * way).sum((1, 2, 3)) / way.square().sum()
+    if not same(asked, baseline + alpha[:, None, None, None] * way):
+        return "you ask `f` at points beside the straight line from the baseline to x, of each text its own."
+    middle = (torch.arange(steps) + 0.5) / steps
+    if not same(alpha.sort().values, middle):
+        places, wanted = (", ".join(f"{a:.2f}" for a in each[:steps].tolist()) for each in (alpha, middle))
+        more = ", …" if len(alpha) > steps else ""
+        return f"with {steps} steps you ask `f` at α = {places}{more}. The middles of the steps are {wanted}."
+    if same(yours, right.abs()):
+        return "the sign is lost: a token that lowers f has a negative attribution."
+    ratio = (yours / right).mean()
+    if same(yours, right * ratio):
+        means = ((len(x), " Is there a mean over the texts?"), (x.shape[2], " Is there a mean over the features?"))
+        why = next((sentence for n, sentence in means if abs(ratio * n - 1) < 1e-3), "")
+        return f"every value is {ratio:.4g} times what it should be.{why}"
+    return (
+        "your points are right. Look at what becomes of the gradients: each is taken in the point itself and enters "
+        "the mean once; the mean is multiplied by x − baseline and summed over the features."
+    )
+
+
+def leaves_no_graph(answer, case):
+    f, x, baseline, steps = case
+    if answer(*case).requires_grad:
+        return "it still has a graph. Return the attributions with `.detach()`."
+    if x.requires_grad or baseline.requires_grad:
+        return "`requires_grad` of an argument is switched on afterwards. Switch it on for your points only."
+    weight = torch.ones((), requires_grad=True)  # as a model's embeddings
+    if getattr(run(lambda: answer(f, x * weight, baseline * weight, steps), ()), "requires_grad", False):
+        return "where x comes with a graph, as a model's embeddings do, the result has one, too: `.detach()` it."
+    return None
 
 
 integrated_gradients = Exercise(
@@ -671,9 +817,8 @@ integrated_gradients = Exercise(
     ),
     praise="The line starts at the baseline, so the sums are f(x) − f(baseline).",
     other_ways=(gradients_by_batch, gradients_by_alpha),
-    limit=lambda answer, case: (
-        "it still has a graph. Return the attributions with `.detach()`." if answer(*case).requires_grad else None
-    ),
+    limit=leaves_no_graph,
+    about=about_gradients,
 )
 
 # --- 22.3 the build: restored -----------------------------------------------------------------------------------------
@@ -715,28 +860,27 @@ def restored(model, clean, corrupt, module, position, measure, donor=None, head=
 class Reusing(nn.Module):
     """Token embeddings whose result lies in memory of the module's own, written over in every run."""
 
-    def __init__(self, tokens, shape):
+    def __init__(self, tokens):
         super().__init__()
-        self.tokens = tokens
-        self.memory = torch.zeros(shape, dtype=torch.float64)
+        self.tokens, self.memory = tokens, {}
 
     def forward(self, ids):
-        self.memory.copy_(self.tokens(ids).detach())
-        return self.memory
+        x = self.tokens(ids).detach()
+        return self.memory.setdefault(x.shape, x.clone()).copy_(x)
 
 
 class Remembering(nn.Module):
     """A model that reads the memory of its embeddings a second time, at its end."""
 
-    def __init__(self, model, shape):
+    def __init__(self, model):
         super().__init__()
-        self.inner, self.own = model, Reusing(model.encoder.tokens, shape)
+        self.inner, self.own = model, Reusing(model.encoder.tokens)
 
     def forward(self, ids):
         x = self.own(ids)
         for layer in self.inner.encoder.layers:
             x, _ = layer(x)
-        return self.inner.head(x + self.own.memory, self.inner.encoder.tokens.weight)
+        return self.inner.head(x + self.own.memory[x.shape], self.inner.encoder.tokens.weight)
 
 
 class Patched:
@@ -765,7 +909,16 @@ class Patched:
     def run(self, answer, module, position=None, **more):
         position = self.spot if position is None else position
         measure = more.pop("measure", self.measure)
-        result = answer(self.model, self.clean, self.corrupt, module, position, measure, **more)
+        texts = self.clean.clone(), self.corrupt.clone()
+        with torch.enable_grad():
+            result = answer(self.model, self.clean, self.corrupt, module, position, measure, **more)
+            left_off = not torch.is_grad_enabled()
+        if not (torch.equal(texts[0], self.clean) and torch.equal(texts[1], self.corrupt)):
+            raise Fault("the ids that came in are changed. Patch activations, not the texts.")
+        if left_off:
+            raise Fault(
+                "gradients stay switched off afterwards. Use `with torch.no_grad():`, which ends with its block."
+            )
         if isinstance(result, torch.Tensor) and result.shape == () and len(self.clean) > 1:
             raise Fault(
                 f"it returns one number. Return one for each of the {len(self.clean)} texts, (B,): means are taken "
@@ -778,7 +931,7 @@ def one_pair(answer, generator):
     case = Patched(generator, B=1)
     somewhere = (case.spot + 2) % case.clean.shape[1]
     found = [case.run(answer, case.layers[0].norm2, place) for place in (case.spot, somewhere)]
-    return *found, case.run(answer, case.layers[1].norm2, case.gap)
+    return *found, case.run(answer, case.layers[1].norm2, case.gap), case.run(answer, case.layers[0].ffn_out)
 
 
 def own_positions(answer, generator):
@@ -866,7 +1019,9 @@ def no_trace(answer, generator):
         try:
             case.run(answer, case.layers[0], measure=failing)
         except ArithmeticError:
-            pass
+            count.clear()
+        if len(count) >= calls:
+            raise Fault("an error of `measure` is caught and lost. Use `finally` without `except`: the error goes on.")
         if any(all(one is not other for other in before) for one in hooks(case.model)):
             raise Fault(LEFT_BY_ERROR)
         for bad in (
@@ -890,11 +1045,8 @@ def leaves_the_model(answer, generator):
     if case.run(answer, case.layers[0]).requires_grad:
         raise Fault("the result still has a graph. Put `@torch.no_grad()` above the function.")
     weights = {name: value.clone() for name, value in case.model.state_dict().items()}
-    texts = case.clean.clone(), case.corrupt.clone()
-    model = Remembering(case.model, (*case.clean.shape, case.model.encoder.config.width))
-    found = answer(model, *texts, model.own, case.spot, lambda logits: logits.square().mean((1, 2)))
-    if not (torch.equal(texts[0], case.clean) and torch.equal(texts[1], case.corrupt)):
-        raise Fault("the ids that came in are changed. Patch activations, not the texts.")
+    model = Remembering(case.model)
+    found = answer(model, case.clean, case.corrupt, model.own, case.spot, lambda logits: logits.square().mean((1, 2)))
     if any(not torch.equal(value, weights[name]) for name, value in case.model.state_dict().items()):
         raise Fault("the model's weights are changed.")
     if case.model.training:
@@ -917,6 +1069,11 @@ def wrong_patching(**switches):
         b, kept = torch.arange(len(corrupt)), []
         if switch["direction"] == "noising":
             base, source = clean, corrupt
+        elif switch["direction"] == "clean twice":
+            base, source = clean, clean
+        elif switch["direction"] == "texts":
+            base = source = corrupt.clone()
+            base[b, position] = clean[b, position]
         else:
             base, source = corrupt, clean
         if switch["donor"] == "or":
@@ -1096,6 +1253,123 @@ def with_logits_first(model, clean, corrupt, module, position, measure, donor=No
     return (measure(patched_logits) - low) / (high - low)
 
 
+def copied(value):
+    if isinstance(value, tuple):
+        return tuple(map(copied, value))
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+
+def watched(answer, case, module, **more):
+    """Run an answer; return its result, what `measure` was given, and the model's runs.
+
+    A run's `before` is what the module gives (for a head: what its output layer gets), `after` what became of it.
+    """
+    runs, given, late = [], [], []
+    place = module if more.get("head") is None else module.out
+    register = place.register_forward_hook if place is module else place.register_forward_pre_hook
+
+    def keep(key):
+        return register(lambda *call: runs[-1].update({key: copied(call[-1])}))
+
+    def begins(model, inputs):
+        runs.append({"ids": inputs[0].clone()})
+        late.append(keep("after"))  # registered last, so called after the answer's hooks
+
+    def ends(model, inputs, output):
+        runs[-1]["logits"] = output
+        late.pop().remove()
+
+    def measure(logits):
+        given.append(logits)
+        return case.measure(logits)
+
+    keep("before")
+    case.model.register_forward_pre_hook(begins)
+    case.model.register_forward_hook(ends)
+    return run(lambda: case.run(answer, module, measure=measure, **more), ()), given, runs
+
+
+def about_patching(answer, stage):
+    """Say what an answer's hooks did to the activations, or, where the patch is right, what the formula made of it."""
+    ways = {one_head: ({"head": 1}, {"head": 0, "donor": 1}), from_a_donor: ({"donor": 1},)}.get(stage.run, ({},))
+    for more in ways:
+        case = Patched(torch.Generator().manual_seed(1))
+        texts = {"clean": case.clean, "corrupt": case.corrupt}
+        if "donor" in more:
+            texts["donor"] = case.other
+            more = more | {"donor": case.other}
+        layer = case.layers[0]
+        whole = layer if stage.run in (tensors_and_tuples, from_a_donor) else layer.norm2
+        module = layer.attention if "head" in more else whole
+        said = told(*watched(answer, case, module, **more), case, texts, more.get("head"))
+        if said:
+            return said
+    return None
+
+
+def told(found, given, runs, case, texts, head):
+    """Return the first thing that is wrong with the runs of an answer, in a sentence."""
+    B, T, C = *case.clean.shape, case.model.encoder.config.width
+    D = C if head is None else C // case.layers[0].attention.H
+    part = [*range(C)][(head or 0) * D :][:D]
+    place, what = ("`module`", "what it gives") if head is None else ("`module.out`", "what goes into it")
+    source = "donor" if "donor" in texts else "clean"
+    logits = [r["logits"] for r in runs if "logits" in r]
+    strange = [x for x in given if not any(torch.equal(x, y) for y in logits)]
+    no_logits = f"`measure` gets {describe(*strange[:1] or [0])}, not all logits of a run, as the model returned them."
+    if any(x.shape != logits[0].shape for x in strange):
+        return no_logits
+    for r in runs:
+        r["name"] = next((name for name, ids in texts.items() if torch.equal(ids, r["ids"])), None)
+        if r["name"] is None:
+            return None if len(r["ids"]) > B else "a run gets ids that are neither `clean` nor `corrupt` nor `donor`."
+        if [*map(describe, flat(r.get("after")))] != [*map(describe, flat(r.get("before")))]:
+            return f"the module gives {describe(r['before'])}; your hook makes of it {describe(r.get('after'))}."
+        r["x"], r["new"] = (flat(r.get(key))[0] for key in ("before", "after"))
+        r["patched"] = r["x"] is not None and not torch.equal(r["x"], r["new"])
+    patched = [r for r in runs if r["patched"]]
+    if not patched:
+        return (
+            f"no run is patched. Are your hooks on {place}? Does one record in the run on `{source}` only, "
+            f"and does the other return the new value of {what}?"
+        )
+    if strange:
+        return no_logits
+    last = patched[-1]
+    if last["name"] != "corrupt":
+        return f"the run on `{last['name']}` is patched. It is the run on `corrupt` that takes the activation."
+    plain = {r["name"]: r for r in reversed(runs) if not r["patched"]}
+    origin = plain.get(source)
+    if origin is None or not {"clean", "corrupt"} <= plain.keys():
+        names = ", ".join(f"`{name}`" for name in texts if name not in plain)
+        return f"there is no run on {names} without a replacing hook, which the activation or the formula needs."
+    for i, t in enumerate(case.spot.tolist()):
+        changed = last["new"][i] != last["x"][i]
+        places, features = (changed.any(d).nonzero()[:, 0].tolist() for d in (1, 0))
+        if places != [t]:
+            return f"in text {i} the positions {places} are changed. `position` asks for {t} alone."
+        if not set(features) <= set(part):
+            return f"the features {features} are changed. Those of head {head} are {part}."
+        put, vectors = last["new"][i, t, part], [(r, j, k) for r in runs for j in range(B) for k in range(T)]
+        if not torch.equal(put, origin["x"][i, t, part]):
+            same_as = (
+                f"that of text {j} at {k}, `{r['name']}`" for r, j, k in vectors if same(put, r["x"][j, k, part])
+            )
+            return (
+                f"the vector that you put at position {t} of text {i} is {next(same_as, 'none that a run gave')}. Put "
+                f"what the run on `{source}` gave there."
+            )
+    clean, corrupt, patched = (case.measure(r["logits"]).detach() for r in (plain["clean"], plain["corrupt"], last))
+    right = (patched - corrupt) / (clean - corrupt)
+    if not isinstance(found, torch.Tensor) or found.shape != right.shape or same(found, right):
+        return None
+    i = int((found - right).abs().argmax())
+    return (
+        f"the patch is right, the formula is not. In text {i} m(clean) is {clean[i]:.3f}, m(corrupted) "
+        f"{corrupt[i]:.3f}, m(patched) {patched[i]:.3f}, so {right[i]:.3f} is restored; yours is {found[i]:.3f}."
+    )
+
+
 activation_patching = Build(
     id="22.3",
     course=restored,
@@ -1117,6 +1391,18 @@ activation_patching = Build(
             "you put the corrupted run's activation into the clean run. That asks what is necessary; the text asks "
             "what suffices: record on `clean`, patch the run on `corrupt`.",
             "Heimersheim and Nanda 2024, *How to use and interpret activation patching*: noising and denoising",
+        ),
+        Mistake(
+            "the clean text twice",
+            wrong_patching(direction="clean twice"),
+            "the run that is patched is on `clean`, and gets its own activation. Patch the run on `corrupt`.",
+            "model(clean) copied from the line above; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "the text patched",
+            wrong_patching(direction="texts"),
+            "you exchange the *word* in the text. Leave the texts alone, and move the vector that `module` gives.",
+            "ids taken for activations; a fresh reader of this lesson",
         ),
         Mistake(
             "not normalised",
@@ -1380,9 +1666,34 @@ activation_patching = Build(
     ),
     praise="One activation moved, the right part of the way measured, and no trace left.",
     other_ways=(without_a_batch_of_hooks, with_logits_first, wrong_patching()),
+    about=about_patching,
 )
 
 # --- 22.4 predict -----------------------------------------------------------------------------------------------------
+
+
+MIDDLE = "After layer 1 nothing is exact for *any* weights: attention has carried a little of the subject everywhere."
+
+
+def about_cells(guess):
+    """Say which of the two numbers is right, and what the other one leaves out or counts too much."""
+    if len(guess) != 2 or not all(isinstance(n, int | float) for n in guess):
+        return "The answer is a pair, (how many are exactly 1, how many exactly 0)."
+    ones, zeros = guess
+    if ones + zeros > 39:
+        return f"There are 39 numbers in all, and you count {ones + zeros}."
+    if ones < 2:
+        return "A 1 is missing: look at where the two texts differ, and at the position at which m is read."
+    if ones > 2:
+        return f"There are fewer ones, because one position at a time is moved. {MIDDLE}"
+    if zeros > 26:
+        return f"The ones are right, the zeros too many. {MIDDLE}"
+    if zeros > 24:
+        return "The ones are right, the zeros too many: where one of a row's 13 numbers is 1, twelve are left."
+    if zeros > 12:
+        return "The ones are right, the zeros too few: each row has 13 numbers, [CLS] and [SEP] included."
+    return "The ones are right, but zeros are missing: *two* of the three rows are decided, and each has a 1."
+
 
 certain_cells = Prediction(
     id="22.4",
@@ -1442,4 +1753,5 @@ certain_cells = Prediction(
         "Between the two rows nothing is exact: attention has carried a little of the subject everywhere.",
     ),
     praise="Two rows are proofs that the code is right. Only the row between them is a finding.",
+    about=about_cells,
 )

@@ -208,7 +208,7 @@ assert len(texts) == N and 0.1 < several < 0.9 and 0.7 < (truth[words] == 0).dou
 # | 1 | a loop over the texts; in each, the ranks of its own words and the correlation of the two lists of ranks; the hit where one word has the largest score and one the largest truth | stage 2, only the words |
 # | 2 | only the tokens with True in `words` count; special tokens, gaps and padding are left out, not set to zero | stage 3, signs |
 # | 3 | the *size* of a score counts: a word that speaks strongly against the guess matters too, so take absolute values of the scores. A correlation keeps its sign | stage 4, ties |
-# | 4 | ties, by exact equality: equal values share the mean of their ranks. The hit is the proportion, among the words with the largest score (after step 3), of those whose truth is the largest of the text | stage 6, what asks nothing |
+# | 4 | ties, by exact equality, without rounding: equal values share the mean of their ranks. The hit is the proportion, among the words with the largest score (after step 3), of those whose truth is the largest of the text | stage 6, what asks nothing |
 # | 5 | where all the truths of the words that count are equal, or no word counts, the text asks nothing, and both results are NaN. Where all the scores are equal and the truths are not, the correlation is 0 | nothing more |
 
 
@@ -470,7 +470,8 @@ for name, baseline in (("zeros", torch.zeros_like(x)), ("another text", other)):
     print(f"baseline of {name}: the sums are off by {(sums - wanted).abs().max():.3f}")
 
 # %% [markdown]
-# Write it right: (B, T), no graph attached, and `x` and `baseline` unchanged. Keep the midpoints.
+# Write it right: (B, T), and `x` and `baseline` unchanged. The result has no graph, even if `x` comes with one, as a model's
+# embeddings do. Keep the midpoints.
 
 
 # %% tags=["exercise-22.2"]
@@ -826,7 +827,7 @@ assert same_order > 0.5
 # interchange intervention) asks more precisely: run the model on two texts that differ in one thing, and move one
 # activation from one run into the other.
 #
-# | run | text | logit difference, singular − plural |
+# | run | text | m: logit difference at the [MASK], singular − plural |
 # |---|---|---|
 # | **clean** | the **cook** near the ovens [MASK] … | positive |
 # | **corrupted** | the **cooks** near the ovens [MASK] … | negative |
@@ -856,7 +857,7 @@ assert same_order > 0.5
 # | 2 | both kinds of output | stage 4, a donor |
 # | 3 | `donor`: only *what is moved* comes from it; the formula's clean run stays | stage 5, one head |
 # | 4 | `head=h` (from 0): `module` is a `MultiHeadAttention`, and only what head h found is moved: the features h·D … (h + 1)·D of what goes *into* `module.out`, with D = C / `module.H` | stage 7, no trace |
-# | 5 | **leave no trace**: when the function ends, with a result or with an error (of the model or of `measure`), no hook of yours is left on any module, and hooks of others are still there. Change a copy (`clone`) of what a module gives, never the tensor itself, which may belong to the model; and record a copy, too | nothing more |
+# | 5 | **leave no trace**: when the function ends, with a result or with an error (of the model or of `measure`, which goes on to the caller), no hook of yours is left on any module, and hooks of others are still there. Change a copy (`clone`) of what a module gives, never the tensor itself, which may belong to the model; and record a copy, too | nothing more |
 #
 # `module.register_forward_hook(f)` calls `f(module, inputs, output)` after the module has run, and what f returns, unless it
 # is None, replaces the output. `register_forward_pre_hook(f)` calls `f(module, inputs)` before; return a tuple of new inputs.
@@ -910,7 +911,8 @@ restored = check.mine("22.3", restored)
 #
 # The two texts differ in *cook* and *cooks* only. We patch the residual stream, once at each of the 13 positions ([CLS] and
 # [SEP] included), at three depths: after the embeddings, after layer 1, and after layer 2, which is the last. That makes 39
-# numbers. In exact arithmetic, and for *any* trained weights, how many of them are exactly 1, and how many exactly 0?
+# numbers; m reads the logits at the [MASK] only, as in the table above. In exact arithmetic, and for *any* trained weights, how
+# many of them are exactly 1, and how many exactly 0?
 
 # %% tags=["exercise-22.4"]
 ones_and_zeros = None  # (how many are exactly 1, how many exactly 0)
