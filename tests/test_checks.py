@@ -1715,8 +1715,13 @@ ROWS_20 = {
     ),
     "a batch for each rank": (
         part_of_20(seeded_draw, lambda rows, batch, rank, size: rows[rank * batch : (rank + 1) * batch]),
-        "the ranks get 12, 12, 12, 4 rows; each should get 3. The ranks 0 to 3 get the places 0 to 11, 12 to 23, 24 to "
-        "35, 36 to 39 of the draw; right are 0 to 2, 3 to 5, 6 to 8, 9 to 11",
+        "the ranks get 12, 12, 12, 4 rows; each should get 3: `batch` counts the rows of all ranks together. The ranks "
+        "0 to 3 get the places 0 to 11, 12 to 23, 24 to 35, 36 to 39 of the draw; right are 0 to 2, 3 to 5, 6 to 8, 9 "
+        "to 11",
+    ),
+    "two more on each": (
+        part_of_20(seeded_draw, lambda rows, batch, rank, size: rows[rank * 5 : rank * 5 + 5]),
+        r"each should get 3\. The ranks",
     ),
     "from the batch": (
         part_of_20(lambda n, batch, *a: seeded_draw(batch, batch, *a), slice_of),

@@ -1029,9 +1029,10 @@ def about_rows(answer, case):
         return "two calls with the same arguments give different rows: draw with `generator=seeded(seed, step)`."
     sizes, every = {len(of_rank) for of_rank in found}, torch.cat(found)
     if sizes != {batch // size}:
+        meant = ": `batch` counts the rows of all ranks together" if len(found[0]) == batch else ""
         return (
             f"with batch={batch} and size={size} the ranks get {', '.join(str(len(f)) for f in found)} rows; each "
-            f"should get {batch // size}.{places(found, order, share)}"
+            f"should get {batch // size}{meant}.{places(found, order, share)}"
         )
     if int(every.max()) >= n or int(every.min()) < 0:
         return f"there are row numbers outside 0 to n − 1: {int(every.max())} with n={n}."
