@@ -7,12 +7,17 @@ import pytest
 FAULTS = "faults: "
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Keep the tests of a file on one worker, as cells of a notebook must be; those of the checks lesson by lesson."""
-    for item in items:
-        lesson = re.search(r"\[(lesson\d\d)", item.name) if item.path.name == "test_checks.py" else None
-        item.add_marker(pytest.mark.xdist_group(lesson[1] if lesson else item.path.name))
+@pytest.hookimpl(optionalhook=True)  # unknown under `-p no:xdist`
+def pytest_xdist_make_scheduler(config, log):
+    """Keep a file's tests on one worker, as loadfile does; those of the checks by lesson, for they take the longest."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByLesson(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            lesson = re.search(r"test_checks\.py::.*\[(lesson\d\d)", nodeid)
+            return lesson[1] if lesson else super()._split_scope(nodeid)
+
+    return ByLesson(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
