@@ -3158,6 +3158,8 @@ GRADIENTS_22 = {
     "nothing asked": (lambda f, x, e, n: x.sum(-1), "never asked"),
     "a graph of x": (integrated_22(detach=False), "where x comes with a graph"),
     "requires_grad": (keeps_gradients_22, "of an argument is switched on"),
+    "no_grad": (torch.no_grad()(integrated_22()), "runs under `torch.no_grad"),
+    "no leaf": (lambda f, x, e, n: torch.autograd.grad(f(x).sum(), x)[0], "keeps no record"),
 }
 
 

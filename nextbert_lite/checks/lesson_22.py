@@ -680,14 +680,25 @@ def gradients_by_alpha(f, x, baseline, steps):
 
 ONE_NUMBER = "`f` gives one number for each text, and torch takes gradients of one number only: `f(point).sum()`."
 NO_LEAF = "torch takes no gradient in a point of which it keeps no record: `point.detach().requires_grad_()`."
+NO_GRAPH = (
+    "`f` runs under `torch.no_grad()`, so torch records nothing that it could differentiate. Leave `no_grad` out, and "
+    "detach the result instead."
+)
 
 
 def about_gradients(answer, case):
     """Say at which points an answer asks f, and, where these are right, what becomes of the gradients."""
-    (f, x, baseline, steps), points = case, []
-    yours = run(lambda: answer(lambda p: points.append(p.detach().clone()) or f(p), x, baseline, steps), ())
+    (f, x, baseline, steps), points, recorded = case, [], [True]
+
+    def asked_at(p):
+        points.append(p.detach().clone())
+        recorded.append(torch.is_grad_enabled())
+        return f(p)
+
+    yours = run(lambda: answer(asked_at, x, baseline, steps), ())
     if isinstance(yours, RuntimeError):
-        errors = {"only for scalar outputs": ONE_NUMBER, "does not require grad": NO_LEAF}
+        no_record = NO_LEAF if recorded[-1] else NO_GRAPH
+        errors = {"only for scalar outputs": ONE_NUMBER, "does not require grad": no_record}
         return next((sentence for words, sentence in errors.items() if words in str(yours)), None)
     if not isinstance(yours, torch.Tensor):
         return None
