@@ -101,6 +101,11 @@ class Exercise:
             changed = [found for case in cases if (found := changed_input(answer, case)) is not None]
             if changed:
                 number, value = changed[0]
+                if isinstance(value, nn.Module):
+                    raise CheckFailed(
+                        f"{self.id}: the result is right, but your function changes the weights of its model. "
+                        "Take no step of an optimizer and write to no parameter."
+                    )
                 kind, new = IN_PLACE.get(type(value), IN_PLACE[Tensor])
                 raise CheckFailed(
                     f"{self.id}: the result is right, but your function changes its argument number {number + 1} in "
@@ -568,4 +573,6 @@ def describe(value: Any) -> str:
         return f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
     if isinstance(value, tuple | list):
         return f"{'a tuple' if isinstance(value, tuple) else 'a list'} of {len(value)}"
+    if isinstance(value, nn.Module):
+        return f"a module {type(value).__name__}"
     return f"{value!r} ({type(value).__name__})"

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nextbert_lite.checks.core import (
+    SEEDS,
     Build,
     CheckFailed,
     Exercise,
@@ -29,6 +30,7 @@ from nextbert_lite.checks.core import (
     mine,
     nothing_written,
     run,
+    same,
     solution,
 )
 from nextbert_lite.training.loop import evaluating
@@ -169,6 +171,7 @@ class Specimen(nn.Module):
         mask = {"mask ignored": mask | True, "mask inverted": ~mask, "mask from the ids": ids != 0}.get(disease, mask)
         t = torch.arange(ids.shape[1])
         t = {"positions clamped": t.clamp(max=self.C - 1), "positions modulo C": t % self.C}.get(disease, t)
+        t = t.flip(0) if disease == "counted from the end" else t
         x = self.tokens(ids) + (0 if disease == "no positions" else 1) * self.positions(t)
         if disease == "norm over the batch":
             x = (x - x.mean(0)) / (x.std(0, correction=0) + 0.1)
@@ -299,6 +302,17 @@ SIZES = ((20, 13, 8), (27, 18, 12))  # V, max_len, C
 HEALTHY = {"a healthy model": {}, "a healthy model without dropout": {"dropout": 0.0}}
 
 
+def watched(model: Specimen) -> list[tuple[bool, str]]:
+    """Return a list that grows with each call of the model or of a copy: whether dropout was on, and the texts."""
+    calls = []
+
+    def note(called, arguments, named):
+        calls.append((called.dropout.training and called.dropout.p > 0, str([*arguments, *named.values()][:1])))
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
+    return calls
+
+
 def examined(test: str) -> Callable:
     """Return the run of a stage: a test of the answer meets healthy models and those with a disease it is there for."""
 
@@ -308,37 +322,64 @@ def examined(test: str) -> Callable:
             return True  # a usual mistake of another test: this one is the course's
         V, max_len, C = SIZES[int(torch.randint(2, (), generator=generator))]
         sick = {said: {"disease": name} for name, (of, said) in DISEASES.items() if of == test}
-        accused, survived = [], []
+        if test == "padding":
+            sick["one that counts its positions from the end, padding included"] = {"disease": "counted from the end"}
+        accused, survived, awake, batches = [], [], False, 1
         for said, options in (HEALTHY | sick).items():
             model = Specimen(V, max_len, C=C, **options).train()
-            before = copy.deepcopy(model.state_dict())
+            model.norm.eval()  # a part that came in eval mode
+            for p in model.parameters() if model.disease == "layer never called" else ():
+                p.grad = torch.ones_like(p)  # what an earlier backward pass left
+            before, modes, calls = (
+                copy.deepcopy(model.state_dict()),
+                [p.training for p in model.modules()],
+                watched(model),
+            )
             try:
                 found = getattr(answer(V, max_len), test)(model)
             except Exception as error:  # noqa: BLE001 - a learner's code may raise anything
                 raise Fault(f"for {said} your `{test}` raised {type(error).__name__}: {error}.") from None
             found = found.item() if isinstance(found, torch.Tensor) and found.numel() == 1 else found
             if found is None or found not in (True, False):
-                raise Fault(f"`{test}` should give True or False; yours gives {found!r:.60}.")
+                more = ": is it still blank, or is a `return` missing?" if found is None else "."
+                raise Fault(f"`{test}` should give True or False; yours gives {found!r:.60}{more}")
             if any(not torch.equal(before[name], value) for name, value in model.state_dict().items()):
                 raise Fault(
                     f"your `{test}` changed the weights of the model it examines. Work on `copy.deepcopy(model)`."
                 )
-            if not all(part.training for part in model.modules()):
+            after = [part.training for part in model.modules()]
+            if not any(after):
                 raise Fault(
                     f"your `{test}` leaves the model in eval mode. `with evaluating(model):` gives its mode back."
                 )
+            if after != modes:
+                raise Fault(
+                    f"your `{test}` leaves a part of the model in another mode: one came in eval mode, the others in "
+                    "training mode. `model.train()` puts all into training mode; give each its own mode back."
+                )
+            awake, batches = awake or any(on for on, _ in calls), max(batches, len({ids for _, ids in calls}))
+            if awake and test == "overfits":
+                raise Fault("your `overfits` trains with dropout. Put the copy into eval mode; it learns there, too.")
             if found and said in sick:
                 survived.append(said)
             if not found and said not in sick:
                 accused.append(said)
+        if accused and awake and test != "fits":
+            raise Fault(f"your `{test}` says False of a healthy model: it calls it in training mode, with dropout.")
         if accused or survived:
-            parts = [f"your `{test}` says False of {' and of '.join(accused)}"] if accused else []
+            parts = [f"your `{test}` says False of {' and of '.join(accused)}."] if accused else []
             parts += (
-                [f"{'it also' if accused else f'your `{test}`'} says True of {'; of '.join(survived)}"]
+                [f"{'It also' if accused else f'your `{test}`'} says True of {'; of '.join(survived)}."]
                 if survived
                 else []
             )
-            raise Fault(" and ".join(parts) + ".")
+            if accused and test == "overfits":
+                parts += [
+                    "It trains on one batch, as it should. Is the gradient set to zero before each step?"
+                    if batches == 1
+                    else "It trains on several batches."
+                ]
+            raise Fault(" ".join(parts))
         return True
 
     return verdicts
@@ -479,6 +520,13 @@ def loss_one_a_row(self, model):
     return loss_by_hand(self, model, ids, labels)
 
 
+def loss_of_texts(self, model):
+    ids, labels, mask = self.batch()
+    by_hand = sum(F.cross_entropy(*row) for row in zip(self.logits(model, ids, mask), labels, strict=True)) / 3
+    with evaluating(model), torch.no_grad():
+        return torch.allclose(model.loss(ids, labels, mask), by_hand, atol=1e-4)
+
+
 def loss_is_finite(self, model):
     with evaluating(model), torch.no_grad():
         return bool(model.loss(*self.batch()).isfinite())
@@ -493,6 +541,12 @@ def gradients_not_none(self, model):
     model = copy.deepcopy(model).eval()
     model.loss(*self.batch()).backward()
     return all(p.grad is not None for p in model.parameters())
+
+
+def gradients_of_before(self, model):
+    with evaluating(model):
+        model.loss(*self.batch()).backward()
+    return all(p.grad is not None and bool((p.grad != 0).any()) for p in model.parameters())
 
 
 def gradients_of_tokens(self, model):
@@ -620,6 +674,13 @@ battery = Build(
             "https://github.com/jadore801120/attention-is-all-you-need-pytorch/issues/148",
         ),
         Mistake(
+            "padding exchanged only",
+            instead(padding=padding_words_changed),
+            "you exchange the words behind the mask only. A model that counts its positions from the end, padding "
+            "included, passes. Compare with the text alone, unpadded.",
+            "a test of which words stand behind the mask, and not of how many",
+        ),
+        Mistake(
             "rows permuted",
             instead(rows=rows_permuted),
             "you permute the texts of the batch, and a model whose words attend to the other texts gives permuted "
@@ -700,6 +761,13 @@ battery = Build(
             "https://github.com/huggingface/transformers/issues/24725",
         ),
         Mistake(
+            "texts by hand",
+            instead(loss=loss_of_texts),
+            "what you compute by hand is the mean of each text's mean. Take the selected tokens of the whole batch "
+            "together, and divide by their number.",
+            "https://github.com/huggingface/transformers/issues/24725",
+        ),
+        Mistake(
             "a finite loss",
             instead(loss=loss_is_finite),
             "a wrong loss is finite too. Compute it by hand from `model(ids, mask)` and compare.",
@@ -718,6 +786,13 @@ battery = Build(
             "a gradient that is there may be zero everywhere: what is multiplied by 0 has one. Ask for a number that "
             "is not 0.",
             "`p.grad is not None` as a test",
+        ),
+        Mistake(
+            "gradients of before",
+            instead(gradients=gradients_of_before),
+            "the gradients of an earlier backward pass are still there, and you take them for this one's. Call "
+            "`zero_grad()` first, on a copy or on the model.",
+            "gradients add up until they are set to zero: torch's documentation of Tensor.backward",
         ),
         Mistake(
             "one parameter",
@@ -777,10 +852,12 @@ battery = Build(
 @dataclass(frozen=True)
 class Repair(Exercise):
     """A program to repair: `use(answer, *case)` gives what is compared. Of a wrong answer that is none of the usual
-    ones, each of `asks` may say what is still wrong: outcome, right outcome -> a sentence or None."""
+    ones, each of `asks` may say what is still wrong: outcome, right outcome -> a sentence or None. `look` may call the
+    answer again: answer, case -> a sentence or None."""
 
     use: Callable[..., Any] = lambda answer, *case: answer(*case)
     asks: tuple[Callable[[Any, Any], str | None], ...] = ()
+    look: Callable[[Callable, tuple], str | None] = lambda answer, case: None
 
     def run(self, function: Callable, case: tuple) -> Any:
         return run(lambda *arguments: self.use(function, *arguments), case)
@@ -792,14 +869,29 @@ class Repair(Exercise):
             super().check(answer)
         except CheckFailed as failed:
             if "For a hint" in str(failed):
-                case = self.inputs(torch.Generator().manual_seed(0))
+                cases = [self.inputs(torch.Generator().manual_seed(seed)) for seed in SEEDS]
                 with torch.random.fork_rng(devices=[]):
-                    outcomes = self.run(answer, case), self.run(self.right, case)
-                for ask in self.asks:
-                    sentence = None if isinstance(outcomes[0], Exception) else ask(*outcomes)
-                    if sentence:
+                    all_of_them = [(self.run(answer, case), self.run(self.right, case)) for case in cases]
+                    wrong = [number for number, pair in enumerate(all_of_them) if not same(*pair)]
+                    first = wrong[0] if wrong else 0
+                    looked = run(lambda: self.look(answer, copy.deepcopy(cases[first])), ())
+                yours, right = all_of_them[first]
+                asked = [] if isinstance(yours, Exception) else [*(ask(yours, right) for ask in self.asks)]
+                for sentence in () if isinstance(yours, Fault) else (*asked, looked, factor(all_of_them)):
+                    if isinstance(sentence, str):
                         raise CheckFailed(f"{self.id}: {sentence} For a hint: check.hint('{self.id}').") from None
             raise
+
+
+def factor(both: list[tuple[Any, Any]]) -> str | None:
+    """Return a sentence where the outcomes are the right ones times one number, other than 1."""
+    if not all(isinstance(t, torch.Tensor | int | float) and numbers(t).numel() == numbers(r).numel() for t, r in both):
+        return None
+    yours, right = (torch.cat([numbers(outcomes[i]).flatten() for outcomes in both]) for i in (0, 1))
+    by = (yours @ right / (right @ right)).item()
+    if not abs(by) > 1e-6 or not torch.allclose(yours, by * right, rtol=1e-4):
+        return None
+    return f"your result is {by:.4g} times the right one, everywhere: look at what you divide or multiply by."
 
 
 def numbers(outcome: Any) -> torch.Tensor:
@@ -860,12 +952,35 @@ def rows_used(answer, V, C, max_len):
             out = module(ids[:, :T])
         except IndexError:
             break
+        except RuntimeError as error:
+            raise Fault(
+                f"a text of {T} tokens raises: {error}. Any length up to max_len, {max_len}, should run."
+            ) from None
         longest = T
-    if not longest or not isinstance(out, torch.Tensor) or out.ndim != 3:
+    if not longest:
+        raise Fault(
+            "a text of one token raises an IndexError. Its row is that of its *place*, 0, whatever the word is."
+        )
+    if not isinstance(out, torch.Tensor) or out.ndim != 3 or len(out) != 2:
         raise Fault("forward gives (B, T, C): one vector for each token.")
-    rest = (out[1] - tokens(ids[1, : out.shape[1]])).double()
-    far, row = torch.cdist(rest, positions.weight.double(), compute_mode="donot_use_mm_for_euclid_dist").min(1)
-    return positions.num_embeddings, longest, torch.where(far < 1e-3, row, -1)
+    rest = (out - tokens(ids[:, : out.shape[1]])).double()
+    far, row = torch.cdist(rest, positions.weight.double(), compute_mode="donot_use_mm_for_euclid_dist").min(-1)
+    row = torch.where(far < 1e-3, row, -1)
+    for t in (row[0] != row[1]).nonzero()[:1, 0].tolist():
+        raise Fault(
+            f"place {t} gets row {row[0, t]} in one text and row {row[1, t]} in the next. The row depends on the "
+            "place alone, not on the word and not on which text it is."
+        )
+    return positions.num_embeddings, longest, row[1]
+
+
+def places_and_rows(yours, right):
+    if yours[0] != right[0]:
+        return f"the table has {yours[0]} rows where max_len is {right[0]}. Places run from 0 to max_len - 1."
+    if yours[1] != right[1]:
+        return f"the longest text that runs has {yours[1]} tokens, and max_len is {right[1]}."
+    wrong = [(t, row) for t, row in enumerate(yours[2].tolist()) if row != t][:1]
+    return "".join(f"place {t} gets {'no row' if row < 0 else f'row {row}'} of the table." for t, row in wrong) or None
 
 
 embeddings = Repair(
@@ -931,6 +1046,7 @@ embeddings = Repair(
             "https://github.com/bentrevett/pytorch-seq2seq/issues/89 (index 100 of a table of 99)",
         ),
     ),
+    asks=(places_and_rows,),
     hints=("Which of V, C and max_len says how many positions there are?", "`nn.Embedding(max_len, C)`."),
     praise="The table has a row for each place of the longest text, and no place shares one.",
     other_ways=(SlicedTable,),
@@ -983,6 +1099,7 @@ def layered(answer, C, H):
         p.data = torch.randn(p.shape, generator=generator) * p.shape[-1] ** -0.5 + (id(p) in norms)
     x = torch.randn(3, 5, C, generator=generator)
     torch.manual_seed(0)
+    module.train()  # what is hidden in eval mode comes back in training
     return module(x), module(x[2:])
 
 
@@ -1022,13 +1139,14 @@ layer = Repair(
         Mistake(
             "dropout",
             lambda C, H: nn.TransformerEncoderLayer(C, H, 4 * C, activation="gelu", batch_first=True),
-            "dropout is still 0.1, torch's default; the text asks for none.",
+            "dropout is still 0.1, torch's default; the text asks for none. `eval()` turns it off until you train.",
             "torch's documentation: dropout=0.1",
         ),
         Mistake(
             "batch first not",
             lambda C, H: nn.TransformerEncoderLayer(C, H, 4 * C, dropout=0.0, activation="gelu"),
-            "the layer still reads (T, B, C): a word attends to the words at its place in the *other* texts.",
+            "the layer still reads (T, B, C): a word attends to the words at its place in the *other* texts. Set "
+            "`batch_first` or exchange the dimensions, not both: twice is not at all.",
             "https://github.com/IBM/TabFormer/pull/14",
         ),
         Mistake(
@@ -1144,6 +1262,34 @@ def three_sets(generator, B=5, N=3, C=6):
     ), 0.4
 
 
+def compared(answer, case):
+    """Return what a contrastive loss takes for scores or for the right answer, if that is not what it should be."""
+    (anchors, positives, negatives, temperature), loss = case, answer(*case)
+    for i, name in enumerate(("anchors", "positives", "negatives")):
+        longer = case[i] * (1 + torch.arange(len(case[i])))[:, None]
+        if not torch.allclose(answer(*case[:i], longer, *case[i + 1 :]), loss, atol=1e-5):
+            return (
+                f"the lengths of the {name} count, and a cosine has none. Divide each vector by its own length, dim=-1."
+            )
+    if torch.allclose(loss, answer(anchors, positives, -negatives, temperature)):
+        return "`negatives` has no effect: with other vectors in it your loss is the same."
+    if torch.allclose(loss, contrast(anchors, positives, negatives, 1 / temperature)):
+        return "you multiply by the temperature; the cosines should be divided by it."
+    if torch.allclose(loss, answer(positives, anchors, negatives, temperature)):
+        return "anchors and positives can be exchanged in your loss. Only the anchors choose, each among all positives."
+    keys = torch.cat([positives, negatives])
+    chosen = [
+        keys.index_put((torch.tensor(j),), anchors[0]).split([len(positives), len(negatives)]) for j in range(len(keys))
+    ]
+    best = min(range(len(keys)), key=lambda j: answer(anchors, *chosen[j], temperature).item())
+    if best >= len(positives):
+        return f"your labels take negative {best - len(positives)} for anchor 0's right answer: they fit another order."
+    scores = F.normalize(anchors, dim=-1) @ F.normalize(keys, dim=-1).T / temperature
+    if torch.allclose(loss, F.cross_entropy(scores.softmax(1), torch.arange(len(anchors)))):
+        return "your softmax comes before that of the cross-entropy, which takes the scores themselves."
+    return None
+
+
 contrastive = Repair(
     id="23.5",
     right=contrast,
@@ -1229,6 +1375,7 @@ contrastive = Repair(
             else None
         ),
     ),
+    look=compared,
     hints=(
         "What are the classes of this cross-entropy? B + N texts: the positives and the negatives. What is the score "
         "of "
@@ -1317,6 +1464,13 @@ padding_mask = Repair(
             "https://github.com/mlverse/torch/pull/1208",
         ),
         Mistake(
+            "as numbers, not turned",
+            lambda layer, x, mask: layer(x, src_key_padding_mask=mask.float()),
+            "a mask of floats is *added* to the scores: a real word gets 1 more, and nothing is hidden. Give a boolean "
+            "mask, True at the padding.",
+            "https://github.com/mlverse/torch/pull/1208",
+        ),
+        Mistake(
             "zeros in x",
             lambda layer, x, mask: layer(x * mask[..., None]),
             "zero vectors are words too: their keys are the bias, and the softmax gives them weight. Hide them with "
@@ -1326,7 +1480,8 @@ padding_mask = Repair(
         Mistake(
             "no mask",
             lambda layer, x, mask: layer(x),
-            "no mask is used: every word attends to the padding.",
+            "no padding is hidden: every real word attends to it. Hide it as keys, the *columns* of a (T, T) mask, and "
+            "before the softmax.",
             "the warning that goes away with its argument",
         ),
         Mistake(
@@ -1380,6 +1535,26 @@ def hidden_and_mask(generator, B=4, T=7, C=5):
     hidden = torch.randn(B, T, C, generator=generator) + 1
     hidden[1, 1] = 0  # a real token whose vector is zero
     return hidden, torch.arange(T) < lengths[:, None]
+
+
+def averaged(answer, case):
+    """Return which vectors a mean takes in, or what it divides by, if that is not what it should be."""
+    (hidden, mask), found = case, run(answer, case)
+    if isinstance(found, RuntimeError) and "must match" in str(found):
+        return f"{found}. One divisor a text has to be (B, 1) to divide (B, C): `keepdim=True`."
+    if found.shape == mask.shape:
+        return "you average over the features and get (B, T): the mean is over the words, dim=1."
+    if torch.allclose(found, found[:1].expand_as(found)):
+        return "all texts get the same vector: your mean runs over the texts, too."
+    if not torch.allclose(found, answer(hidden.masked_fill(~mask[..., None], 0), mask)):
+        return "the padding's vectors are still in your sum: other numbers there change the result."
+    ratio = found / mean_of_real(hidden, mask)
+    if torch.allclose(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-3):
+        return (
+            "the sums are right and the divisor is not: your vectors are the means times "
+            f"{', '.join(f'{r:.2f}' for r in ratio[:, 0].tolist())}. Divide each text by its own number of real tokens."
+        )
+    return None
 
 
 pooling = Repair(
@@ -1449,6 +1624,7 @@ pooling = Repair(
             "truncation as a cure for padding",
         ),
     ),
+    look=averaged,
     hints=(
         "The sum of the real vectors, divided by the number of *real* vectors of the text.",
         "`mask.sum(1, keepdim=True)`.",
@@ -1483,6 +1659,23 @@ def heads_and_mask(generator, B=3, H=2, T=6, D=4):
 
 def masked(scores, mask, dim):
     return scores.masked_fill(~mask, -1e9).softmax(dim)
+
+
+def attended(answer, case):
+    """Return how an attention scales its scores, or which words it lets through, if that is not right."""
+    (q, k, v, mask), found = case, answer(*case)
+    T, D = q.shape[-2:]
+    for by, said in ((D**0.5, "not divided"), (D**-0.5, "divided by D"), ((D / T) ** 0.5, "divided by √T")):
+        if torch.allclose(found, attend(q * by, k, v, mask), atol=1e-5):
+            return f"the scores are {said}. Divide them by the root of D, the last dimension of q."
+    if not torch.allclose(found, answer(q, k, v.masked_fill(~mask.mT, 0), mask), atol=1e-5):
+        return "the value of a padded word reaches the result: hide it as a *key*, the last dimension of the scores."
+    real = mask[:, 0, 0, :]
+    if torch.allclose(found.transpose(1, 2)[real], attend(*case).transpose(1, 2)[real], atol=1e-5):
+        return (
+            "the real words are right. A padded word gets an average of the real words' values as well, and not yours."
+        )
+    return None
 
 
 attention = Repair(
@@ -1543,6 +1736,7 @@ attention = Repair(
         ),
     ),
     asks=(lambda yours, right: "the result's shape is not v's." if yours.shape != right.shape else None,),
+    look=attended,
     hints=(
         "Print `weights.sum(-1)` and `weights.sum(-2)`. Which of them should be 1?",
         "Count the dimensions of `scores` from the right: the keys are the last one, whatever comes before.",
@@ -1565,6 +1759,21 @@ def weighted(logits, labels, weights):
 
 def each_loss(logits, labels):
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
+
+
+def counted(answer, case):
+    """Return which tokens a loss counts, if they are not the selected ones."""
+    (logits, labels, weights), found = case, answer(*case)
+    B, T, V = logits.shape
+    if found.shape == labels.shape:
+        return "you return one number for each token. Add them up."
+    if torch.allclose(found, weighted(logits.reshape(B, V, T).mT, labels, weights)):
+        return "`reshape` to (B, V, T) mixes the words' numbers. To exchange two dimensions is `transpose(1, 2)`."
+    if torch.allclose(found, weighted(logits, labels, 1 - weights)):
+        return "that is the mean over the tokens that were *not* selected."
+    if not torch.allclose(found, answer(torch.where(weights[..., None] > 0, logits, 0.0), labels, weights)):
+        return "the logits of tokens that were not selected still change your loss: weight each token's own loss."
+    return None
 
 
 def weighted_logits(generator, B=4, T=6, V=9):
@@ -1632,6 +1841,7 @@ masked_loss = Repair(
             "https://github.com/codertimo/BERT-pytorch/issues/49",
         ),
     ),
+    look=counted,
     hints=(
         "How many numbers does `F.cross_entropy` give? How many weights are there?",
         '`reduction="none"` gives one number for each position.',
@@ -1669,6 +1879,28 @@ def two_tasks(generator, B=6, T=5, V=8):
     labels = torch.randint(1, V, (B, T), generator=generator) * (torch.rand(B, T, generator=generator) < 0.4)
     labels[0, 0] = 1
     return torch.randn(B, 2, generator=generator), is_next, torch.randn(B, T, V, generator=generator), labels
+
+
+def each_task(answer, case):
+    """Return what is wrong with the loss of the pairs, and with that of the words, by the gradients."""
+    pair_logits, is_next, word_logits, labels = case
+    logits, said = (pair_logits.requires_grad_(), word_logits.requires_grad_()), []
+    yours, right = (
+        torch.autograd.grad(
+            f(pair_logits, is_next, word_logits, labels), logits, allow_unused=True, materialize_grads=True
+        )
+        for f in (answer, both_losses)
+    )
+    for name, found, wanted, kinds in zip(("pairs", "words"), yours, right, (is_next, labels), strict=True):
+        by = ((found * wanted).sum() / (wanted * wanted).sum()).item()
+        lost = kinds[((wanted != 0).any(-1)) & (found == 0).all(-1)].unique().tolist()
+        if torch.allclose(found, by * wanted, atol=1e-6):
+            said += [f"the mean loss of the {name} counts {by:.3g} times"] if abs(by - 1) > 1e-3 else []
+        elif lost:
+            said.append(f"the {name} with the label {lost[0]} do not count")
+        else:
+            said.append(f"the loss of the {name} is not that of their labels")
+    return f"{', and '.join(said)}. Each of the two is a mean of its own, and both count once." if said else None
 
 
 two_losses = Repair(
@@ -1727,6 +1959,7 @@ two_losses = Repair(
             "https://github.com/dhlee347/pytorchic-bert/issues/24",
         ),
     ),
+    look=each_task,
     hints=(
         "Which of the two tasks has a label 0 that means something?",
         "Two calls, one with `ignore_index=0`, one without.",
@@ -1807,6 +2040,7 @@ def micro_batches(generator, V=11, C=4, sizes=((2, 9, 12), (3, 4, 1), (2, 5, 4))
         labels = torch.full((B * T,), -100)
         places = torch.randperm(B * T, generator=generator)[:n]
         labels[places] = torch.randint(V, (n,), generator=generator)
+        labels[places[1:2]] = 0  # a word like any other
         batches.append((torch.randint(V, (B, T), generator=generator), labels.view(B, T)))
     return model, batches
 
@@ -1815,12 +2049,33 @@ def loss_and_gradients(answer, model, batches):
     for p in model.parameters():
         p.grad = torch.full_like(p, 0.25)  # what was accumulated before stays
     loss = answer(model, batches)
+    if isinstance(loss, torch.Tensor) and loss.requires_grad:
+        raise Fault("the loss that you return still holds the graph of every micro-batch. Return a number: `.item()`.")
     loss = loss.item() if isinstance(loss, torch.Tensor) and loss.numel() == 1 else loss
     if not isinstance(loss, float):
         raise Fault("return the loss as one number.")
     if any(p.grad is None for p in model.parameters()):
         raise Fault("the gradients are gone: a parameter has none.")
     return torch.tensor(loss), *(p.grad - 0.25 for p in model.parameters())
+
+
+def added(yours, right):
+    """Return what was added to the gradients in place of the mean's gradient."""
+    (loss, found), (mean, wanted) = ((one[0], torch.cat([g.flatten() for g in one[1:]])) for one in (yours, right))
+    by, off = (loss / mean).item(), found - wanted
+    if not found.any():
+        return "nothing is added to the gradients: is `backward` missing?"
+    if off.abs().max() > 1e-6 and off.max() - off.min() < 1e-9:
+        return (
+            "you change what was in the gradients before, by setting them to zero or dividing them. Only add to them."
+        )
+    if torch.allclose(found, by * wanted) and abs(by - 1) > 1e-4:
+        return f"loss and gradient are {by:.3g} times the right ones. Divide by the number of labels that are not -100."
+    if torch.allclose(found, wanted):
+        return f"the gradient is right. The number that you return is {by:.3g} times the mean over all selected tokens."
+    if abs(by - 1) < 1e-4:
+        return "the loss is right, the gradient is not: divide each sum by the number of *all* selected tokens."
+    return None
 
 
 accumulation = Repair(
@@ -1888,6 +2143,7 @@ accumulation = Repair(
             "https://github.com/huggingface/transformers/pull/35207",
         ),
     ),
+    asks=(added,),
     hints=(
         "What would one batch of all the texts divide by? Count that first, over all micro-batches.",
         '`reduction="sum"` in each micro-batch, divided by the number of selected tokens of all of them.',
@@ -1963,7 +2219,8 @@ def drawn_from(answer, *case):
 
 
 def outcomes_of(answer, ids, selected, mask_id, V):
-    """Return the per cents of [MASK], other word, same word among the selected tokens, which words, and drawn where."""
+    """Return the per cents of [MASK], other word, same word among the selected tokens, which words, drawn where, and
+    whether a random word may be the old one, which is seen where V is 2."""
     torch.manual_seed(int(ids.sum()))
     before = ids.clone()
     result = answer(ids, selected, mask_id, V)
@@ -1974,13 +2231,28 @@ def outcomes_of(answer, ids, selected, mask_id, V):
     picked, own = result[selected], ids[selected]
     shares = [(picked == mask_id), (picked != mask_id) & (picked != own), picked == own]
     words = picked[shares[1]].unique()
+    few = torch.ones(100_000, dtype=torch.long)
+    stayed = (answer(few, few > 0, mask_id, 2) == 1).double().mean().item()  # 10 % and half of 10 %
     return (
         torch.tensor([float(round(100 * s.double().mean().item())) for s in shares]),
         bool((result[~selected] == ids[~selected]).all()),
         len(words) > V // 2,
         len(words) > 0 and [words.min().item(), words.max().item()] == [0, V - 1],
         drawn_from(answer, ids[:50], selected[:50], mask_id, V),
+        stayed > shares[2].double().mean().item() + 0.02,
     )
+
+
+def proportions(yours, right):
+    found = [int(part) for part in yours[0]]
+    if torch.equal(yours[0], right[0]):
+        return None
+    more = "; 80, 10 and 10 were asked for."
+    if found[0] < 2 and found[1] > 80:
+        more += " What is set last overwrites the [MASK] of before."
+    if found[0] and found[2] > 20 and 0.7 < found[0] / (8 * found[1] + 0.1) < 1.4:
+        more += " `selected` says already which tokens are chosen: do not choose again."
+    return f"of the selected tokens {found[0]} % became [MASK], {found[1]} % another word, {found[2]} % stayed{more}"
 
 
 def many_ids(generator, V=1000, n=480_000):
@@ -2074,14 +2346,11 @@ corruption = Repair(
         ),
     ),
     asks=(
-        lambda yours, right: (
-            f"of the selected tokens {yours[0][0]:g} % became [MASK], {yours[0][1]:g} % another word, {yours[0][2]:g} "
-            f"% "
-            "stayed; 80, 10 and 10 were asked for."
-            if not torch.equal(yours[0], right[0])
-            else None
-        ),
+        proportions,
         lambda yours, right: f"the random numbers are {yours[4]}." if yours[4] != right[4] else None,
+        lambda yours, right: (
+            None if yours[5] else "your random word is never the old one. It may be: each of the V words is as likely."
+        ),
     ),
     hints=(
         "What does the program do where both draws are below 0.1? How often is that?",
@@ -2161,6 +2430,13 @@ def masks_seen(answer, rows, corrupt, n):
 
     torch.manual_seed(0)
     result = answer(rows, noted, n)
+    other = next(
+        (one for one in (result, *(result if hasattr(result, "__len__") else ())) if not hasattr(one, "__len__")), None
+    )
+    if other is not None:
+        raise Fault(
+            f"return lists, of {n} epochs and in each of {len(rows)} rows; one of yours is a {type(other).__name__}."
+        )
     if len(result) != n or any(len(epoch) != len(rows) for epoch in result):
         raise Fault(f"return a list of {n} epochs, each a list of {len(rows)} rows.")
     torch.manual_seed(1)
@@ -2169,6 +2445,16 @@ def masks_seen(answer, rows, corrupt, n):
     own = [all(bool(((e[i] == rows[i]) | (e[i] == 0)).all()) for e in result) for i in range(len(rows))]
     masks = [len({tuple((e[i] == 0).tolist()) for e in result}) for i in range(len(rows))]
     return torch.tensor(masks), all(own), sorted(given), repeated
+
+
+def told_of_epochs(yours, right):
+    if yours[2] != right[2]:
+        return f"`corrupt` is called {len(yours[2])} times; once for each text in each epoch is {len(right[2])} times."
+    if not yours[1]:
+        return "entry i of an epoch is not text i with words hidden. Keep the order of the texts."
+    if int(yours[0].max()) == 1:
+        return "`corrupt` is called in each epoch, and all epochs are the same: is it one list that you fill again?"
+    return None
 
 
 def rows_and_epochs(generator, n=4, B=3):
@@ -2228,6 +2514,7 @@ epochs_of_masks = Repair(
             "a loop over the rows that does not use its variable",
         ),
     ),
+    asks=(told_of_epochs,),
     hints=(
         "How often is `corrupt` called? How often should it be?",
         "`[[corrupt(row) for row in rows] for _ in range(n)]`.",
@@ -2304,6 +2591,10 @@ def tail_drawn(answer, logits):
         result = answer(logits)
     if not isinstance(result, torch.Tensor) or result.shape != logits.shape[:1] or result.is_floating_point():
         raise Fault("return one id for each row of logits, (N,).")
+    if result.dtype != torch.int64:
+        raise Fault(f"the ids are {result.dtype}; expected torch.int64.")
+    if len(result.unique()) == 1 and draws.dtypes:
+        raise Fault("all rows get the same word: draw for each row on its own, (N, V) random numbers.")
     p = logits[0].double().softmax(-1)
     verdicts = []
     for group in (p < p[1], torch.arange(len(p)) == 0):
@@ -2311,7 +2602,7 @@ def tail_drawn(answer, logits):
         found = group[result].double().mean().item()
         error = math.sqrt(expected * (1 - expected) / len(logits))
         verdicts.append(
-            "too rare" if found < expected - 6 * error else "too often" if found > expected + 6 * error else "right"
+            "too rarely" if found < expected - 6 * error else "too often" if found > expected + 6 * error else "right"
         )
     return *verdicts, ", ".join(sorted(draws.dtypes)) or "none"
 
@@ -2319,6 +2610,23 @@ def tail_drawn(answer, logits):
 def half_logits(generator, n=6000, tail=400, dtype=torch.float16):
     row = torch.cat([torch.tensor([0.0, -1.0]), torch.full((tail,), -9.0)])
     return (row.to(dtype).expand(n, -1).contiguous(),)
+
+
+def noised(answer, case):
+    """Return which noise an answer adds, by what it draws from three likely words."""
+    logits = torch.tensor([0.0, -1.0, -2.0]).half().expand(20_000, -1)
+    found = answer(logits).bincount(minlength=3) / 20_000
+    u = torch.rand(20_000, 3, dtype=torch.float64)
+    for said, noise in (
+        ("the noise is subtracted: its sign is turned round", (-u.log()).log()),
+        ("one logarithm is missing: the noise is -ln u in place of -ln(-ln u)", -u.log()),
+    ):
+        if (found - (logits + noise).argmax(-1).bincount(minlength=3) / 20_000).abs().max() < 0.015:
+            return f"{said}. So likely words come with wrong probabilities, too."
+    if (found - torch.tensor([0.6652, 0.2447, 0.0900])).abs().max() < 0.015:
+        return "likely words come as they should, rare ones too rarely. What keeps the noise from being large, a clamp?"
+    shown = ", ".join(f"{share:.2f}" for share in found.tolist())
+    return f"words of the probabilities 0.67, 0.24 and 0.09 are drawn with {shown}. Is the noise -ln(-ln u)?"
 
 
 drawing = Repair(
@@ -2359,21 +2667,27 @@ drawing = Repair(
         Mistake(
             "hotter",
             gumbel(torch.float64, noise=2.0),
-            "you double the noise: unlikely words come now, too often. The temperature is 2; 1 was asked for.",
+            "unlikely words come now, too often: the noise is too large for what it is added to. Add it once, not "
+            "doubled, and to the logits, not to probabilities, which are all below 1.",
             "a second mistake that makes up for the first",
         ),
     ),
     asks=(
-        lambda yours, right: f"the unlikely words are drawn {yours[0]}." if yours[0] != "right" else None,
-        lambda yours, right: f"the likeliest word is drawn {yours[1]}." if yours[1] != "right" else None,
+        lambda yours, right: (
+            f"the unlikely words are drawn {yours[0]}: you draw your random numbers in float16, and its few digits "
+            "stay few when you convert them afterwards. Draw in float64."
+            if yours[0] != "right" and "float16" in yours[2]
+            else None
+        ),
         lambda yours, right: (
             f"the proportions are right here, but the random numbers are of {yours[2]}: rarer words will be cut off. "
             f"Draw in "
             "float64."
-            if yours[2] != right[2]
+            if yours[2] != right[2] and yours[:2] == right[:2]
             else None
         ),
     ),
+    look=noised,
     hints=(
         "Print `torch.rand(10**6, dtype=torch.float16).max()`. Which is the largest noise -log(-log u)?",
         "`u = torch.rand(logits.shape, dtype=torch.float64)`, and `logits.double()`.",
@@ -2430,14 +2744,19 @@ def on_a_copy(model, ids, labels):
         return (copy.deepcopy(model).eval()(ids).argmax(-1) == labels).double().mean().item()
 
 
+class Dropped(nn.Module):
+    """Dropout that is no nn.Dropout and goes by the mode all the same."""
+
+    def forward(self, x):
+        return F.dropout(x, 0.5, self.training)
+
+
 def dropping_model(generator, V=40, N=200):
     """A model that is right without dropout, in training mode but for its frozen first part."""
     ids = torch.randint(V, (N,), generator=generator)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(1000, (), generator=generator)))
-        model = nn.Sequential(
-            nn.Embedding(V, 16), nn.Dropout(0.5), nn.Linear(16, 16), nn.Dropout(0.5), nn.Linear(16, 4)
-        )
+        model = nn.Sequential(nn.Embedding(V, 16), nn.Dropout(0.5), nn.Linear(16, 16), Dropped(), nn.Linear(16, 4))
     labels = model.eval()(ids).argmax(-1)
     labels[:20] = (labels[:20] + 1) % 4
     model.train()
@@ -2450,7 +2769,10 @@ def evaluated(answer, model, ids, labels):
     torch.manual_seed(0)
     graphs = []
     model.register_forward_hook(lambda *call: graphs.append(torch.is_grad_enabled()))
-    found = answer(model, ids, labels)
+    found, enabled = answer(model, ids, labels), torch.is_grad_enabled()
+    torch.set_grad_enabled(True)
+    if not enabled:
+        raise Fault("gradients stay switched off for whoever called you. `with torch.no_grad():` ends by itself.")
     found = found.item() if isinstance(found, torch.Tensor) and found.numel() == 1 else found
     after = "".join("et"[part.training] for part in model.modules())  # e: eval mode, t: training mode
     model.eval()
@@ -2517,9 +2839,18 @@ evaluation = Repair(
         ),
     ),
     asks=(
-        lambda yours, right: "the accuracy is not that of the model without dropout." if yours[0] != right[0] else None,
         lambda yours, right: (
-            "the modes of the model's parts are not what they were." if yours[1:3] != right[1:3] else None
+            f"of the model without dropout the accuracy is {right[0]:g}, a proportion of right answers; yours is "
+            f"{yours[0]:g}."
+            if abs(yours[0] - right[0]) > 1e-4
+            else None
+        ),
+        lambda yours, right: (
+            "the mode of the model itself is not what it was; `model.modules()` begins with it."
+            if yours[1][0] != right[1][0]
+            else "the modes of the model's parts are not what they were."
+            if yours[1:3] != right[1:3]
+            else None
         ),
     ),
     hints=(
@@ -2609,9 +2940,12 @@ def one_table(answer, V, C, std):
     model = answer(V, C, std)
     if not isinstance(model, nn.Module) or not isinstance(getattr(model, "tokens", None), nn.Embedding):
         raise Fault("keep the names `tokens` and `output`.")
+    if getattr(getattr(model, "output", None), "bias", None) is not None:
+        raise Fault("`output` has a bias of V numbers; it was asked for without, `bias=False`.")
     count = sum(p.numel() for p in model.parameters() if p.requires_grad) / (V * C)
     is_one, start = model.tokens.weight is model.output.weight, torch.equal(model.tokens.weight, model.output.weight)
-    spread = "std" if abs(model.tokens.weight.std().item() / std - 1) < 0.1 else "another standard deviation"
+    spread = model.tokens.weight.std().item()
+    spread = "std" if abs(spread / std - 1) < 0.1 else "1" if abs(spread - 1) < 0.1 else f"{spread:.2g}, not {std}"
     mean = "0" if model.tokens.weight.mean().abs() < 0.1 * model.tokens.weight.std() else "not 0"
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.1)
     ids, table = torch.arange(9), model.tokens.weight.detach().clone().requires_grad_()
@@ -2701,7 +3035,17 @@ tied = Repair(
         ),
     ),
     asks=(
+        lambda yours, right: (
+            None
+            if yours[1]
+            else "`tokens.weight is output.weight` is False after `__init__`: two parameters, whatever forward does."
+        ),
         lambda yours, right: f"the mean of the numbers is {yours[6]}; 0 was asked for." if yours[6] != "0" else None,
+        lambda yours, right: (
+            f"the standard deviation of the table is {yours[5]}. std is not the variance, and not the end of a range."
+            if yours[5] != "std"
+            else None
+        ),
         lambda yours, right: None if yours[7] else "forward does not give `self.output(self.tokens(ids))`.",
     ),
     hints=(
@@ -2748,12 +3092,15 @@ def groups_by_type(model, weight_decay):
 
 
 class Named(nn.Module):
-    """A model whose layer norms have several names."""
+    """A model whose layer norms have several names, with a tied table, a frozen matrix and misleading names."""
 
     def __init__(self, V, C):
         super().__init__()
         self.tokens, self.norm1, self.dense = nn.Embedding(V, C), nn.LayerNorm(C), nn.Linear(C, C)
         self.layer_norm, self.out, self.ln_f = nn.LayerNorm(C), nn.Linear(C, V), nn.LayerNorm(V)
+        self.attention, self.unbiased = nn.MultiheadAttention(C, 2), nn.Linear(C, C, bias=False)
+        self.out.weight = self.tokens.weight
+        self.dense.weight.requires_grad_(False)
 
 
 def decays(answer, model, weight_decay):
@@ -2762,11 +3109,15 @@ def decays(answer, model, weight_decay):
     found = {True: [], False: []}
     for group in answer(model, weight_decay):
         if not isinstance(group, dict) or group.get("weight_decay") not in (0, weight_decay):
-            raise Fault(f"each group is a dict with `params` and `weight_decay`, which is 0 or {weight_decay}.")
+            has = f"one of yours has {group.get('weight_decay')}" if isinstance(group, dict) else "one of yours is none"
+            raise Fault(f"each group is a dict with `params` and a `weight_decay`, 0 or {weight_decay}; {has}.")
+        strange = [p for p in group["params"] if id(p) not in names]
+        if strange:
+            raise Fault(f"`params` holds the model's parameters themselves; yours holds a {type(strange[0]).__name__}.")
         found[group["weight_decay"] != 0] += [names[id(p)] for p in group["params"]]
     every = found[True] + found[False]
     trouble = sorted({n for n in names.values() if every.count(n) != 1})
-    return sorted(found[True]), sorted(found[False]), trouble
+    return sorted(found[True]), sorted(found[False]), {n: every.count(n) for n in trouble}
 
 
 def those(names, known):
@@ -2827,7 +3178,12 @@ decay_groups = Repair(
         ),
     ),
     asks=(
-        lambda yours, right: f"{', '.join(yours[2])} is in no group, or in two." if yours[2] else None,
+        lambda yours, right: (
+            "each parameter should be in one group, once, whether it is tied or frozen. You have "
+            f"{', '.join(f'{n} {times} times' for n, times in yours[2].items())}."
+            if yours[2]
+            else None
+        ),
         lambda yours, right: (
             f"decayed that should not be: {those(yours[0], right[0])}; not decayed that should be: "
             f"{those(yours[1], right[1])}."
@@ -2845,6 +3201,21 @@ decay_groups = Repair(
 
 
 # --- 23.2 predict: a softmax too many ---------------------------------------------------------------------------------
+
+
+def about_bound(guess):
+    """Return a sentence on a wrong bound: the number of another quantity, or of an impossible size."""
+    right, guess = double_softmax.right, float(guess)
+    if abs(guess - math.exp(-right)) < 0.01:
+        return "That is the probability that the right word gets at best. The loss is -ln of it."
+    if min(abs(guess - right / math.log(base)) for base in (2, 10)) < 0.003:
+        return "The logarithm is to the base e: `math.log`."
+    if abs(guess - right) < 0.1:
+        return "You are near: give two digits after the point, rounded."
+    if guess > math.log(24):
+        return "That is above ln 24, the loss of equal probabilities, and training lowers it. Have you divided by e?"
+    return None
+
 
 double_softmax = Prediction(
     id="23.2",
@@ -2893,6 +3264,7 @@ double_softmax = Prediction(
         "e / (e + 23) is the probability that the second softmax makes of it.",
     ),
     praise="A loss that stops at ln(1 + (V - 1)/e) has met two softmaxes.",
+    about=about_bound,
 )
 
 
@@ -2936,7 +3308,7 @@ class Words(Prediction):
     @staticmethod
     def plain(value: Any) -> Any:
         if isinstance(value, str):
-            value = value.strip().lower().rstrip(".")
+            value = value.strip().lower().strip(".()")
             return {"true": True, "false": False}.get(value, value)
         return value
 

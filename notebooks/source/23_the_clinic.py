@@ -154,8 +154,8 @@ for name, model in {"healthy": healthy, "sick": sick}.items():
 # | `gradients` | one backward pass of the loss gives *every parameter* a gradient that is not zero everywhere |
 # | `overfits` | a copy of the model, trained on one batch of three texts with 1 to 4 selected tokens each (50 steps of Adam, lr 0.02, without dropout), ends below a tenth of the loss it started with |
 #
-# Write one method after the other and run the check after each. It lets healthy models and sick ones through your test, thirty
-# in all, and names those that survive. You will not see how they are made.
+# Write one method after the other and run the check after each. It lets healthy models through your test, the thirty
+# sick ones and one more, and names those that survive. You will not see how they are made.
 
 
 # %% tags=["exercise-23.1", "my-bert-clinic"]
@@ -801,7 +801,7 @@ print(f"accuracy of the pairs after training: {reached:.2f}")
 
 # %% [markdown]
 # Write `both_losses`: pair_logits (B, 2), is_next (B,) with 1 for *next* and 0 for *not next*; word_logits (B, T, V), word_labels (B, T), 0
-# where no word was selected. Return the mean loss of the pairs plus the mean loss of the selected words, a scalar.
+# where no word was selected; at least one was. Return the mean loss of the pairs plus the mean loss of the selected words, a scalar.
 
 
 # %% tags=["exercise-23.10"]
@@ -1230,8 +1230,9 @@ print(f"after 300 steps without any gradient the gains are {gain:.2f}; (1 - 0.01
 
 # %% [markdown]
 # Write `groups(model, weight_decay)`: a list of dicts with `params` and `weight_decay`, as torch's optimizers take them. As in BERT, biases and
-# the parameters of layer norms are not decayed (0), all other parameters are, embeddings too. Each parameter is in exactly one group,
-# whatever the model's parts are called. All its norms are nn.LayerNorm.
+# the parameters of layer norms are not decayed (0), all other parameters are, embeddings too. Each parameter, tied and
+# frozen ones too, is in exactly one group, once, whatever the model's parts are called. All its norms are nn.LayerNorm, and only biases and
+# the parameters of norms have one dimension.
 
 
 # %% tags=["exercise-23.17"]
