@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import math
 import pkgutil
 import re
 import statistics
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize
 
 import nextbert_lite.checks
 from nextbert_lite.checks import (
@@ -2021,7 +2023,14 @@ def test_each_right_sampler_writes_possible_sentences_with_the_lessons_perfect_m
 
 GUESSES_18 = {
     2 * 768 * 5: "That is 10 C, where scores and mixing have 40 C² operations. .* they have 24 C²",
-    4600: "It is too small, and the exact number is whole",
+    4224: "have 22 C² .*: 6 for .*, 2 for .*, 16 for .* Are the 2 C² of the output missing",
+    3840: "three products of 2 C² each: are they counted as one",
+    2688: "two matrices, .* is one of them missing, and the output",
+    1152: "Are only queries, keys and values counted",
+    6 * 1024: "another model's width",
+    12 * 4608: "12, stands on one side only",
+    4600: "It is too small, and the exact number is whole: .* have 24,576 operations fewer",
+    4609: "It is too large, .* have 3,072 operations more than the linear layers",
     100: "It is too small: .* 0.0217 times",
     5000: "It is too large: .* 1.09 times",
     -1: "positive and finite",
@@ -2124,6 +2133,10 @@ UNPADDED_18 = {
         "gets another layer than `self.layers.0.`",
     ),
     "unpack left out": (dict(forward=("return self.unpack(x, mask)", "return x")), "`self.unpack` is not called"),
+    "torch's own error for an empty batch": (
+        dict(forward=("raise ValueError(", "torch.cat([]), (")),
+        "raises a ValueError that says .torch.cat",
+    ),
     "other lengths": (
         dict(forward=("mask.sum(1).tolist()", "mask.sum(1).flip(0).tolist()")),
         "`layer_forward` gets the lengths",
@@ -2197,6 +2210,64 @@ QUANTIZED_18 = {
         "the mean of a row",
     ),
     "signs lost": (quantize_18(last="q.abs().round().to(torch.int8), scale"), "signs are lost"),
+    "127 up, 128 down": (
+        quantize_18(1, size="torch.maximum(w.amax(1) / 127, -w.amin(1) / 128)"),
+        "negative it becomes −128. Then −w does not give −q",
+    ),
+    "no scale below 1": (quantize_18(size="w.abs().amax(1).clamp(min=127.0)"), "no scale is below 1 .a `clamp`"),
+    "no size below 1": (quantize_18(size="w.abs().amax(1).clamp(min=1.0)"), "no scale is below 0.00787"),
+    "something added": (quantize_18(1, size="w.abs().amax(1) / 127 + 1e-3"), "0.001 is added to each scale"),
+    "whole scales": (
+        quantize_18(1, size="(w.abs().amax(1) / 127).ceil()"),
+        "the scales are whole numbers. .* keeps its digits",
+    ),
+    "arrays": (
+        quantize_18(last="q.round().char().numpy(), scale.numpy()"),
+        r"is a NumPy ndarray of shape \(6, 9\) and",
+    ),
+    "one for a zero": (
+        quantize_18(1, size="torch.where((w == 0).any(1), 1.0, w.abs().amax(1) / 127)"),
+        "a row with .one. weight of 0 gets the scale 1",
+    ),
+    "from the mean": (
+        quantize_18(
+            size="(w - w.mean(1, keepdim=True)).abs().amax(1)", last="q.round().clamp(-127, 127).char(), scale"
+        ),
+        "the scale comes from the largest distance from the mean",
+    ),
+    "times the scale": (
+        quantize_18(last="(w * scale[:, None]).round().to(torch.int32).to(torch.int8), scale"),
+        "q is w · scale",
+    ),
+    "rounded before 127": (
+        quantize_18(last="((q / 127).round() * 127).to(torch.int8), scale"),
+        "rounded, and multiplied by 127 after that",
+    ),
+    "ones for all": (quantize_18(1, size="torch.ones(len(w))"), "every row has the scale 1, .* decides row by row"),
+    "the last row forgotten": (
+        quantize_18(1, size="torch.cat([w[:-1].abs().amax(1) / 127, torch.ones(1)])"),
+        "the last row alone is wrong: .* its scale 1,",
+    ),
+    "up": (quantize_18(last="q.ceil().clamp(-127, 127).to(torch.int8), scale"), "`ceil` rounds up"),
+    "up, unclamped": (quantize_18(last="q.ceil().to(torch.int8), scale"), "`ceil` rounds up"),
+    "away": (
+        quantize_18(last="(q.sign() * q.abs().ceil()).clamp(-127, 127).to(torch.int8), scale"),
+        "you round away from 0",
+    ),
+    "by chance": (
+        quantize_18(last="(q + torch.rand(q.shape)).floor().clamp(-127, 127).to(torch.int8), scale"),
+        "another call with the same w gives another result",
+    ),
+    "128 for q, 127 for the scale": (
+        quantize_18(last="(q * 128 / 127).round().clamp(-127, 127).to(torch.int8), scale"),
+        "q is w divided by a 128th of the largest size, and the scale is a 127th",
+    ),
+    "a pair": (quantize_18(size="w.abs().max(1)"), "`max.1.` gives a pair, .* Take `.values`"),
+    "no new axis": (quantize_18(last="(w / scale).round().to(torch.int8), scale"), "must match .* `scale.:, None.`"),
+    "float32": (
+        quantize_18(last="q.round().to(torch.int8), scale.float()"),
+        "torch.float64: result 2 of 2: the dtype is torch.float32; expected torch.float64.$",
+    ),
     "halves up": (
         quantize_18(last="(q + 0.5).floor().to(torch.int8), scale"),
         "the result is right, but −w does not give −q",
@@ -2241,6 +2312,35 @@ COUNTS_19 = {
     ),
     "no head.bias in the first": (sizes_plus(first=lambda model: -numel("head.bias")(model)), "as many as in `head.b"),
     "millions": (lambda m: (lesson_19.sizes_of(m)[0] / 1e6, 1.0), "expected a whole number"),
+    "no biases": (
+        sizes_plus(second=lambda m: -sum(p.numel() for n, p in m.named_parameters() if n.endswith("bias"))),
+        "as many as in all biases",
+    ),
+    "several times": (
+        lambda m: (sum(p.numel() for part in m.modules() for p in part.parameters()), 1),
+        "are counted several times: `model.modules.* gives the whole",
+    ),
+    "tensors": (lambda m: (len(list(m.parameters())), 1), "you count the tensors"),
+    "tables of the encoder alone": (
+        lambda m: (
+            sum(p.numel() for p in m.parameters()),
+            sum(p.numel() for p in m.parameters())
+            - sum(
+                p.numel()
+                for part in m.encoder.children()
+                if isinstance(part, torch.nn.Embedding)
+                for p in part.parameters()
+            )
+            - m.head.bias.numel(),
+        ),
+        "another model may have a table elsewhere",
+    ),
+    "what is trained": (
+        lambda m: tuple(
+            n - sum(p.numel() for p in m.parameters() if not p.requires_grad) for n in lesson_19.sizes_of(m)
+        ),
+        "are not counted. They are parameters as well",
+    ),
     "no norms": (
         sizes_plus(second=lambda m: -sum(p.numel() for n, p in m.named_parameters() if "norm" in n)),
         "as many as in all norms",
@@ -2274,6 +2374,35 @@ def halfway(N, D, losses, floor=None, delta=0.01):
     return E, A, alpha + noise, B, beta
 
 
+def way_back(way):
+    """Return a fit whose A and B come from `way` of exp(a) at the centre, the exponent, and the logarithms."""
+
+    def answer(N, D, losses, floor=None, delta=0.01):
+        E, A, alpha, B, beta = lesson_19.fit_law(N, D, losses, floor=floor, delta=delta)
+        x, y = np.log(np.asarray(N)), np.log(np.asarray(D))
+        more = way.__code__.co_argcount == 4
+        A = way(A * math.exp(-alpha * x.mean()), alpha, x, *[y] * more)
+        return E, float(A), alpha, float(way(B * math.exp(-beta * y.mean()), beta, y, *[x] * more)), beta
+
+    return answer
+
+
+def holds_E(of_losses):
+    """Return a fit that holds E where no floor is given."""
+
+    def answer(N, D, losses, floor=None, delta=0.01):
+        E = float(of_losses(np.asarray(losses))) if floor is None else floor
+        if floor is not None or E == 0:
+            return lesson_19.fit_law(N, D, losses, floor=E, delta=delta)
+        given = lesson_19.no_mistake(floor="fixed"), N, D, losses, E, delta
+        objective, *_, x, y = lesson_19.posed(*given)
+        found = minimize(objective, [0.0, 0.5, 0.0, 0.5], jac=True, method="L-BFGS-B", options={"ftol": 1e-13})
+        a, alpha, b, beta = map(float, found.x)
+        return E, math.exp(a + alpha * x), alpha, math.exp(b + beta * y), beta
+
+    return answer
+
+
 FITS_19 = {
     "tensors only": (
         fitted(before=lambda N, D, L: (N.log().exp(), D, L)),
@@ -2282,6 +2411,63 @@ FITS_19 = {
     "an array": (fitted(np.array), "it returns one array; expected five floats"),
     "A, α, B, β, E": (fitted(lambda five: (*five[1:], five[0])), "the five numbers come in another order"),
     "half of A": (fitted(lambda five: (five[0], five[1] / 2, *five[2:])), "Right: E, α, B, β. Wrong: A is .* expected"),
+    "a line from δ²": (lesson_19.wrong_fit(loss="no shift"), "pieces of your loss do not meet"),
+    "a square without its half": (lesson_19.wrong_fit(loss="no half below"), "pieces of your loss do not meet"),
+    "a line without δ": (lesson_19.wrong_fit(loss="no factor"), "pieces of your loss do not meet|jump at δ"),
+    "E not out of its logarithm": (
+        fitted(lambda five: (math.log(five[0]), *five[1:])),
+        "for E you return its logarithm",
+    ),
+    "log2": (
+        fitted(lambda f: (f[0], f[1], f[2] * math.log(2), f[3], f[4] * math.log(2))),
+        "0.693 times the right ones, which is ln 2",
+    ),
+    "A and B logarithms": (
+        way_back(lambda at, k, logs: math.log(at) + k * logs.mean()),
+        "for each of A and B you return its logarithm",
+    ),
+    "a and b": (way_back(lambda at, k, logs: math.log(at)), "you return what was fitted: both"),
+    "added after exp": (way_back(lambda at, k, logs: at + k * logs.mean()), "add before you take exp"),
+    "no exponent": (way_back(lambda at, k, logs: at * math.exp(logs.mean())), "the exponent is missing"),
+    "the mean of N": (way_back(lambda at, k, logs: at * np.exp(logs).mean() ** k), "take the mean of the logarithms"),
+    "the other mean": (
+        way_back(lambda at, k, logs, other: at * math.exp(k * other.mean())),
+        "the .other. variable's mean",
+    ),
+    "B by the other mean": (
+        lambda N, D, L, floor=None, delta=0.01: (
+            *lesson_19.fit_law(N, D, L, floor, delta)[:3],
+            *way_back(lambda at, k, logs, other: at * math.exp(k * other.mean()))(N, D, L, floor, delta)[3:],
+        ),
+        "for B you return a number moved by the .other.",
+    ),
+    "rounded": (fitted(lambda five: tuple(round(v, 2) for v in five)), "they are rounded. Return them with all digits"),
+    "strings": (fitted(lambda five: tuple(f"{v:.9f}" for v in five)), "not numbers; return floats"),
+    "δ halved": (
+        lambda N, D, L, floor=None, delta=0.01: lesson_19.fit_law(N, D, L, floor, delta / 2),
+        "times the least there is: either the optimiser stopped early or something else",
+    ),
+    "stopped early": (fitted(lambda f: (0.99 * f[0], *f[1:])), "off by up to .*stopped before it arrived"),
+    "runs away": (fitted(lambda five: (0.0, 0.0, -1e84, 0.0, -1e85)), "run away to infinity, .* the absolute value"),
+    "a bound": (
+        fitted(lambda five: (*five[:4], min(five[4], 1.0) if five[0] < 1 else five[4])),
+        "β is exactly 1, as if",
+    ),
+    "E held": (holds_E(lambda losses: 0.9 * losses.min()), "the best ones for that E. Is E fixed, or held by a bound"),
+    "0 for None": (holds_E(lambda losses: 0.0), "Is 0 your default of `floor`"),
+    "lists have no minus": (
+        lambda N, D, L, floor=None, delta=0.01: lesson_19.fit_law(
+            N, D, L if floor is None else L - floor + floor, floor, delta
+        ),
+        "with lists and a floor your code raises TypeError",
+    ),
+    "a list sorted": (
+        lambda N, D, L, floor=None, delta=0.01: (
+            lesson_19.fit_law(N, D, L, floor, delta),
+            isinstance(L, list) and L.sort(),
+        )[0],
+        "`losses` is changed in place",
+    ),
     "all but exact": (fitted(lambda five: (five[0] * 1.03, *five[1:])), "off by up to .*stopped before it arrived"),
     "a constant dropped": (dropped_constant, "you fit a further constant beside it, and drop it"),
     "not the least": (halfway, "times the least there is: either the optimiser stopped early"),

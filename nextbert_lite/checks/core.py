@@ -90,9 +90,8 @@ class Exercise:
                 fault = difference(self.run(answer, other), self.run(self.right, other))
                 if fault:
                     shown = ", ".join(describe(argument) for argument in other)
-                    raise CheckFailed(
-                        f"{self.id}: right on some inputs, but not for {shown}: {fault}{notebook_names(answer)}"
-                    )
+                    why = "" if "the dtype is" in fault else notebook_names(answer)
+                    raise CheckFailed(f"{self.id}: right on some inputs, but not for {shown}: {fault}{why}")
                 cases.append(other)
             if self.limit is not None:
                 broken = [sentence for case in cases if (sentence := self.limit(answer, copy.deepcopy(case)))]
@@ -482,6 +481,8 @@ def unchanged(old: Any, new: Any) -> bool:
         return len(old) == len(new) and all(unchanged(a, b) for a, b in zip(old, new, strict=True))
     if isinstance(old, dict):
         return list(old) == list(new) and all(unchanged(old[key], new[key]) for key in old)
+    if hasattr(old, "tolist"):  # NumPy's arrays
+        return old.tolist() == new.tolist()
     return callable(old) or old == new
 
 
@@ -575,4 +576,6 @@ def describe(value: Any) -> str:
         return f"{'a tuple' if isinstance(value, tuple) else 'a list'} of {len(value)}"
     if isinstance(value, nn.Module):
         return f"a module {type(value).__name__}"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"a NumPy {type(value).__name__} of shape {tuple(value.shape)} and {value.dtype}"
     return f"{value!r} ({type(value).__name__})"

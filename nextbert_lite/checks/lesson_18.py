@@ -21,6 +21,8 @@ from nextbert_lite.checks.core import (
     describe,
     hint,
     mine,
+    run,
+    same,
     solution,
     untouched,
     with_weights,
@@ -32,6 +34,22 @@ __all__ = ["balance", "hint", "mine", "profile", "quantized", "solution", "unpad
 # --- 18.1 predict -----------------------------------------------------------------------------------------------------
 
 
+LINEAR = {  # what a wrong sum of the linear layers' operations, in C², may come from
+    2: "Is only the output counted?",
+    6: "Are only queries, keys and values counted? (If you took 192 for C: that is another model's width.)",
+    10: "The feed-forward network has two matrices, C × F and F × C: is one of them missing, and the queries, keys and "
+    "values as well?",
+    14: "The feed-forward network has two matrices, C × F and F × C: is one of them missing, and the output as well?",
+    18: "Are the 6 C² of queries, keys and values missing?",
+    20: "Queries, keys and values are three products of 2 C² each: are they counted as one?",
+    22: "Are the 2 C² of the output missing?",
+    32: "Is there a matrix too many, of C × F? (If you took 1,024 for C: that is another model's width.)",
+    36: "If you put in T = 512, leave T open: it is the unknown.",
+    288: "A number of layers or heads, 12, stands on one side only: one layer is compared with itself, all heads "
+    "together.",
+}
+
+
 def about_balance(guess):
     """Return what is true of any other number of tokens."""
     tokens, C = float(guess), 768
@@ -39,19 +57,23 @@ def about_balance(guess):
         return "A number of tokens is positive and finite."
     if 4 * tokens % C == 0:
         multiple = tokens / C
+        seen = LINEAR.get(4 * multiple)
         return (
             f"That is {multiple:g} C, where scores and mixing have {4 * multiple:g} C² operations. It would be right "
-            "if the linear layers had as many, and they have 24 C²: 6 + 2 + 16."
+            "if the linear layers had as many, and they have 24 C²: 6 for queries, keys and values, 2 for the output, "
+            f"16 for the feed-forward network.{f' {seen}' if seen else ''}"
         )
     if any(abs(tokens * ten - 4608) < 0.5 for ten in (100, 1000, 1024, 0.1, 0.01)):
         return "The digits are right and the unit is not: T is a number of tokens."
     ratio = 4 * tokens * C / (24 * C * C)
-    direction = "small" if ratio < 1 else "large"
-    close = ", and the exact number is whole" if abs(ratio - 1) < 0.05 else ""
-    return (
-        f"It is too {direction}{close}: there scores and mixing have {ratio:.3g} times the operations of the linear "
-        "layers."
-    )
+    direction, more = ("small", "fewer") if ratio < 1 else ("large", "more")
+    if abs(ratio - 1) < 0.05:
+        gap = abs(4 * tokens * C - 24 * C * C)
+        return (
+            f"It is too {direction}, and the exact number is whole: there scores and mixing have {gap:,.0f} operations "
+            f"{more} than the linear layers. Solve 24 C² = 4 T C."
+        )
+    return f"It is too {direction}: there scores and mixing have {ratio:.3g} times the operations of the linear layers."
 
 
 balance = Prediction(
@@ -74,8 +96,8 @@ balance = Prediction(
         Mistake(
             "multiply-adds on one side",
             2304,
-            "one side counts a multiplication and its addition as two operations, the other as one. Both sides are "
-            "in the table in the same unit: 24 C² and 4 T C.",
+            "that is 3 C, half of what is right. Does one side count a multiplication and its addition as two "
+            "operations, and the other as one? Or did you take F for C? With F = 4C the sides are 24 C² and 4 T C.",
             "12 C² (multiply-adds) set equal to 4 T C (operations)",
         ),
         Mistake(
@@ -88,8 +110,8 @@ balance = Prediction(
         Mistake(
             "the feed-forward network alone",
             3072,
-            "that balances the feed-forward network's 16 C² only. Queries, keys, values and output are linear layers "
-            "too: 8 C² more.",
+            "that balances 16 C²: the feed-forward network alone, or attention's linear layers with one of the "
+            "network's two matrices. Queries, keys, values and output have 8 C², and both matrices 16 C² more.",
             "16 C² = 4 T C, and the width of the feed-forward network, which is the same number",
         ),
         Mistake(
@@ -123,6 +145,31 @@ balance = Prediction(
                 ("the square root", 68, "that is √(6 C), rounded up."),
                 ("the square root, rounded down", 67, "that is √(6 C), rounded down."),
             )
+        ),
+        *(
+            Mistake(
+                name,
+                value,
+                f"that is {said} On both sides a token is multiplied with numbers of the width: solve 24 C² = 4 T C.",
+                "24 C² = 4 T², the width left out of the scores",
+            )
+            for name, value, said in (
+                ("T² for T C", 1881, "√6 · C, rounded down: the solution of 24 C² = 4 T²."),
+                ("T² for T C, rounded up", 1882, "√6 · C, rounded up: the solution of 24 C² = 4 T²."),
+            )
+        ),
+        Mistake(
+            "times BERT's longest text",
+            9,
+            "that is how many times as long as BERT's longest text such a text is. The question asks for T itself, in "
+            "tokens.",
+            "T / 512 for T",
+        ),
+        Mistake(
+            "the ratio",
+            1,
+            "1 is the ratio of the two sides at the T that is asked for. Give T itself, in tokens.",
+            "the condition taken for the answer",
         ),
         Mistake(
             "the factor alone",
@@ -1142,7 +1189,7 @@ def edges(answer, generator):
         try:
             encoder(ids, ids != 0)
         except ValueError as error:
-            if len(str(error)) < 15:
+            if len(str(error)) < 15 or "torch." in str(error):
                 raise Fault(
                     f"a batch of shape {tuple(ids.shape)} without a real token raises a ValueError that says "
                     f"{str(error)!r}; say what is wrong."
@@ -2374,10 +2421,16 @@ def about_quantized(answer, case):
     """Return what is wrong with a q and a scale that no named mistake gives: kinds, then the scale, then q, then 0."""
     (w,) = case
     rows, columns = w.shape
-    found = answer(w.clone())
+    found, again = run(answer, case), run(answer, case)
+    if isinstance(found, RuntimeError) and "must match the size" in str(found):
+        return f"your code raised RuntimeError: {found}. Each row is divided by one number: `scale[:, None]`."
+    if isinstance(found, TypeError) and "return_types" in str(found):
+        return "`max(1)` gives a pair, the values and where they are. Take `.values`, or `amax(1)`."
     if not isinstance(found, tuple | list) or len(found) != 2 or not all(isinstance(t, torch.Tensor) for t in found):
         return None
     q, scale = found
+    if not same(again, found):
+        return "another call with the same w gives another result: round to the nearest, not by chance."
     if scale.shape == w.shape and q.shape != w.shape:
         return "first q, then the scale: `return q, scale`."
     if scale.shape == (rows, 1):
@@ -2433,9 +2486,16 @@ def about_scale(w, q, scale, largest):
     exact = w / scale[:, None]
     if bool(((q.double() - exact).abs() < 0.5001).all()):
         return None if torch.equal(q.double(), q.double().round()) else NOT_ROUNDED
-    for step, name in ((torch.trunc, None), (torch.floor, "`floor` rounds down"), (torch.ceil, "`ceil` rounds up")):
-        if torch.equal(q.double(), step(exact)) or torch.equal(q.double(), step(exact.float()).double()):
+    clear = (exact - exact.round()).abs() > 1e-3  # the rest is whole, and may be rounded either way
+    for step, name in (
+        (torch.trunc, None),
+        (torch.floor, "`floor` rounds down"),
+        (torch.ceil, "`ceil` rounds up"),
+    ):
+        if torch.equal(q[clear].double(), step(exact[clear])):
             return f"{name}, an error of up to a whole step, always in one direction. Use `round`." if name else CUT_OFF
+    if torch.equal(q[clear].double().abs(), exact[clear].abs().ceil()):
+        return "you round away from 0, so every size grows, by up to a whole step. Use `round`."
     if torch.equal(q.double(), exact.round().clamp(min=0)):
         return "negative weights are cut off at 0: int8 goes from −128, and q from −127 to 127."
     if torch.equal(q.double().abs(), exact.round().abs()):
@@ -2459,6 +2519,9 @@ def about_steps_of_q(q, w, exact, at):
     wrapped = (q - before + 128) % 256 - 128  # what does not fit into int8 wraps around
     if bool((wrapped.abs() < 1.0001).all()):
         return f"the weights are rounded before they are divided, so most become 0 first. {rule}"
+    of_128 = (w * 128 / w.abs().amax(1, keepdim=True)).round()
+    if torch.equal(q, of_128.clamp(-127, 127)) or torch.equal(q, of_128.clamp(-128, 127)):
+        return "q is w divided by a 128th of the largest size, and the scale is a 127th. Divide by the scale itself."
     if not bool(off[~at].any()):
         return "only the weight of the largest size in each row is wrong: it becomes 127 or −127."
     for sign, word in ((1, "positive"), (-1, "negative")):
@@ -2478,14 +2541,15 @@ def about_steps_of_q(q, w, exact, at):
         ("w divided by the smallest scale of all rows", w / scale.min()),
         ("127 times the sign of w, whatever its size", w.sign() * 127),
         ("the sign of w", w.sign()),
+        ("w divided by the largest size and rounded, and multiplied by 127 after that", (w / largest).round() * 127),
         ("127 · w, whatever the scale", w * 127),
         ("w divided by 127, whatever the scale", w / 127),
         ("w cut off at ±127 before it is divided", w.clamp(-127, 127) / scale),
         ("w moved by the mean of its row", (w - w.mean(1, keepdim=True)) / scale),
         ("w moved by the smallest weight of its row", (w - w.amin(1, keepdim=True)) / scale),
     ):
-        low, high = (other.clamp(-bound, bound) for bound in (127, 128))
-        if bool(((q - low).abs() < 1.0001).all()) or bool(((q - high).abs() < 1.0001).all()):
+        fits = (other.clamp(-127, 127), other.clamp(-128, 128), (other + 128) % 256 - 128)  # the last wraps around
+        if any(bool(((q - one).abs() < 1.0001).all()) for one in fits):
             return f"q is {name}. {rule}"
     good = ~off.bool().any(1)
     if bool(good.any()):
@@ -2495,6 +2559,8 @@ def about_steps_of_q(q, w, exact, at):
 
 def about_steps(w, scale, steps, like):
     """Return what is wrong with a scale that is not a 127th of the largest size."""
+    if bool((scale == 1).all()):
+        return "every row has the scale 1, which is meant for a row of zeros alone: `torch.where` decides row by row."
     if bool(((scale - scale[0]).abs() < 1e-6 * scale[0].abs()).all()):
         return ONE_SCALE
     if bool(((scale * w.abs().amax(1) - 127).abs() < 0.02).all()):
@@ -2516,6 +2582,7 @@ def about_steps(w, scale, steps, like):
         ("the root of the mean square", w.square().mean(1).sqrt()),
         ("the length of the row as a vector", w.norm(dim=1)),
         ("the sum of the absolute values", w.abs().sum(1)),
+        ("the largest distance from the mean", (w - w.mean(1, keepdim=True)).abs().amax(1)),
         ("the mean", w.mean(1)),
         ("the size of the mean", w.mean(1).abs()),
         ("the median of the absolute values", w.abs().median(1).values),
@@ -2533,9 +2600,32 @@ def about_steps(w, scale, steps, like):
         return "a scale is negative. It is the size of a step: take the absolute value of the largest weight."
     if bool(((steps - steps[0]).abs() < 1e-3 * steps[0].abs()).all()):
         return about_constant(float(steps.mean()))
+    right = w.abs().amax(1) / 127
+    good, more = (steps - 127).abs() < 0.01, scale - right
+    if bool(((more - more[0]).abs() < 1e-3 * more[0].abs() + 1e-6 * right).all()):
+        return (
+            f"{float(more[0]):.3g} is added to each scale, so no largest weight is stored exactly, and small rows "
+            "suffer most. Only a row of zeros needs another scale, 1."
+        )
+    if torch.equal(scale, scale.round()) and not torch.equal(right, right.round()):
+        return "the scales are whole numbers. q is whole; the scale is the size of a step, and keeps its digits."
+    if bool(((steps - 128).abs() < 0.01)[~good].all()) and bool((w.amin(1) + w.abs().amax(1) == 0)[~good].all()):
+        return (
+            "where the weight of the largest size is negative it becomes −128. Then −w does not give −q, since int8 "
+            "has no 128. Divide by 127 on either side."
+        )
+    if bool((scale[~good] == scale[~good][0]).all() and (scale >= scale[~good][0]).all()):
+        return (
+            f"no scale is below {float(scale[~good][0]):.3g} (a `clamp`, or a maximum?), which is too coarse for rows "
+            "of small weights. Only a row of zeros needs another scale: decide row by row."
+        )
+    if bool((scale[~good] == 1).all() and (w[~good] == 0).any(1).all()):
+        return "a row with *one* weight of 0 gets the scale 1, which is meant for a row of zeros alone: `.all(1)`."
+    i = int((~good).nonzero()[0])
+    where = "the last row alone is" if bool(good[:-1].all()) else "the scale is"
     return (
-        f"the largest size in a row divided by its scale is {float(steps.min()):.4g} to {float(steps.max()):.4g}; it "
-        "must be 127 in every row."
+        f"{where} wrong: a row's largest size is {float(w[i].abs().max()):.4g} and its scale {float(scale[i]):.4g}, so "
+        f"the largest weight is {float(steps[i]):.4g} steps; expected 127 in every row."
     )
 
 
@@ -2568,8 +2658,9 @@ def symmetric(answer, case):
 
 
 def a_matrix(generator, rows=6, columns=9, dtype=torch.float32):
-    w = torch.randn(rows, columns, generator=generator).to(dtype) * 10.0 ** torch.arange(rows)[:, None]
+    w = torch.randn(rows, columns, generator=generator).to(dtype) * 10.0 ** (torch.arange(rows) - 2)[:, None]
     at = torch.arange(rows), torch.randint(columns, (rows,), generator=generator)
+    w[0, at[1][0] - 1] = 0  # one weight of a row that is not all zeros
     w[at] = 4.1 * w.abs().amax(1) * torch.where(torch.arange(rows) % 2 == 0, 1.0, -1.0).to(dtype)
     w[rows // 2] = 0
     return (w,)

@@ -75,6 +75,7 @@ def part_sizes(model):
         "all biases and norms": vectors + size["head.bias"],
         "all norms": sum(n for k, n in size.items() if "norm" in k),
         "all biases": sum(n for k, n in size.items() if k.endswith("bias")),
+        "all biases but `head.bias`": sum(n for k, n in size.items() if k.endswith("bias") and k != "head.bias"),
         "`head.bias` minus `head.dense.bias`": abs(size["head.bias"] - size["head.dense.bias"]),
         "the layers": sum(n for k, n in size.items() if ".layers." in k),
     }
@@ -88,6 +89,13 @@ def which_count(answer, case):
     if not isinstance(found, tuple | list) or len(found) != 2:
         return None
     said = []
+    if found[0] == sum(p.numel() for module in model.modules() for p in module.parameters()):
+        return (
+            "parameters are counted several times: `model.modules()` gives the whole, its parts and *their* parts, and "
+            "`parameters()` of each has all that is within it. `model.parameters()` gives each once."
+        )
+    if found[0] == len(list(model.parameters())):
+        return "you count the tensors. Each has many parameters: `p.numel()` says how many."
     for which, yours, known in zip(("first", "second"), found, right, strict=True):
         if isinstance(yours, bool) or not isinstance(yours, numbers.Number) or yours == known:
             continue
@@ -100,8 +108,24 @@ def which_count(answer, case):
     return f"{'; '.join(said)}." if said else None
 
 
+def wherever_it_stands(answer, case):
+    """Return a sentence if a table within a layer stays in, or parameters that are frozen are not counted."""
+    (model,) = case
+    model.encoder.norm.requires_grad_(False)
+    if tuple(answer(model)) != sizes_of(model):
+        return "parameters without a gradient (`requires_grad` False) are not counted. They are parameters as well."
+    model.head.norm.table = nn.Embedding(3, model.encoder.config.width)
+    if tuple(answer(model)) != sizes_of(model):
+        return (
+            "another model may have a table elsewhere, within a layer or the head, and yours leaves it in. "
+            "`model.modules()` gives the parts at every depth: ask each whether it is an `nn.Embedding`."
+        )
+    return None
+
+
 sizes = Exercise(
     id="19.1",
+    limit=wherever_it_stands,
     right=sizes_of,
     inputs=lambda generator: (a_model(generator, token_types=2),),
     also=lambda generator: (a_model(generator, width=32, layers=0),),
@@ -221,7 +245,7 @@ sizes = Exercise(
             sum(
                 p.numel()
                 for name, p in model.named_parameters()
-                if name.split(".")[1] not in ("tokens", "positions", "types", "bias")
+                if not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding) and name != "head.bias"
             ),
         ),
     ),
@@ -279,7 +303,7 @@ def five(result):
         shown = "one array" if isinstance(result, np.ndarray) else describe(result)
         raise Fault(f"it returns {shown}; expected five floats, `return E, A, alpha, B, beta`.")
     try:
-        return tuple(float(value) for value in result)
+        return tuple(float(value + 0) for value in result)
     except (TypeError, ValueError):
         raise Fault("the five results are not numbers; return floats.") from None
 
@@ -303,21 +327,25 @@ def the_kind(answer, generator):
     N, D = a_grid()
     kind = ("tensors", "arrays", "lists")[generator.initial_seed() % 3]
     turn = {"tensors": lambda v: v, "arrays": lambda v: v.numpy(), "lists": lambda v: v.tolist()}[kind]
-    given = [turn(v) for v in (N, D, law(LAWS[0], N, D))]
+    result = taken(kind, answer, *(turn(v) for v in (N, D, law(LAWS[0], N, D))))
+    if not all(math.isfinite(value) for value in five(result)):
+        raise Fault(f"the results are {five(result)}; all five should be finite.")
+    return True
+
+
+def taken(kind, answer, *given, **floor):
+    """Return what a fit gives for tensors, arrays or lists; Fault if it does not take or keep them."""
     try:
-        result = answer(*given)
-    except NotImplementedError:
+        return untouched(lambda *three: answer(*three, **floor), *given, names=NAMES)
+    except (Fault, NotImplementedError):
         raise
     except Exception as error:
         if kind == "tensors":
             raise
         raise Fault(
-            f"with {kind} your code raises {type(error).__name__}: {error}. N, D and losses may be tensors, arrays or "
-            "lists: turn each into an array first, `np.asarray(N, float)`."
+            f"with {kind}{' and a floor' if floor else ''} your code raises {type(error).__name__}: {error}. N, D and "
+            "losses may be tensors, arrays or lists: turn each into an array first, `np.asarray(N, float)`."
         ) from None
-    if not all(math.isfinite(value) for value in five(result)):
-        raise Fault(f"the results are {five(result)}; all five should be finite.")
-    return True
 
 
 def posed(s, N, D, losses, floor, delta):
@@ -334,24 +362,32 @@ def posed(s, N, D, losses, floor, delta):
     delta = s["delta"] or delta
 
     def objective(p):
-        terms = [p[0] - p[1] * (x - x0), p[2] - p[3] * (y - y0)]
+        terms = [p[0] - p[1] * (x - x0), p[2] - p[1 if s["one"] else 3] * (y - y0)]
         if free:
             terms.append(np.full_like(x, p[4]))
         elif s["floor"] == "fixed":
             terms.append(np.full_like(x, np.log(floor)))
         logs = np.logaddexp.reduce(terms)
         at = np.exp(np.clip(logs, -50, 50))
-        off = at - left if s["space"] else logs - target
-        size, small = np.abs(off), np.abs(off) < delta
-        each, slope = {
-            None: (np.where(small, off**2 / 2, delta * (size - delta / 2)), np.clip(off, -delta, delta)),
-            "shift": (np.where(small, off**2 / 2, delta * (size - delta)), np.clip(off, -delta, delta)),
-            "no half": (np.where(small, off**2, delta * size), np.where(small, 2 * off, delta * np.sign(off))),
-            "squares": (off**2 / 2, off),
-            "absolute": (delta * size, delta * np.sign(off)),
-        }[s["loss"]]
-        pull = slope * (at if s["space"] else 1) * np.exp(np.array(terms) - logs)
+        per = left if s["space"] == "relative" else 1
+        off = (at - left) / per if s["space"] else logs - target
+        size, small = np.abs(off), (off if s["loss"] == "no abs" else np.abs(off)) < delta
+        line, slope = delta * (size - delta / 2), delta * np.sign(off)
+        pieces = {  # up to δ and beyond it, and the slopes of both
+            "shift": (off**2 / 2, delta * (size - delta), off, slope),
+            "no shift": (off**2 / 2, delta * size, off, slope),
+            "no factor": (off**2 / 2, size - delta / 2, off, np.sign(off)),
+            "no half": (off**2, delta * size, 2 * off, slope),
+            "no half below": (off**2, line, 2 * off, slope),
+            "exchanged": (line, off**2 / 2, slope, off),
+            "squares": (off**2 / 2, off**2 / 2, off, off),
+            "absolute": (delta * size, delta * size, slope, slope),
+        }.get(s["loss"], (off**2 / 2, line, off, slope))
+        each, slope = np.where(small, *pieces[:2]), np.where(small, *pieces[2:])
+        pull = slope * (at / per if s["space"] else 1) * np.exp(np.array(terms) - logs)
         gradient = [pull[0].sum(), -pull[0] @ (x - x0), pull[1].sum(), -pull[1] @ (y - y0)]
+        if s["one"]:
+            gradient[1:4:2] = gradient[1] + gradient[3], 0.0
         gradient += [pull[2].sum()] if free else []
         return each.sum() / delta**2, np.array(gradient) / delta**2
 
@@ -359,16 +395,19 @@ def posed(s, N, D, losses, floor, delta):
 
 
 def no_mistake(**switches):
-    return dict.fromkeys("floor space loss scale gives exchange base centre delta".split()) | switches
+    return dict.fromkeys("floor space loss scale gives exchange base centre delta one".split()) | switches
 
 
+JUMPS = "no shift", "no factor", "no half below"
 # what else may have been minimised: switches of `wrong_fit` and what is said; the same sentences are named mistakes
 OTHER_OBJECTIVES = {
     "squares": dict(loss="squares"),
     "squares without logarithms": dict(loss="squares", space=True),
     "absolute": dict(loss="absolute"),
     "shift": dict(loss="shift"),
-    "no half": dict(loss="no half"),
+    **{kind: dict(loss=kind) for kind in (*JUMPS, "no half", "exchanged", "no abs")},
+    "relative": dict(space="relative"),
+    "one": dict(one=True),
     "0.001": dict(delta=0.001),
     "0.01": dict(delta=0.01),
     "space": dict(space=True),
@@ -382,9 +421,11 @@ _least = {}
 
 
 def what_was_minimised(p, N, D, losses, floor, delta, among=OTHER_OBJECTIVES):
-    """Return the name of the objective among the usual wrong ones that is nearly least at these five numbers, or
-    None."""
-    E, A, alpha, B, beta = p
+    """Return the name of the objective among the usual wrong ones that is nearly least at these five numbers, and much
+    nearer than at the right ones; or None."""
+    key = ("right", *torch.as_tensor(losses).tolist(), floor, delta)
+    if key not in _least:
+        _least[key] = fit_law(N, D, losses, floor, delta)
     found = {}
     for name in among:
         s = no_mistake(**OTHER_OBJECTIVES[name])
@@ -398,17 +439,21 @@ def what_was_minimised(p, N, D, losses, floor, delta, among=OTHER_OBJECTIVES):
         key = (name, *torch.as_tensor(losses).tolist(), floor, delta)
         if key not in _least:
             _least[key] = wrong_fit(**OTHER_OBJECTIVES[name]).least(N, D, losses, floor, delta)
-        e = E - floor if s["floor"] == "added" else E
-        with np.errstate(all="ignore"):
-            at = [np.log(A) - alpha * x0, alpha, np.log(B) - beta * y0, beta] + ([np.log(e)] if free else [])
-            value = float(objective(np.array(at, float))[0]) if min(A, B) > 0 and e >= 0 else math.inf
-        found[name] = (value + 1e-2) / (_least[key] + 1e-2)
+        values = []
+        for E, A, alpha, B, beta in (p, _least["right", *key[1:]]):
+            e = E - floor if s["floor"] == "added" else E
+            with np.errstate(all="ignore"):
+                at = [np.log(A) - alpha * x0, alpha, np.log(B) - beta * y0, beta] + ([np.log(e)] if free else [])
+                values.append(float(objective(np.array(at, float))[0]) if min(A, B) > 0 and e >= 0 else math.inf)
+        if values[0] - _least[key] < (values[1] - _least[key]) / 10:
+            found[name] = (values[0] + 1e-2) / (_least[key] + 1e-2)
     found = {name: round(max(ratio, 1.0), 3) for name, ratio in found.items() if ratio < 1.02}
     return min(found, key=found.get) if found else None
 
 
 def sentence_of(name):
     """Return what is said of one of the other objectives: the message of the mistake that minimises it."""
+    name = "shift" if name in JUMPS else name  # all pieces that do not meet have one sentence
     return next(m.message for m in law_fit.mistakes if m.wrong.switches == OTHER_OBJECTIVES[name])
 
 
@@ -422,9 +467,11 @@ def on_the_law(found, p, N, D, losses, floor=None):
         raise Fault("A and α stand where B and β belong.")
     if not all(near) and np.allclose(sorted(found), sorted(p), rtol=0.02):
         raise Fault("the five numbers are right and come in another order.")
-    other = what_was_minimised(found, N, D, losses, floor, 0.01, ("base", "ignored"))
+    other = what_was_minimised(found, N, D, losses, floor, 0.01, ("base", "ignored", "one"))
     if other is not None:
         raise Fault(sentence_of(other))
+    if said := in_its_place(found, p, N, D):
+        raise Fault(said)
     symbols = "E A α B β".split()
     right = [symbol for symbol, good in zip(symbols, near, strict=True) if good]
     wrong = [f"{s} is {v:.2g}, expected {r:g}" for s, v, r, g in zip(symbols, found, p, near, strict=True) if not g]
@@ -433,11 +480,74 @@ def on_the_law(found, p, N, D, losses, floor=None):
     if min(found[1], found[3]) > 0 and found[0] >= 0:
         off = float((law(found, N, D) / losses).log().abs().max())
     said = f"these points lie on a law exactly. Right: {', '.join(right) or 'none'}. Wrong: {'; '.join(wrong)}."
-    if right == ["E", "α", "β"] or set(right) >= {"E", "α", "β"}:
+    if off > 0.005 and "E" in wrong[0] and floor is None and held(found, N, D, losses):
+        raise Fault(
+            f"E is {found[0]:.3g}, expected {p[0]:g}, and your other four numbers are the best ones for that E. "
+            + ("Is 0 your default of `floor`? None means that E is fitted." if found[0] < 1e-6 else FIXED_E)
+        )
+    for symbol, value in zip(symbols[2::2], found[2::2], strict=True):
+        if symbol not in right and abs(value - round(value)) < 1e-9 < abs(value) < 9:
+            raise Fault(
+                f"{said} {symbol} is exactly {value:g}, as if a bound held it. An exponent may be larger than 1."
+            )
+    if set(right) >= {"E", "α", "β"} and not all(near):
         raise Fault(f"{said} The exponents are right, so what is missing is the way back from centred logarithms.")
     if math.isfinite(off) and off < 0.2:
-        raise Fault(f"{said} Your law is off by up to {off:.1%}: the optimiser stopped before it arrived.")
+        raise Fault(f"{said} Your law is off by up to {off:.2%}: the optimiser stopped before it arrived. {JUMP}")
     raise Fault(said)
+
+
+JUMP = "(Or does the loss that you minimise jump at δ? Both pieces of Huber's are δ² / 2 there.)"
+FIXED_E = f"Is E fixed, or held by a bound? It is fitted like the others: minimise over e = ln E as well. {JUMP}"
+
+
+def held(found, N, D, losses):
+    """Whether these are the best numbers there are for their E: then E was not fitted."""
+    E, A, alpha, B, beta = (max(value, 1e-30) for value in found)
+    objective, _, _, _, x0, y0 = posed(no_mistake(floor="fixed"), N, D, losses, E, 0.01)
+    value = objective(np.array([math.log(A) - alpha * x0, alpha, math.log(B) - beta * y0, beta]))[0] + 1e-2
+    return value < 1.02 * (wrong_fit(floor="fixed").least(N, D, losses, E, 0.01) + 1e-2)
+
+
+def in_its_place(found, p, N, D):
+    """Return what stands in the place of E, A or B, a logarithm or a wrong way back, or what the exponents are off
+    by."""
+    E, A, alpha, B, beta = p
+    if np.allclose(found, (math.log(E), *p[1:]), rtol=0.02):
+        return "for E you return its logarithm, e. Return E = exp(e)."
+    if max(map(abs, found)) > 1e9:
+        return (
+            "your numbers run away to infinity, so what you minimise has no least value. In Huber's straight part, "
+            "δ(|off| − δ / 2), the absolute value keeps a law far below a run from being a gain."
+        )
+    factors = found[2] / alpha, found[4] / beta
+    if math.isclose(*factors, rel_tol=0.01) and math.isclose(found[0], E, rel_tol=0.01) and abs(factors[0] - 1) > 0.02:
+        two = (
+            ", which is ln 2: N and D went through log2" if math.isclose(factors[0], math.log(2), rel_tol=0.01) else ""
+        )
+        return f"both exponents are {factors[0]:.3g} times the right ones{two}. Use natural logarithms everywhere."
+    (x, N_mean), (y, D_mean) = ((float(np.log(v).mean()), float(v.mean())) for v in (N.numpy(), D.numpy()))
+    two_terms = (A, alpha, x, y, N_mean), (B, beta, y, x, D_mean)
+    ways = {
+        "its logarithm: take exp of it": lambda at, k, own, other, mean: math.log(at) + k * own,
+        "what was fitted: both the way back and exp are missing": lambda at, k, own, other, mean: math.log(at),
+        "exp(…) plus exponent · mean: add before you take exp": lambda at, k, own, other, mean: at + k * own,
+        "exp(… + mean): the exponent is missing, add exponent · mean": lambda at, k, own, other, mean: (
+            at * math.exp(own)
+        ),
+        "a number moved by the *other* variable's mean": lambda at, k, own, other, mean: at * math.exp(k * other),
+        "a number moved by the mean itself: take the mean of the logarithms": lambda at, k, own, other, mean: (
+            at * mean**k
+        ),
+    }
+    for said, way in ways.items():
+        a, b = (way(right * math.exp(-k * own), k, own, other, mean) for right, k, own, other, mean in two_terms)
+        for where, both in {"each of A and B": (a, b), "A": (a, B), "B": (A, b)}.items():
+            if np.allclose(found, (E, both[0], alpha, both[1], beta), rtol=0.01) and not np.allclose(
+                both, (A, B), 0.02
+            ):
+                return f"the exponents are right, and for {where} you return {said}."
+    return None
 
 
 def exact(answer, generator):
@@ -449,6 +559,7 @@ def with_floor(answer, generator):
     (N, D), p = a_grid(), one_of(generator)
     losses = law(p, N, D)
     found = five(untouched(lambda *three: answer(*three, floor=p[0]), N, D, losses.clone(), names=NAMES))
+    taken("lists", answer, N.tolist(), D.tolist(), losses.tolist(), floor=p[0])
     return on_the_law(found, p, N, D, losses, p[0])
 
 
@@ -484,11 +595,14 @@ def judged(answer, N, D, losses, floor, delta):
     ours, theirs = _fitted[key], objective(found)
     with_that = f"δ = {delta}" if floor is None else f"δ = {delta} and the floor {floor:g}"
     if theirs > 1.005 * ours + 1e-9 or not math.isfinite(theirs):
+        added = wrong_fit(floor="added")(N, D, losses, floor, delta) if floor and abs(found[0] - floor) < 1e-6 else None
+        if added is not None and np.allclose(found[1:], added[1:], rtol=0.03):
+            raise Fault("with a floor given you fit a further constant beside it, and drop it. Four unknowns are left.")
         other = what_was_minimised(found, N, D, losses, floor, delta)
         if other is not None:
             raise Fault(sentence_of(other))
-        if floor and np.allclose(found[1:], wrong_fit(floor="added")(N, D, losses, floor, delta)[1:], rtol=0.03):
-            raise Fault("with a floor given you fit a further constant beside it, and drop it. Four unknowns are left.")
+        if all(value == round(value, 3) for value in found):
+            raise Fault(f"with {with_that} your numbers are {found}: they are rounded. Return them with all digits.")
         if not math.isfinite(theirs):
             raise Fault(
                 f"with {with_that} you return {rounded(found).tolist()}, which is no law: E, A and B are not negative."
@@ -739,8 +853,8 @@ law_fit = Build(
         Mistake(
             "half of δ forgotten",
             wrong_fit(loss="shift"),
-            "beyond δ you add δ(|off| − δ). Huber's loss goes on there where the square stops, at δ² / 2: it is "
-            "δ(|off| − δ / 2).",
+            "the two pieces of your loss do not meet, so it jumps at δ. Both of Huber's pieces are δ² / 2 there, with "
+            "the same slope: off² / 2 up to δ and δ(|off| − δ / 2) beyond it.",
             "the two pieces of Huber's loss written from memory",
         ),
         Mistake(
@@ -749,6 +863,34 @@ law_fit = Build(
             "your two pieces are off² and δ |off|, which meet at δ with different slopes. Huber's loss is off² / 2 up"
             " to δ and δ(|off| − δ / 2) beyond it.",
             "the factors of Huber's loss left out as if they did not matter",
+        ),
+        Mistake(
+            "the pieces exchanged",
+            wrong_fit(loss="exchanged"),
+            "the two pieces of your loss are exchanged: the square is for |off| up to δ, the straight line for "
+            "what is beyond. (`np.where(condition, where true, where false)`.)",
+            "np.where with the condition turned round",
+        ),
+        Mistake(
+            "off below δ",
+            wrong_fit(loss="no abs"),
+            "you ask off < δ, without the absolute value, so a law far *below* a run gets the square, however "
+            "far. Ask |off| < δ.",
+            "abs forgotten in a condition",
+        ),
+        Mistake(
+            "relative differences",
+            wrong_fit(space="relative"),
+            "you compare law / loss − 1, the relative difference. Too much and too little by the same factor do "
+            "not count alike in it: compare ln(law) with ln(loss).",
+            "a per cent error taken for a difference of logarithms",
+        ),
+        Mistake(
+            "one exponent",
+            wrong_fit(one=True),
+            "both terms have one exponent: the same entry of your vector stands in both. α belongs to N and β to "
+            "D: five unknowns.",
+            "p[1] copied from one term to the other",
         ),
         Mistake(
             "squares of the losses",

@@ -200,7 +200,7 @@ for C, T in ((768, 128), (768, 512), (768, 8192), (192, 128)):
 # Write `step_profile(config, lengths, selected)`: what one training step of lesson 05's `MaskedLanguageModel(Encoder(config))`
 # costs, by formula. `config` is an `EncoderConfig`. `lengths` is a list with the number of tokens of each
 # text *as they are computed*, so with padding where padding is computed: for example [128] * 24 for a batch of 24 texts that are
-# all padded to 128. `selected` is how many tokens the head is asked for. No model is made, and neither argument is changed.
+# all padded to 128. `selected` is how many tokens the head is asked for. No model is made, and no argument is changed.
 # Return a dict of whole numbers:
 #
 # | key | what it holds |
@@ -580,7 +580,7 @@ assert slowest_product > 1.5 * fastest_other
 # | `unpack(x, mask)` | (1, N, C) → (B, T, C): every token back in its place, zeros elsewhere. Gradients flow back through it. |
 # | `attend(q, k, v, lengths, dropout)` | each (1, H, N, D) → (1, H, N, D). `lengths` is the list of the texts' numbers of tokens. Each text attends to itself and to nothing else. Use `F.scaled_dot_product_attention(..., dropout_p=dropout)`, once for each text or once for all texts of one length. |
 # | `layer_forward(layer, x, lengths)` | one `EncoderLayer` on the packed row, (1, N, C) → (1, N, C), pre- or post-norm as `layer.pre` says, with `self.attend` for its attention. Use the layer's own parts: `layer.attention.qkv`, `.out`, `.H`, `.dropout` (a number, which counts in training only: `layer.training`), `layer.norm1`, `layer.norm2`, `layer.feed_forward`, and `layer.dropout` (a module: on what the attention gives and on what the feed-forward network gives, before the residual is added). Split the features as lesson 03's class does: queries, keys and values one after the other, each head by head. |
-# | `forward(ids, mask=None)` | embed, pack, `layer_forward` for all layers, the last norm if `config.norm` is "pre", unpack. Embed with `self.embed(ids)`, which knows the positions. No mask means `ids != config.pad_id`; a mask that is given decides alone, whatever the ids are. If the whole batch has no real token, an empty batch included, raise a `ValueError` that says so. A single text without one is no error: its row is zeros. |
+# | `forward(ids, mask=None)` | embed, pack, `layer_forward` for all layers, the last norm if `config.norm` is "pre", unpack. Embed with `self.embed(ids)`, which knows the positions. No mask means `ids != config.pad_id`; a mask that is given decides alone, whatever the ids are. If the whole batch has no real token, an empty batch included, raise a `ValueError` with a message of your own that says so. A single text without one is no error: its row is zeros. |
 #
 # No linear layer may see padding, no score may be computed between two texts or with padding: the check counts the
 # operations. No argument is changed.

@@ -275,15 +275,16 @@ assert abs(hubers[0] - huber) < 1e-12
 # it must take each of these).
 #
 # * Without a floor, find the E, A, α, B, β that minimise the **sum of Huber's losses** of ln(law) − ln(loss).
-# * With a floor (0 is one, too), E *is* the floor, and what is compared is the excess: ln(A/N^α + B/D^β) − ln(loss − floor).
+# * With a floor (0 is a floor, too), E *is* the floor, and what is compared is the excess: ln(A/N^α + B/D^β) − ln(loss − floor).
 # * Return the five numbers E, A, α, B, β as floats (not their logarithms). Change no argument.
 #
-# Any optimiser will do that really arrives. `scipy.optimize.minimize(objective, start, method="L-BFGS-B")` does, and three things make it surer.
-# It stops when the objective changes by less than `ftol`, relative to *at least 1*; Huber's losses are of the order of δ², so
-# divide the sum by δ² and set `options={"maxiter": 5000, "ftol": 1e-13}`. Subtract the means of ln N and ln D before and undo it in A
-# and B at the end, else a and α pull at each other. And begin from several starts and keep the best end: for example each of α and β at
-# 0.2 or 1 and E at 0.3 or 0.9 of the smallest loss (eight starts), with A and B so that each term has half of what E leaves. If you
-# return the gradient as well (`jac=True`) it is fast; without it, scipy estimates one.
+# Any optimiser that really reaches the minimum will do. `scipy.optimize.minimize(objective, start, method="L-BFGS-B")` does, and three
+# things make it more reliable. First, it stops when a step changes the objective by less than `ftol` times the objective, or times 1 if the
+# objective is smaller than 1. Huber's losses are of the order of δ², so divide the sum by δ² and set
+# `options={"maxiter": 5000, "ftol": 1e-13}`. Second, subtract the mean of ln N from ln N and that of ln D from ln D before you fit; otherwise
+# a and α pull at each other. At the end undo it in A and B. Third, begin from several starts and keep the best result: for example each of
+# α and β at 0.2 or 1 and E at 0.3 or 0.9 of the smallest loss (eight starts), with A and B chosen so that each term has half of what E leaves
+# of the median loss. If you return the gradient as well (`jac=True`), it is fast; without it, scipy estimates one.
 #
 # The check accepts results whose objective is within half a per cent of the least; where the points lie on a law exactly, its numbers to
 # two digits.
@@ -673,7 +674,8 @@ for C in (64, 256, 1024):
 #    is multiplied. Each of the model's parameters is in exactly one group.
 # 2. The start: multiply each table (each `nn.Embedding`; some models have one of token types) so that it starts with 1/√base. Draw nothing anew.
 # 3. The scores: multiply the queries, and nothing else, by √(base / C). They are the first C of the 3C outputs of each layer's
-#    `attention.qkv`. (The number of heads is the same at every width, so D, the width of a head, grows like C.)
+#    `attention.qkv`. (The number of heads is the same at every width, so D, the width of a head, grows like C. Multiplying the keys in
+#    place of the queries would give the same scores.)
 # 4. The logits: the product with the table is multiplied by base / C, and the head's bias is not. What goes into that product is the
 #    output of `model.head.norm`. This must hold in training, too: `model.loss` calls the encoder and the head, and not `model` itself.
 #
