@@ -33,11 +33,6 @@ class Packed:
         groups = torch.stack(lengths.unique_consecutive(return_counts=True), dim=1)
         self.groups = [(length, texts) for length, texts in groups.tolist() if length]
 
-    @property
-    def padded(self) -> int:
-        """How many tokens of the batch are padding."""
-        return self.shape.numel() - len(self.index)
-
     def pack(self, x: Tensor) -> Tensor:
         """x: (B, T, C) -> the real tokens, (1, N, C)."""
         return x.flatten(0, 1).index_select(0, self.index)[None]
