@@ -3706,6 +3706,16 @@ _bound, _mask_of = lesson_23.double_softmax.right, lambda mask: mask[:, :, None]
 UNNAMED_23 = {
     "23.1-train at the end": (_battery(repeats=_repeats_and_trains), "stage 1 .*one came in eval mode"),
     "23.1-training mode": (_battery(rows=_rows_awake), "stage 4 .*it calls it in training mode"),
+    "23.1-one place": (
+        _battery(context=lambda self, model: bool((lesson_23.moved_by(self, model, 4) > 1e-4).all())),
+        "stage 5 .*places 0, 3, 6.*places 2, 5, 8.*at .each. place",
+    ),
+    "23.1-three places": (
+        _battery(
+            context=lambda self, model: all((lesson_23.moved_by(self, model, t) > 1e-4).all() for t in (0, 4, 7)),
+        ),
+        "stage 5 .*places 2, 5, 8.*at .each. place",
+    ),
     "23.1-no answer": (_battery(order=lambda self, model: print(end="")), "stage 6 .*still blank"),
     "23.1-no zero_grad": (_learns(zero=False), "stage 9 .*set to zero before each step"),
     "23.1-with dropout": (_learns(prepare=lambda model: None), "stage 9 .*trains with dropout"),
@@ -3748,6 +3758,10 @@ UNNAMED_23 = {
     "23.7-no keepdim": (lambda h, m: (h * _mask_of(m)).sum(1) / m.sum(1), "must match .*keepdim"),
     "23.7-padding": (lambda h, m: h.sum(1) / m.sum(1, keepdim=True), "padding's vectors are still in your sum"),
     "23.7-features": (lambda h, m: h.mean(2), "you average over the features"),
+    "23.7-float32": (
+        lambda h, m: (h * _mask_of(m).float()).sum(1) / m.float().sum(1, keepdim=True),
+        "where hidden is float16 yours is torch.float32",
+    ),
     "23.8-not divided": (lambda q, k, v, m: lesson_23.attend(q * q.shape[-1] ** 0.5, k, v, m), "are not divided"),
     "23.8-by D": (lambda q, k, v, m: lesson_23.attend(q / q.shape[-1] ** 0.5, k, v, m), "are divided by D. "),
     "23.8-queries": (lambda q, k, v, m: lesson_23.attend(q, k, v, m | m.mT), "value of a padded word reaches"),
@@ -3758,6 +3772,10 @@ UNNAMED_23 = {
     ),
     "23.9-each": (lambda l, y, w: lesson_23.each_loss(l, y) * w, "one number for each token"),
     "23.9-by texts": (lambda l, y, w: (lesson_23.each_loss(l, y) * w).sum() / len(y), "is 1.75 times the right one"),
+    "23.9-a text of none": (
+        lambda l, y, w: ((lesson_23.each_loss(l, y) * w).sum(1) / w.sum(1)).mean(),
+        "is NaN. One text of the batch has no selected token",
+    ),
     "23.9-the others": (lambda l, y, w: lesson_23.weighted(l, y, 1 - w), "were .not. selected"),
     "23.9-texts": (lambda l, y, w: lesson_23.weighted(l, y, w.mean(1, keepdim=True).expand_as(w)), "still change"),
     "23.10-summed": (
@@ -3824,7 +3842,7 @@ UNNAMED_23 = {
     ),
     "23.17-frozen": (
         _grouped(lambda n, p: p.ndim < 2, lambda model: [x for x in model.named_parameters() if x[1].requires_grad]),
-        "dense.weight 0 times",
+        "dense.weight .frozen. 0 times",
     ),
     "23.17-another number": (_grouped(lambda n, p: p.ndim < 2, decay=0.1), "one of yours has 0.1"),
     "23.17-names": (

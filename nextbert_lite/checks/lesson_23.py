@@ -129,6 +129,7 @@ class Block(nn.Module):
             "causal": allowed & (near >= 0),
             "anticausal": allowed & (near <= 0),
             "neighbours only": allowed & (near.abs() <= 1),
+            **{f"unseen from {n}": allowed & (torch.arange(T) % 3 != n) for n in range(3)},
         }.get(self.disease, allowed)
         if self.disease == "mask added as a number":
             weights = (scores + mask[:, None, None, :].float()).softmax(-1)
@@ -324,6 +325,10 @@ def examined(test: str) -> Callable:
         sick = {said: {"disease": name} for name, (of, said) in DISEASES.items() if of == test}
         if test == "padding":
             sick["one that counts its positions from the end, padding included"] = {"disease": "counted from the end"}
+        for n in range(3) if test == "context" else ():
+            sick[f"one that never looks at the words at the places {n}, {n + 3}, {n + 6}, …"] = {
+                "disease": f"unseen from {n}"
+            }
         accused, survived, awake, batches = [], [], False, 1
         for said, options in (HEALTHY | sick).items():
             model = Specimen(V, max_len, C=C, **options).train()
@@ -373,6 +378,8 @@ def examined(test: str) -> Callable:
                 if survived
                 else []
             )
+            if not accused and test == "context" and all("the places" in said for said in survived):
+                parts += ["Change a word at *each* place of the text, one place after the other."]
             if accused and test == "overfits":
                 parts += [
                     "It trains on one batch, as it should. Is the gradient set to zero before each step?"
@@ -728,7 +735,7 @@ battery = Build(
         Mistake(
             "short order",
             instead(order=order_short),
-            "you exchange words at the beginning of a short text, or many at once. A model that gives late words an "
+            "you exchange words at the beginning of the text only, or many at once. A model that gives late words an "
             "earlier word's position passes. Take the length max_len, exchange two places, and try every pair.",
             "https://github.com/snel-repo/neural-data-transformers/issues/1 (an index too large for its table)",
         ),
@@ -1537,6 +1544,17 @@ def hidden_and_mask(generator, B=4, T=7, C=5):
     return hidden, torch.arange(T) < lengths[:, None]
 
 
+def pooled(answer, hidden, mask):
+    """Return the answer's mean, if one that is right keeps the dtype of hidden in half precision too."""
+    found = answer(hidden, mask)
+    if same(found, mean_of_real(hidden, mask)) and (dtype := answer(hidden.half(), mask).dtype) != torch.float16:
+        raise Fault(
+            f"the mean is right, but where hidden is float16 yours is {dtype}, because the mask or the divisor has a "
+            "dtype of its own. The result should have the dtype of hidden, whichever that is."
+        )
+    return found
+
+
 def averaged(answer, case):
     """Return which vectors a mean takes in, or what it divides by, if that is not what it should be."""
     (hidden, mask), found = case, run(answer, case)
@@ -1560,6 +1578,7 @@ def averaged(answer, case):
 pooling = Repair(
     id="23.7",
     right=mean_of_real,
+    use=pooled,
     inputs=hidden_and_mask,
     also=lambda generator: tuple(
         t.double() if t.is_floating_point() else t for t in hidden_and_mask(generator, 3, 9, 2)
@@ -1767,6 +1786,11 @@ def counted(answer, case):
     B, T, V = logits.shape
     if found.shape == labels.shape:
         return "you return one number for each token. Add them up."
+    if found.isnan().any():
+        return (
+            "your loss is NaN. One text of the batch has no selected token, so its own mean is 0 divided by 0. Add up "
+            "over the whole batch, and divide once."
+        )
     if torch.allclose(found, weighted(logits.reshape(B, V, T).mT, labels, weights)):
         return "`reshape` to (B, V, T) mixes the words' numbers. To exchange two dimensions is `transpose(1, 2)`."
     if torch.allclose(found, weighted(logits, labels, 1 - weights)):
@@ -3105,7 +3129,7 @@ class Named(nn.Module):
 
 def decays(answer, model, weight_decay):
     """Return the names of what is decayed, of what is not, and of what is in no group or in two."""
-    names = {id(p): n for n, p in model.named_parameters()}
+    names = {id(p): n + " (frozen)" * (not p.requires_grad) for n, p in model.named_parameters()}
     found = {True: [], False: []}
     for group in answer(model, weight_decay):
         if not isinstance(group, dict) or group.get("weight_decay") not in (0, weight_decay):

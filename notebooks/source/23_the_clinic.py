@@ -155,7 +155,7 @@ for name, model in {"healthy": healthy, "sick": sick}.items():
 # | `overfits` | a copy of the model, trained on one batch of three texts with 1 to 4 selected tokens each (50 steps of Adam, lr 0.02, without dropout), ends below a tenth of the loss it started with |
 #
 # Write one method after the other and run the check after each. It lets healthy models through your test, the thirty
-# sick ones and one more, and names those that survive. You will not see how they are made.
+# sick ones and a few more, and names those that survive. You will not see how they are made.
 
 
 # %% tags=["exercise-23.1", "my-bert-clinic"]
