@@ -2043,6 +2043,12 @@ def test_lesson_18_says_what_is_true_at_any_wrong_length(guess, words):
         ALL["18.1"](guess)
 
 
+@pytest.mark.parametrize("guess", [pytest.param(9216, id="lesson18.1-twice")])
+def test_half_of_scores_and_mixing_is_asked_about_both_ways_to_it(guess):
+    with pytest.raises(CheckFailed, match=r"12 C, twice .*leave out the mixing.* its addition as one"):
+        ALL["18.1"](guess)
+
+
 def makes_a_model(config, lengths, selected):
     model = nextbert_lite.MaskedLanguageModel(nextbert_lite.Encoder(config))
     found = lesson_18.step_profile(config, lengths, selected)
@@ -2314,7 +2320,7 @@ COUNTS_19 = {
     "millions": (lambda m: (lesson_19.sizes_of(m)[0] / 1e6, 1.0), "expected a whole number"),
     "no biases": (
         sizes_plus(second=lambda m: -sum(p.numel() for n, p in m.named_parameters() if n.endswith("bias"))),
-        "as many as in all biases",
+        "as many as in all biases. Only the tables and `head.bias` are left out",
     ),
     "several times": (
         lambda m: (sum(p.numel() for part in m.modules() for p in part.parameters()), 1),

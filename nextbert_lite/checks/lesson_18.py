@@ -103,8 +103,9 @@ balance = Prediction(
         Mistake(
             "the other side's multiply-adds",
             9216,
-            "one side counts a multiplication and its addition as two operations, the other as one. For scores and "
-            "mixing together the table has 4 T C, not 2 T C.",
+            "that is 12 C, twice what is right: it balances 24 C² and 2 T C. Did you leave out the mixing? It takes "
+            "2 T C, as the scores do. Or did you count a multiplication and its addition as one operation on one side "
+            "only?",
             "24 C² set equal to 2 T C: the scores without the mixing, or multiply-adds",
         ),
         Mistake(

@@ -105,7 +105,8 @@ def which_count(answer, case):
         as_many = [name for name, n in part_sizes(model).items() if n == abs(gap)]
         also = f", as many as in {as_many[0]}" if as_many else ""
         said.append(f"the {which} number is {abs(gap):,} too {'large' if gap > 0 else 'small'}{also}")
-    return f"{'; '.join(said)}." if said else None
+    only = " Only the tables and `head.bias` are left out of the second." if "second number" in "".join(said) else ""
+    return f"{'; '.join(said)}.{only}" if said else None
 
 
 def wherever_it_stands(answer, case):
