@@ -482,7 +482,7 @@ for T in (48, 64, 128, 256):  # of `results_length`
     assert abs(learned_row[f"T{T}"] - expected) < 0.04
 
 # %% [markdown]
-# All conditions, as stored with the course, means of three seeds:
+# All conditions, as stored with the course, means of five seeds:
 
 # %% tags=["nbval-check-output"]
 from nextbert_lite import stored_table
@@ -504,7 +504,7 @@ for kind, steps in kinds:
     print(f"{kind:<24}{steps:>5}   " + "".join(f"{mean:<7.2f}" for mean in means))
 
 # %% [markdown]
-# Do the live rows agree with the stored ones of three seeds?
+# Do the live rows agree with the stored ones of five seeds?
 
 # %%
 for row in results_length:  # the live rows agree with the stored ones
@@ -554,7 +554,7 @@ plots.show(
 #   it must learn for each row what rotation has built in.
 # * **ALiBi depends on its slopes.** With those of the formula for two heads a side it does not learn the task: its accuracy is
 #   low at *every* length, also at those it was trained on, and with four times the steps it is right in half of the cases for
-#   the shortest texts. With slopes 1 and 1/4 and nothing else changed, it is right in about 83 % after 300 steps and in over
+#   the shortest texts. With slopes 1 and 1/4 and nothing else changed, it is right in about 80 % after 300 steps and in over
 #   99 % after 1,200, and this holds at every length up to 256 letters. (These slopes were the first guess; no others were
 #   tried.) So ALiBi can say "exactly three", and it reads longer texts too. Only the symmetric one cannot say "left", because
 #   left and right get the same penalty; its accuracy, and that of the flat slopes after 300 steps, is near that of `none` in
