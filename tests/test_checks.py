@@ -3173,9 +3173,29 @@ def _topk(scores, near, k):
     return torch.cat([found[:1], last[1:]])  # ties broken now so, now so
 
 
+def _whole_chunks(fewest):
+    """The scores of whole chunks, `fewest` chunks at least, are written into a table of zeros."""
+
+    def score(query, query_mask, text, text_mask, chunk=64):
+        found = torch.zeros(len(query), len(text))
+        for n in range(max(fewest, len(text) // chunk)):
+            at = slice(n * chunk, (n + 1) * chunk)
+            found[:, at] = lesson_21.max_sim(query, query_mask, text[at], text_mask[at])
+        return found
+
+    return score
+
+
+def _only_the_query_has_length_one(query, query_mask, text, text_mask, chunk=64):
+    return lesson_21.wrong_max_sim(normal="none")(F.normalize(query, dim=-1), query_mask, text, text_mask, chunk)
+
+
 @pytest.mark.parametrize(
     "number, answer, words",
     [
+        ("21.5", _whole_chunks(0), "a case by hand: with 7 texts and `chunk=3`, the seventh has other scores"),
+        ("21.5", _whole_chunks(1), "chunks: with 7 texts and `chunk=3`, the seventh has other scores"),
+        ("21.5", _only_the_query_has_length_one, "if a vector of the text is made three times as long"),
         ("21.2", lambda q, t, keys, n: rerank.join(q, t, keys, 40), "your ids are 40 numbers; expected 64"),
         ("21.2", lambda q, t, keys, n: rerank.join(q, t, keys, 64), "right on some inputs, but not for"),
         ("21.2", _last_type_two, "types: the first that differs is at place 63: 2; expected 1"),

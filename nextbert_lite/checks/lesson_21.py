@@ -1361,6 +1361,27 @@ def max_sim_by_loops(query, query_mask, text, text_mask, chunk=64):
     return torch.stack(rows)
 
 
+def about_late(answer, stage):
+    """Say that a smaller chunk has other scores, or on which side the length of a vector counts."""
+    g = torch.Generator().manual_seed(0)
+    sides = *token_vectors(g, 3, 4, whole=True), *token_vectors(g, 7, 5, whole=True)
+    some, each = (answer(*sides, chunk=n) for n in (3, 1))
+    if torch.allclose(some[:, :6], each[:, :6], atol=1e-5) and not torch.allclose(some, each, atol=1e-5):
+        return (
+            "with 7 texts and `chunk=3`, the seventh has other scores than with `chunk=1`; the first six do not. "
+            "What does not fill a chunk is a chunk too, a smaller one, also where all texts are fewer than `chunk`."
+        )
+    for side, at in (("query", 0), ("text", 2)) if stage.name == "lengths of vectors" else ():
+        longer = sides[at].clone()
+        longer[:, 0] *= 3
+        if not torch.allclose(answer(*sides[:at], longer, *sides[at + 1 :]), answer(*sides), atol=1e-5):
+            return (
+                f"if a vector of the {side} is made three times as long, the scores change. Bring each vector of the "
+                f"{side} to length 1 as well."
+            )
+    return None
+
+
 late = Build(
     id="21.5",
     course=max_sim,
@@ -1527,6 +1548,7 @@ late = Build(
         "Multiply by `query_mask[:, None]`, sum over the query's tokens, and join the chunks with torch.cat(…, dim=1).",
     ),
     praise="Every token of the query looks for its best partner, and the texts can be encoded in advance.",
+    about=about_late,
     other_ways=(max_sim_by_loops,),
 )
 
