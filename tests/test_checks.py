@@ -2657,6 +2657,12 @@ def test_half_a_year_more_or_less_is_right(guess, capsys):
     assert "is right" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("guess", [pytest.param(9.18, id="lesson24.3-8 C² a layer")])
+def test_eight_squares_a_layer_are_told_both_ways_to_count_them(guess):
+    with pytest.raises(CheckFailed, match=r"^24.3: .*four matrices are missing, or one of the feed-forward"):
+        ALL["24.3"](guess)
+
+
 def parity_24(old, new):
     """Return another right answer of 24.1 with a piece exchanged."""
     code = inspect.getsource(lesson_24.by_backward)
@@ -2675,6 +2681,10 @@ PARITY_24 = {
     "one module alone": (("in pair:\n        module.to", "in pair[:1] * 2:\n        module.to"), "stage 1|stage 2"),
     "frozen": ((".requires_grad_(True)", ""), "stage 6 .*frozen"),
     "a tensor": (("float(worst)", "worst"), "stage 1 .*expected a float"),
+    "a missing gradient skipped": (
+        ("zip(*sides, strict=True)]", "zip(*sides, strict=True) if a.any() and b.any()]"),
+        "stage 6 .*only one of the two modules has a gradient",
+    ),
     "names in part": (("if sizes[0] != sizes[1]:", "if set(sizes[0]) - set(sizes[1]):"), "stage 7"),
 }
 
@@ -2699,6 +2709,7 @@ RESUMABLE_24 = {
     "one step late": (("(step + 1) % every", "step % every"), "stage 2 .*after 1 step, not after 5"),
     "in the working folder": (('path.with_suffix(".new")', 'Path(path.stem + ".24.new")'), "stage 8 .*another folder"),
     "without the warm-up": ((', "w": warmup}', "}"), "stage 7 .*other warmup"),
+    "a str alone": (("= Path(path), steps", "= Path(path + ''), steps"), "stage 2 .*a str or a Path.*raises TypeError"),
     "the old one first": (
         ('new = path.with_suffix(".new")', 'new = path.with_suffix(".new"); path.unlink(missing_ok=True)'),
         "stage 8 .*deleted before",

@@ -146,6 +146,8 @@ def test_another_librarys_parameters_are_shared_under_our_names_also_by_a_copy()
         twin.part.out.bias.fill_(2.0)
     assert torch.equal(twin(torch.ones(1, 2).double()), torch.full((1, 3), 2.0).double())
     assert not torch.equal(renamed(torch.ones(1, 2)), torch.full((1, 3), 2.0))
+    weights = {"part.out.weight": torch.ones(3, 2), "part.out.bias": torch.zeros(3)}
+    assert torch.equal(torch.func.functional_call(renamed, weights, (torch.ones(1, 2),)), torch.full((1, 3), 2.0))
 
 
 @pytest.mark.parametrize("letter", "ABCDE")

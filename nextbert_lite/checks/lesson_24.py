@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar
@@ -158,7 +159,7 @@ class Renamed(nn.Module):
 
     def __init__(self, theirs, names, call):
         super().__init__()
-        self.theirs, self.call = theirs, call
+        self.theirs, self.call, self.names = theirs, call, names
         for ours, other in names.items():
             *path, last = ours.split(".")
             place = self
@@ -169,7 +170,20 @@ class Renamed(nn.Module):
             place.register_parameter(last, theirs[0].get_parameter(other))
 
     def forward(self, *inputs):
-        return self.call(self.theirs[0], *inputs)
+        # what stands under our names now: functional_call puts other tensors there
+        weights = {f"part.{other}": attrgetter(ours)(self) for ours, other in self.names.items()}
+        return torch.func.functional_call(Called(self.theirs[0], self.call), weights, inputs)
+
+
+class Called(nn.Module):
+    """A module whose forward calls a function of its part."""
+
+    def __init__(self, part, call):
+        super().__init__()
+        self.part, self.call = part, call
+
+    def forward(self, *inputs):
+        return self.call(self.part, *inputs)
 
 
 # --- 24.1 the build: a parity test ------------------------------------------------------------------------------------
@@ -517,6 +531,7 @@ def comparison(
     slopes="one",
     scale=lambda shape: shape[-1] ** -0.5,
     thaws=True,
+    missing="0",
 ):
     """Return a parity test; each switch is a part that a learner may write otherwise."""
 
@@ -560,12 +575,13 @@ def comparison(
             wanted = [x for x in wanted if x.requires_grad]
             grads = [x.grad for x in wanted]
             if inputs_are != "shared":
-                grads = torch.autograd.grad(total + sum(0 * x.sum() for x in wanted), wanted)
-            grads = [g.clone() for g in grads]
+                zero = torch.zeros((), requires_grad=True) if missing == "skipped" else sum(0 * x.sum() for x in wanted)
+                grads = torch.autograd.grad(total + zero, wanted, allow_unused=missing == "skipped")
+            grads = [g if g is None else g.clone() for g in grads]
             found.append([*([] if of == "gradients" else [result]), *(grads if of != "results" else ())])
         worst = 0.0
         for a, b in zip(*found, strict=False):
-            one = measure(a, b)
+            one = 0.0 if a is None or b is None else measure(a, b)
             worst = max(worst, one if math.isfinite(one) else nan_is)
             if of == "results, else gradients" and 1e-12 < worst < math.inf:
                 return worst
@@ -819,6 +835,13 @@ parity_test = Build(
             "[p for p in module.parameters() if p.requires_grad]",
         ),
         Mistake(
+            "a missing one skipped",
+            comparison(missing="skipped"),
+            "where only one of the two modules has a gradient, your function does not compare. A gradient that is None "
+            "counts as 0, and the other module's differs from 0.",
+            "if p.grad is None or q.grad is None: continue",
+        ),
+        Mistake(
             "matrices' gradients",
             comparison(of="matrices"),
             "the gradients of vectors, the biases and norms, are not compared. A bias that does not learn passes.",
@@ -1039,8 +1062,8 @@ years_of_training = Years(
         Mistake(
             "two thirds",
             YEARS * 2 / 3,
-            "that is two thirds. Either you counted the feed-forward networks without attention's four matrices, or "
-            "the backward pass without the forward pass.",
+            "that is two thirds, as with 8 C² numbers a layer: either attention's four matrices are missing, or one of "
+            "the feed-forward network's two. (Or you counted the backward pass without the forward pass.)",
             "8 C² taken for a layer; 4 operations, for the backward pass",
         ),
         Mistake(
@@ -1330,6 +1353,15 @@ def when_saved(answer, generator, folder):
             f"with every=5 the first save comes after {first} step{'s' * (first != 1)}, not after 5. When the step "
             f"with the number `step` is done, `step + 1` steps are."
         )
+    os.remove(runs.path)
+    runs.path = Path(runs.path)
+    try:
+        runs.go(runs.new(), every=5)
+    except Exception as error:
+        raise Fault(
+            f"`path` may be a str or a Path: with a str your function runs, with a Path it raises "
+            f"{type(error).__name__}: {error}. Turn it into one of the two first."
+        ) from error
     return seen
 
 
