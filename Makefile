@@ -38,7 +38,7 @@ PYTEST = TQDM_DISABLE=1 $(BIN)/python -m pytest
 TOY_SMALL = --preset tiny --set init_std=fan_in --batch 64 --rate 0.5 --steps 9000
 DOCS_SMALL = --preset small --set init_std=0.02 --batch 16 --lr 1e-3 --steps 28000 --bf16
 NBVAL = --nbval-lax --nbval-cell-timeout=300
-WORKERS = -n 2 --dist loadfile
+WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 DOCS_PAIRS = --batch 160 --steps 900 --bf16
 LESSON_FILES = $(wildcard notebooks/$(LESSON)_*.ipynb)
 LESSON_TESTS = tests/test_lessons.py tests/test_checks.py
