@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parent
 FIRST_EDITION = ({"settings", "history"}, {"format"})  # what its files say of themselves; they had no hash
-NEWLINE = b"\n"
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 ABOUT = "about"  # where a safetensors file says what it is
 NEW = ".new"  # the ending of a file that waits for the others of its folder
@@ -86,7 +85,8 @@ def decoded(content: bytes, path: str | Path, encoding: str = "utf-8", call: str
     except UnicodeDecodeError as error:
         where = f"number {start + error.start} of the file, from 0"
         if not start:
-            where = f"in line {content[: error.start].count(NEWLINE) + 1} ({where})"
+            line = content[: error.start].count(b"\n") + 1
+            where = f"in line {line} ({where})"
         other = (
             f' (in a spreadsheet: CSV UTF-8), or name its encoding, such as {call}(path, encoding="cp1252"), and look '
             "whether the letters are right"

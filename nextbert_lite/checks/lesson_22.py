@@ -921,12 +921,10 @@ class Patched:
         position = self.spot if position is None else position
         measure = more.pop("measure", self.measure)
         texts = self.clean.clone(), self.corrupt.clone()
-        with torch.enable_grad():
-            result = answer(self.model, self.clean, self.corrupt, module, position, measure, **more)
-            left_off = not torch.is_grad_enabled()
+        result = answer(self.model, self.clean, self.corrupt, module, position, measure, **more)
         if not (torch.equal(texts[0], self.clean) and torch.equal(texts[1], self.corrupt)):
             raise Fault("the ids that came in are changed. Patch activations, not the texts.")
-        if left_off:
+        if not torch.is_grad_enabled():
             raise Fault(
                 "gradients stay switched off afterwards. Use `with torch.no_grad():`, which ends with its block."
             )

@@ -2793,9 +2793,8 @@ def evaluated(answer, model, ids, labels):
     torch.manual_seed(0)
     graphs = []
     model.register_forward_hook(lambda *call: graphs.append(torch.is_grad_enabled()))
-    found, enabled = answer(model, ids, labels), torch.is_grad_enabled()
-    torch.set_grad_enabled(True)
-    if not enabled:
+    found = answer(model, ids, labels)
+    if not torch.is_grad_enabled():  # `run` switches them on again
         raise Fault("gradients stay switched off for whoever called you. `with torch.no_grad():` ends by itself.")
     found = found.item() if isinstance(found, torch.Tensor) and found.numel() == 1 else found
     after = "".join("et"[part.training] for part in model.modules())  # e: eval mode, t: training mode
