@@ -70,7 +70,7 @@ def state_of(model):
 def about_freezing(answer, case):
     """Say which part is in the wrong mode, or which weights should be trained or frozen."""
     for came in (False, True):
-        model = core.run(answer, (copy.deepcopy(case[0]).train(came),))
+        model = core.run(answer, (case[0].train(came),))
         if model is None or isinstance(model, Exception):
             return None
         if not isinstance(model, Small):
