@@ -79,7 +79,7 @@ check:
 
 test-extras:
 	$(SETUP) --extra test --extra book --extra browser --extra stream
-	$(PYTEST) tests/test_book.py tests/browser tests/test_streams.py
+	OMP_NUM_THREADS=1 $(PYTEST) $(WORKERS) tests/test_book.py tests/browser tests/test_streams.py
 
 test-slow:
 	$(SETUP) --extra test --extra grade
