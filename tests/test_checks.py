@@ -24,6 +24,7 @@ from nextbert_lite.checks import (
     core,
     lesson_07,
     lesson_08,
+    lesson_09,
     lesson_12,
     lesson_13,
     lesson_14,
@@ -731,6 +732,17 @@ def changed_batch(change):
     return lambda *a, **named: change(lesson_07.pairs_of_segments.course(*a, **named))
 
 
+def without_the_partner(mended):
+    """09.2's bug, of which only the rows' losses (2B,) are changed."""
+
+    def nt_xent(a, b, t):
+        scores, partner = lesson_09.all_scores(a, b, t)
+        bottom = scores.masked_fill(torch.eye(len(a), dtype=torch.bool).repeat(2, 2), -torch.inf)
+        return mended(bottom.logsumexp(1) - scores[torch.arange(len(scores)), partner])
+
+    return nt_xent
+
+
 DESCRIBED = {
     "lesson07.2-tensors": (
         "07.2",
@@ -860,6 +872,16 @@ DESCRIBED = {
         counting(both=squeezed),
         r"for 1 context `both` gives the shape \(11,\); expected \(1, 11\)",
     ),
+    "lesson09.2-rows cut off at 0": ("09.2", without_the_partner(lambda rows: rows.relu().mean()), "loss is ln 6, so"),
+    "lesson09.2-the size of a row": ("09.2", without_the_partner(lambda rows: rows.abs().mean()), "loss is ln 6, so"),
+    "lesson09.2-itself, by dot products": (
+        "09.2",
+        lambda a, b, t: F.cross_entropy(
+            torch.cat([a, b]) @ torch.cat([a, b]).T / t, torch.arange(2 * len(a)).roll(len(a))
+        ),
+        "loss is ln 8, so",
+    ),
+    "lesson09.2-as many answers": ("09.2", lambda a, b, t: ALL["09.2"].right(a, b, t * t), "it gives .*; expected"),
 }
 
 

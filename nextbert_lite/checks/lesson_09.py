@@ -567,6 +567,18 @@ def nt_xent_without_the_diagonal(a, b, temperature):
     return F.cross_entropy(scores, torch.tensor(partner))
 
 
+def about_the_denominator(answer, case):
+    """The loss of equal views is the logarithm of the number of answers, whatever is done with losses below 0."""
+    n = math.exp(answer(*torch.ones(2, 4, 3), 1.0))
+    if round(n) not in (2, 3, 4, 5, 6, 8) or abs(n - round(n)) > 1e-3:
+        return None
+    few = " The partner is one of the 7, and with it in the sum no loss falls below 0, so there is nothing to cut off."
+    return (
+        f"for 8 equal views your loss is ln {round(n)}, so your denominator has {round(n)} answers for each view. It "
+        f"should have 7, because only the view itself is left out.{few if n < 7 else ''}"
+    )
+
+
 repaired_nt_xent = Exercise(
     id="09.2",
     right=nt_xent_loss,
@@ -671,6 +683,7 @@ repaired_nt_xent = Exercise(
         "Replace the mask by `torch.eye(N, dtype=torch.bool)`.",
     ),
     praise="Only the view itself is left out, and a solved pair has the loss 0.",
+    about=about_the_denominator,
     other_ways=(
         nt_xent_without_the_diagonal,
         lambda a, b, t: nt_xent_loss(b, a, t),
