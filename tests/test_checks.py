@@ -25,6 +25,7 @@ from nextbert_lite.checks import (
     lesson_07,
     lesson_08,
     lesson_09,
+    lesson_11,
     lesson_12,
     lesson_13,
     lesson_14,
@@ -743,6 +744,22 @@ def without_the_partner(mended):
     return nt_xent
 
 
+class HidesItsMethods(lesson_11.Whitening):
+    """The means kept under the names of the methods."""
+
+    def fit(self, queries, texts):
+        super().fit(queries, texts)
+        self.queries, self.texts = self.mean_of_queries, self.mean_of_texts
+        return self
+
+
+def single_rows_are_wrong(x, labels):
+    """The bug of 11.4 with its symptom repaired."""
+    unit = F.normalize(x, dim=-1)
+    right = labels[(unit @ unit.T).fill_diagonal_(0).argmax(1)] == labels
+    return (right & (torch.bincount(labels)[labels] > 1)).float().mean()
+
+
 DESCRIBED = {
     "lesson07.2-tensors": (
         "07.2",
@@ -882,6 +899,8 @@ DESCRIBED = {
         "loss is ln 8, so",
     ),
     "lesson09.2-as many answers": ("09.2", lambda a, b, t: ALL["09.2"].right(a, b, t * t), "it gives .*; expected"),
+    "lesson11.2-methods hidden": ("11.2", HidesItsMethods, "stage 1 .*`self.queries = …` hides the method `queries`"),
+    "lesson11.4-single rows wrong": ("11.4", single_rows_are_wrong, "the diagonal is 0, .* still its own neighbour"),
 }
 
 

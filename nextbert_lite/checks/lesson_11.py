@@ -137,6 +137,9 @@ def fitted(answer, queries, texts, **options):
     result = untouched(it.fit, queries, texts)
     if result is not it:
         raise Fault(f"`fit` should return the object itself, `return self`; it returns {describe(result)}.")
+    for name in ("queries", "texts"):
+        if not callable(getattr(it, name)):
+            raise Fault(f"`self.{name} = …` hides the method `{name}` behind a value: give the attribute another name.")
     return it
 
 
@@ -719,7 +722,9 @@ def labelled_vectors(generator):
     labels = torch.arange(60) % 3
     middle = 2 * torch.rand(3, 5, generator=generator)
     x = (middle[labels] + 0.6 * torch.randn(60, 5, generator=generator)).abs()
-    x[0], labels[0] = -x[0], 3  # at more than a right angle to all others, and the only one of its kind
+    x[0] = -x[0]  # at more than a right angle to all others
+    labels[0] = labels[30] = 3  # and not the only one of its label: it is no repair to count single rows as wrong
+    labels[1] = 4  # the only one
     return x * torch.linspace(0.2, 4, 60)[:, None], labels
 
 
@@ -787,8 +792,8 @@ leave_one_out = Exercise(
         Mistake(
             "a diagonal of zeros",
             zeros_on_the_diagonal,
-            "the diagonal is 0 now, but 0 is still larger than a negative cosine: a row that is at more than a right "
-            "angle to all others is still its own neighbour. Fill in -torch.inf.",
+            "the diagonal is 0, and 0 is larger than a negative cosine: a row at more than a right angle to all "
+            "others is still its own neighbour, also where others have its label. Fill in -torch.inf.",
             "`fill_diagonal_(0)` in https://github.com/Lightning-AI/pytorch-lightning/pull/3349",
         ),
         Mistake(
@@ -943,7 +948,12 @@ def empty_group(answer, generator):
     line = torch.tensor([7.0, 10, 26, 13, 29, 8, 12])[
         :, None
     ]  # here the last centre moves first and loses its rows later
-    return grouped(answer, x, centres), grouped(answer, line, torch.tensor([[35.0], [-11], [28]]))
+    four = torch.tensor([0.0, 1, 10, 11])[:, None]  # in the first step all rows go to centre 0
+    return (
+        grouped(answer, x, centres),
+        grouped(answer, line, torch.tensor([[35.0], [-11], [28]])),
+        grouped(answer, four, torch.tensor([[9.0], [14]])),
+    )
 
 
 def equal_distances(answer, generator):
@@ -969,7 +979,7 @@ def wrong_k_means(
 
     def k_means(x, centres, steps=100):
         start = centres
-        labels = None
+        labels = torch.zeros(len(x), dtype=torch.int64) if "zeros" in stop else None
         for _ in range({"steps": steps, "one": 1, "always": 100, "more": steps + 1}[runs]):
             distances = torch.cdist(x, centres, p=1.0 if assign == "L1" else 2.0)
             if assign in ("dot", "cosine"):
@@ -982,7 +992,7 @@ def wrong_k_means(
             else:
                 nearest = distances[:, :K].argmin(1)
             last, labels, new = labels, nearest, []
-            if stop == "labels" and last is not None and torch.equal(nearest, last):
+            if stop in ("labels", "zeros") and last is not None and torch.equal(nearest, last):
                 break
             for k, centre in enumerate(centres):
                 rows = x[labels == k]
@@ -1002,6 +1012,8 @@ def wrong_k_means(
             if move == "unit":
                 centres = F.normalize(centres, dim=-1)
             if stop == "still" and (centres - before).norm() < 0.01:
+                break
+            if stop == "zeros, after the move" and torch.equal(nearest, last):
                 break
             sizes = [torch.bincount(part, minlength=len(centres)) for part in (labels, last) if part is not None]
             if stop == "sizes" and len(sizes) == 2 and torch.equal(*sizes):
@@ -1199,6 +1211,20 @@ k_means = Build(
             wrong_k_means(empty="start"),
             "a centre that loses its rows goes back to where it *began*. It should stay where the last step left it.",
             "a fresh reader of this lesson: the argument `centres` kept beside the moved ones",
+        ),
+        Mistake(
+            "zeros before the first step",
+            wrong_k_means(stop="zeros"),
+            "it stops before any centre has moved where the first step gives every row to centre 0: those labels are "
+            "compared with zeros that no step has given. The first step has no labels to compare with.",
+            "a second reader of this lesson: `labels = torch.zeros(N)` before the loop",
+        ),
+        Mistake(
+            "zeros before the first step, compared after the move",
+            wrong_k_means(stop="zeros, after the move"),
+            "it stops after one step where that gives every row to centre 0: its labels are compared with zeros that "
+            "no step has given. The first step has no labels to compare with.",
+            "a second reader of this lesson: `labels = torch.zeros(N)` before the loop",
         ),
         Mistake(
             "a row for an empty group",
