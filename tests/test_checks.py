@@ -456,6 +456,10 @@ NOT_QUITE = {
     "another name": (variant(__init__=with_another_name), "lacks inner.weight, inner.bias and has also linear.weight"),
     "another shape": (variant(__init__=with_another_shape), r"inner.weight has the shape \(4, 3\); expected \(3, 3\)"),
     "an error": (variant(forward=lambda self, x: self.gone(x)), "values: your code raised AttributeError"),
+    "no super": (
+        variant(__init__=lambda self, width, factor=2.0: setattr(self, "inner", torch.nn.Linear(width, width))),
+        r"values: your code raised AttributeError: .*Begin `__init__` with `super\(\).__init__\(\)`, before",
+    ),
     "no module": (lambda width, factor=2.0: 7, r"expected an nn.Module; this is 7 \(int\)"),
     "no class": (torch.zeros(3), "expected Scaled; this is a tensor of shape"),
 }
@@ -760,6 +764,16 @@ def single_rows_are_wrong(x, labels):
     return (right & (torch.bincount(labels)[labels] > 1)).float().mean()
 
 
+def exchanged_again(which):
+    """Lesson 15's heads, with T and H exchanged once more in some of q, k and v."""
+
+    def rotary_heads(*arguments):
+        parts = zip("qkv", ALL["15.2"].right(*arguments), strict=True)
+        return tuple(part.transpose(1, 2) if name in which else part for name, part in parts)
+
+    return rotary_heads
+
+
 DESCRIBED = {
     "lesson07.2-tensors": (
         "07.2",
@@ -901,6 +915,17 @@ DESCRIBED = {
     "lesson09.2-as many answers": ("09.2", lambda a, b, t: ALL["09.2"].right(a, b, t * t), "it gives .*; expected"),
     "lesson11.2-methods hidden": ("11.2", HidesItsMethods, "stage 1 .*`self.queries = …` hides the method `queries`"),
     "lesson11.4-single rows wrong": ("11.4", single_rows_are_wrong, "the diagonal is 0, .* still its own neighbour"),
+    "lesson15.1-not converted back": (
+        "15.1",
+        lambda x, theta=10_000.0: ALL["15.1"].course(x if x.dtype == torch.float64 else x.float(), theta),
+        "bfloat16: .*the result is torch.float32. It should have the dtype of x",
+    ),
+    "lesson15.2-exchanged before and after": (
+        "15.2",
+        exchanged_again("qk"),
+        r"with T and H exchanged, q and k would be right: .*once, .*not again in the `return`",
+    ),
+    "lesson15.2-values never exchanged": ("15.2", exchanged_again("v"), "with T and H exchanged, v would be right"),
 }
 
 

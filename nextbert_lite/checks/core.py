@@ -520,7 +520,9 @@ def difference(yours: Any, right: Any) -> str | None:
     if isinstance(yours, Fault):
         return str(yours)
     if isinstance(yours, Exception):
-        return f"your code raised {type(yours).__name__}: {str(yours).rstrip('.')}."
+        no_super = " Begin `__init__` with `super().__init__()`, before it sets any layer or parameter."
+        more = no_super if "before Module.__init__()" in str(yours) else ""
+        return f"your code raised {type(yours).__name__}: {str(yours).rstrip('.')}.{more}"
     if yours is None:
         return "your function returns None: is a `return` missing at its end?"
     if isinstance(right, tuple):

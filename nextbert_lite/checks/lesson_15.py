@@ -18,6 +18,7 @@ from nextbert_lite.checks.core import (
     hint,
     mine,
     named,
+    same,
     solution,
     untouched,
     with_weights,
@@ -83,7 +84,9 @@ def low_precision(answer, generator):
     found, exact = untouched(answer, x), modern.rotate(x.double())
     if not isinstance(found, torch.Tensor) or found.dtype != torch.bfloat16:
         kind = getattr(found, "dtype", type(found).__name__)
-        raise Fault(f"for x in bfloat16 the result is {kind}. It has the dtype of x: convert cos and sin with `.to`.")
+        raise Fault(
+            f"for x in bfloat16 the result is {kind}. It should have the dtype of x: convert cos and sin with `.to`."
+        )
     if found.shape != x.shape or (found.double() - exact).abs().max() > 0.08:
         raise Fault(
             "in bfloat16 far positions are turned by wrong angles: an angle of 257 radians does not exist there. "
@@ -429,6 +432,17 @@ def rotary_heads_in_another_order(x, W, H, theta):
     return k, q, v
 
 
+def heads_exchanged_again(answer, case):
+    """Return a sentence on the results that are right and (B, T, H, D), if there are any."""
+    pairs = zip("qkv", answer(*case), right_rotary_heads(*case), strict=True)
+    found = [name for name, yours, right in pairs if yours.ndim == 4 and same(yours.transpose(1, 2), right)]
+    if found:
+        return (
+            f"with T and H exchanged, {' and '.join(found)} would be right: (B, T, H, D) comes back, and attention "
+            "wants (B, H, T, D). Exchange the two once, for q and k before the rotation, and not again in the `return`."
+        )
+
+
 rotary_heads = Exercise(
     id="15.2",
     right=right_rotary_heads,
@@ -533,6 +547,7 @@ rotary_heads = Exercise(
         "`rotate` numbers the dimension before the last. In (B, T, H, D) that is the head.",
         "Exchange T and H before the rotation; rotate q and k, not v.",
     ),
+    about=heads_exchanged_again,
     praise="The position is that of the token again, and no longer the number of the head.",
     other_ways=(rotary_heads_by_chunks, rotary_heads_by_stack),
 )
