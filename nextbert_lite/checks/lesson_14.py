@@ -758,7 +758,7 @@ longest_text = Prediction(
         "Rows 4, 5, …, 513 are left.",
         "`514 - (3 + 1)`",
     ),
-    praise="Four rows are never used by a token; longer texts are an IndexError, or worse on a GPU.",
+    praise="No real token ever uses four of the rows; longer texts are an IndexError, or worse on a GPU.",
 )
 
 # --- 14.3 find the bug: embeddings ------------------------------------------------------------------------------------
@@ -1024,7 +1024,8 @@ norm_weighting = Build(
         Mistake(
             "without out",
             weighs(by="values"),
-            "you take the length of the values alone. What a head adds to the output is α · v times its rows of `out`.",
+            "you take the length of the values alone. What a head adds to the output is α · v times the "
+            "transpose of its columns of `out`.",
             "Kobayashi et al. 2020, equation 2: the transformed vector has W_O in it",
         ),
         Mistake(
