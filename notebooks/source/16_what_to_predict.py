@@ -289,8 +289,9 @@ assert context == sorted(context, reverse=True)
 #
 # Write the class `ReplacedTokenModel(generator, encoder, tokenizer, rate, weight)`, an `nn.Module` that keeps its arguments
 # under these names. `generator` is a module: `generator(ids, mask)` gives logits (B, T, V), as a `MaskedLanguageModel` does.
-# `encoder` is an `Encoder`. Of the tokenizer use `special_ids` and `mask_id`; a token whose id is not in `special_ids` is called
-# *ordinary* (padding is special too). Your method `ordinary(ids)` returns True at ordinary tokens, (B, T), for steps 2 and 5.
+# `encoder` is an `Encoder` of width C, that is `encoder.config.width`. Of the tokenizer use `special_ids` and `mask_id`; a
+# token whose id is not in `special_ids` is called *ordinary* (padding is special too). Your method `ordinary(ids)` returns True
+# at ordinary tokens, (B, T), for steps 2 and 5.
 # `ids` (B, T) is the original text, `mask` (B, T) is True at real tokens.
 #
 # | step | write | the check then stops at |
