@@ -1231,6 +1231,28 @@ def test_drawn_words_of_another_kind_are_refused_with_the_kind(turn, words):
         ALL["17.5"](lambda logits, seed: turn(ALL["17.5"].right(logits, seed)))
 
 
+@pytest.mark.parametrize("id_", [pytest.param(id_, id=f"lesson{id_}-float32") for id_ in ("17.1", "17.4")])
+def test_a_right_result_passes_in_float32_where_the_text_asks_for_no_dtype(id_, capsys):
+    right = ALL[id_].course if isinstance(ALL[id_], Build) else ALL[id_].right
+    ALL[id_](lambda *arguments: right(*arguments).float())
+    assert "is right" in capsys.readouterr().out
+
+
+def joint_in_a_table(model, ids, first, second):
+    p = model(ids)[0, first].softmax(-1)
+    table = torch.zeros(len(p), len(p))  # float32, whatever the model's logits are
+    for a in range(len(p)):
+        ids[0, first] = a
+        table[a] = p[a] * model(ids)[0, second].softmax(-1)
+    return table
+
+
+@pytest.mark.parametrize("answer", [pytest.param(joint_in_a_table, id="lesson17.4-in place")])
+def test_a_text_that_is_changed_in_place_is_named_in_float32_too(answer):
+    with pytest.raises(CheckFailed, match="the result is right, but your function changes its argument number 2"):
+        ALL["17.4"](answer)
+
+
 def hides_in_place(model, ids, hidden, tokenizer, rates=None):
     loss = ALL["17.1"].course(model, ids, hidden, tokenizer, rates)
     ids[hidden] = tokenizer.mask_id

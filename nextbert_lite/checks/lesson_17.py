@@ -106,7 +106,7 @@ def asked(answer, model, ids, hidden, tokenizer, rates=None):
     loss = kept(lambda i, h, r: answer(model, i, h, tokenizer, r), ids=ids, hidden=hidden, rates=rates)
     if isinstance(loss, torch.Tensor) and loss.ndim:
         raise Fault(f"the result has the shape {tuple(loss.shape)}; expected one number for the batch, a scalar.")
-    return loss
+    return loss.double() if isinstance(loss, torch.Tensor) else loss  # the text asks for no dtype
 
 
 def equal_texts(answer, generator):
@@ -1691,6 +1691,7 @@ pair_probabilities = Exercise(
     right=joint,
     inputs=two_gaps,
     also=other_gaps,
+    reads=lambda p: p.double() if isinstance(p, torch.Tensor) else p,  # the text asks for no dtype
     mistakes=(
         Mistake(
             "the product of the marginals",
