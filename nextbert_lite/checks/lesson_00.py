@@ -37,7 +37,7 @@ __all__ = [
 row_means = Exercise(
     id="00.1",
     right=lambda x: x.mean(-1),
-    inputs=lambda generator: (torch.randn(4, 4, generator=generator),),
+    inputs=lambda generator: (torch.randn(4, 5, generator=generator),),
     mistakes=(
         Mistake(
             "of the columns",
@@ -64,10 +64,17 @@ row_means = Exercise(
             "these are the rows' sums. Divide by the number of columns, or use .mean.",
             "sum and mean confused, as where SimCLR's code returns the sum of both directions",
         ),
+        Mistake(
+            "divided by the number of rows",
+            lambda x: x.sum(-1) / len(x),
+            "you divide each row's sum by the number of *rows*. A row of x, (B, T), holds T numbers, so divide by the "
+            "number of columns.",
+            "len(x) is the size of the first dimension; a fresh reader of this lesson",
+        ),
     ),
     hints=("`x.mean(dim=...)` averages over one dimension, which disappears.", "The last dimension is dim=-1."),
     praise="That is how it works: write, check, go on.",
-    also=lambda generator: (torch.randn(2, 5, generator=generator),),
+    also=lambda generator: (torch.randn(2, 3, generator=generator),),
     other_ways=(
         lambda x: x.sum(1) / x.shape[1],
         lambda x: torch.stack([row.mean() for row in x]),

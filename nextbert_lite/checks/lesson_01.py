@@ -141,6 +141,15 @@ def by_spelling(symbols, pair):
     return out
 
 
+def without_the_last(symbols, pair):
+    out, i = [], 0
+    while i < len(symbols) - 1:
+        together = (symbols[i], symbols[i + 1]) == pair
+        out.append("".join(symbols[i : i + 1 + together]))
+        i += 1 + together
+    return out
+
+
 def as_it_was(symbols, pair):
     return list(symbols)
 
@@ -459,6 +468,13 @@ learning = Build(
             "a return (or break) inside the loop",
         ),
         Mistake(
+            "the last symbol lost",
+            learner(replace=without_the_last),
+            "where a word's last symbol is not merged, your replacement loses it. A loop over pairs ends one symbol "
+            "before the end of the word: what is left there must be kept too.",
+            "`while i < len(symbols) - 1` around a new list; a fresh reader of this lesson",
+        ),
+        Mistake(
             "overlapping",
             learner(replace=overlapping),
             "after a merge you step on by one of the old symbols, so the second of the pair is used again. A symbol "
@@ -744,6 +760,13 @@ encoding = Build(
             encoder(replace=first_only),
             "each merge is applied once. A pair may occur several times in a word: replace it everywhere.",
             "a break after the first match",
+        ),
+        Mistake(
+            "the last symbol lost",
+            encoder(replace=without_the_last),
+            "where the last symbol is not merged, you lose it, once for each merge. A loop over pairs ends one symbol "
+            "before the end of the word: what is left there must be kept too.",
+            "`while i < len(symbols) - 1` around a new list; a fresh reader of this lesson",
         ),
         Mistake(
             "empty strings left behind",
