@@ -89,6 +89,11 @@ class Exercise:
             if other is not None:
                 fault = difference(self.run(answer, other), self.run(self.right, other))
                 if fault:
+                    for mistake in self.mistakes:  # one that is right on the first inputs, as the answer is
+                        if same(self.run(answer, other), self.run(mistake.wrong, other)) and all(
+                            same(self.run(mistake.wrong, case), self.run(self.right, case)) for case in cases
+                        ):
+                            raise CheckFailed(f"{self.id}: {mistake.message}")
                     shown = ", ".join(describe(argument) for argument in other)
                     why = "" if "the dtype is" in fault else notebook_names(answer)
                     raise CheckFailed(f"{self.id}: right on some inputs, but not for {shown}: {fault}{why}")

@@ -590,8 +590,8 @@ assert len(runs) == 2 and torch.equal(*runs)
 # ### Exercise 10.3 · build the sentence encoder ●●● · 35 minutes
 #
 # Write the module that the rest of the course trains. It is made by
-# `SentenceEncoder(encoder, pooling, temperature, symmetric, chunk, cache)`; its only part with weights is `self.encoder`. No method
-# changes its arguments.
+# `SentenceEncoder(encoder, pooling, temperature, symmetric, chunk, cache)`; its only part with weights is `self.encoder`. It keeps
+# the temperature as `self.temperature`, which sections 6 and 8 read. No method changes its arguments.
 #
 # * **`forward(ids, mask)`** returns one vector a text, (B, C), of any length. `ids` and `mask` are (B, T); without a mask, every
 #   token but `self.encoder.config.pad_id` is real. `self.encoder(ids, mask)` gives the last layer, (B, T, C). `pooling` is "mean",
@@ -599,7 +599,7 @@ assert len(runs) == 2 and torch.equal(*runs)
 #   layer, and of that the mean over the real tokens.
 # * **`encode(ids, mask)`** returns the same vectors in the same order. With a `chunk`, it encodes that many texts at a time, sorted
 #   by length, each chunk cut to its own longest text (padding is at the end). With `cache`, each chunk goes through
-#   `checkpoint(…, use_reentrant=False)`, but only when gradients are on (`torch.is_grad_enabled()`).
+#   `checkpoint(…, use_reentrant=False)`. That is needed only when gradients are on (`torch.is_grad_enabled()`).
 # * **`loss(ids, mask, positive_ids, positive_mask, same, negative_ids, negative_mask)`** encodes all texts with `encode` and returns
 #   lesson 09's `info_nce_loss(anchors, positives, temperature, symmetric, negatives, same)`. Without `negative_ids` there are no
 #   hard negatives, and that argument is `None`.
