@@ -22,6 +22,7 @@ from scipy.optimize import minimize
 import nextbert_lite.checks
 from nextbert_lite.checks import (
     core,
+    lesson_03,
     lesson_07,
     lesson_08,
     lesson_09,
@@ -776,6 +777,11 @@ def exchanged_again(which):
 
 
 DESCRIBED = {
+    "lesson03.5-reshaped in, transposed back": (
+        "03.5",
+        lambda m, x: lesson_03.through(m, x.reshape(x.shape[1], len(x), -1)).transpose(0, 1),
+        "the texts still mix: when only text 1 changes",
+    ),
     "lesson07.2-tensors": (
         "07.2",
         lambda *a: {name: tuple(map(torch.tensor, pair)) for name, pair in lesson_07.comparison.course(*a).items()},

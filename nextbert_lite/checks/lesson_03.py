@@ -655,13 +655,11 @@ multi_head_attention = Build(
 )
 
 
-def module_and_batch(generator):
-    C = 8
+def module_and_batch(generator, B=3, T=6, C=8):  # B ≠ T, or `reshape(T, B, C)` would do nothing
     module = nn.MultiheadAttention(C, 2)  # batch_first=False
     for p in module.parameters():
         p.data = torch.randn(p.shape, generator=generator) / math.sqrt(C)
-    x = torch.randn(5, 5, C, generator=generator)  # B = T: nothing tells by its shape
-    return module.requires_grad_(False), x
+    return module.requires_grad_(False), torch.randn(B, T, C, generator=generator)
 
 
 def through(module, x):
@@ -686,6 +684,20 @@ def switched(answer, case):
     return None
 
 
+def still_mixed(answer, case):
+    """Return a sentence where a change of text 1 alone changes more than one text of the result."""
+    module, x = case
+    other = x.clone()
+    other[1] = 0.0
+    y, changed = answer(module, x), answer(module, other)
+    if y.shape not in (x.shape, x.transpose(0, 1).shape) or (y - changed).abs().amax(-1).gt(1e-6).sum() <= x.shape[1]:
+        return None
+    return (
+        "the texts still mix: when only text 1 changes, the results of other texts change too. The module reads "
+        "(T, B, C), so token t of text b, x[b, t], has to stand at [t, b] of what it is given."
+    )
+
+
 def a_new_module(module, x):
     """Another module with the same weights and the batch first; the given one stays as it is."""
     own = nn.MultiheadAttention(module.embed_dim, module.num_heads, batch_first=True)
@@ -703,7 +715,7 @@ self_attend = Exercise(
             "the bug as it was",
             through,
             "the bug is still there: this module reads (T, B, C), so token t of one text looks at token t of the other "
-            "texts, and at no other token of its own. (`reshape` would not help: it exchanges no dimensions.)",
+            "texts, and at no other token of its own.",
             "batch_first=False is nn.MultiheadAttention's default; seen in public BERT teaching code",
         ),
         Mistake(
@@ -717,6 +729,13 @@ self_attend = Exercise(
             lambda module, x: through(module, x).transpose(0, 1),
             "you exchange the dimensions of the result, but texts were already mixed inside: exchange them before too.",
             "half of the repair",
+        ),
+        Mistake(
+            "reshape",
+            lambda module, x: through(module, x.reshape(x.shape[1], len(x), -1)).reshape(x.shape),
+            "`reshape` and `view` exchange no dimensions: they fill the shape (T, B, C) with the tokens in their old "
+            "order, so pieces of different texts still look at each other. Exchange the first two dimensions.",
+            "the right shape without a transpose; seen in answers to this exercise",
         ),
         Mistake(
             "one long text",
@@ -741,6 +760,7 @@ self_attend = Exercise(
         "Exchange the first two dimensions of x before the call, and those of the result after it.",
     ),
     praise="In your own code write batch_first=True, or use a module that has no other order.",
-    also=lambda generator: (module_and_batch(generator)[0], torch.randn(3, 5, 8, generator=generator)),
+    also=lambda generator: module_and_batch(generator, 5, 5),  # B = T: nothing tells by its shape
+    about=still_mixed,
     other_ways=(lambda m, x: torch.stack([m(t, t, t)[0] for t in x]), a_new_module),
 )
