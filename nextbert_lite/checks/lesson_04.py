@@ -218,6 +218,13 @@ gelu = Exercise(
             "the bracket in the wrong place; a fresh reader of this lesson",
         ),
         Mistake(
+            "no bracket",
+            lambda x: x * 1 + torch.erf(x / math.sqrt(2)) / 2,
+            "brackets are missing: x multiplies the 1 alone, and erf alone is halved. Φ(x) is the whole of "
+            "(1 + erf(x / √2)) / 2, and x multiplies all of it.",
+            "Python's order of operations; a fresh reader of this lesson",
+        ),
+        Mistake(
             "√2 outside erf",
             lambda x: x * 0.5 * (1 + torch.erf(x) / math.sqrt(2)),
             "you divide erf by √2. It is x that is divided, inside: erf(x / √2).",
@@ -1169,11 +1176,14 @@ def torchs_biases(self, config):
             nn.init.uniform_(module.bias, -bound, bound)
 
 
-def fan_out(self, config):
-    if config.init_std == "fan_in":
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=module.weight.shape[0] ** -0.5)
+def fan_out(kinds):
+    def change(self, config):
+        if config.init_std == "fan_in":
+            for module in self.modules():
+                if isinstance(module, kinds):
+                    nn.init.normal_(module.weight, std=module.weight.shape[0] ** -0.5)
+
+    return change
 
 
 def root_forgotten(self, config):
@@ -1540,10 +1550,24 @@ encoder = Build(
         ),
         Mistake(
             "fan out",
-            made(fan_out, Encoder),
+            made(fan_out(nn.Linear | nn.Embedding), Encoder),
             'with "fan_in" you take the number of outputs (of rows, for an embedding). fan in is the last dimension of '
             "`weight`: nn.Linear keeps it as (outputs, inputs).",
             "nn.Linear's weight read as (inputs, outputs)",
+        ),
+        Mistake(
+            "fan out of the linear layers",
+            made(fan_out(nn.Linear), Encoder),
+            'with "fan_in" the embeddings are right, and for the linear layers you take the number of outputs. fan in '
+            "is the number of inputs, `weight.shape[-1]`.",
+            "in_features and out_features confused; a fresh reader of this lesson",
+        ),
+        Mistake(
+            "fan in of the rows",
+            made(fan_out(nn.Embedding), Encoder),
+            'with "fan_in" the linear layers are right, and for the embeddings you take the number of rows. fan in is '
+            "the last dimension of `weight` here too, so C.",
+            "num_embeddings taken for the inputs; a fresh reader of this lesson",
         ),
         Mistake(
             "norms drawn too",
