@@ -576,8 +576,9 @@ print("q @ that           ", tuple((q64 @ k64.transpose(-2, -1)).shape))
 # %% [markdown]
 # One part is still missing. **Dropout** (Srivastava et al. 2014) sets numbers to 0 at random during training, each with
 # probability $p$, and today's libraries divide the others by $1 - p$ during training, so that their mean stays what it was. On
-# attention weights it keeps a model from relying on any single word. BERT uses $p = 0.1$ in three places: on the attention weights, on the output of each
-# sublayer, and on the embeddings. Guess what the rows of weights sum to:
+# attention weights it keeps a model from relying on any single word. BERT uses $p = 0.1$ in three places: on the attention
+# weights, on the output of each of a layer's two parts (attention is one, and lesson 04 builds the other), and on the
+# embeddings. Guess what the rows of weights sum to:
 
 # %%
 even = torch.full((1000, 5), 0.2)  # 1,000 queries, five keys, equal weights
@@ -720,9 +721,10 @@ assert change > 0.1
 #
 # We wrote the three matrices by hand and even told the verb which noun comes first. Can gradient descent find all that?
 #
-# The task is a sentence of the toy world whose verb is masked. Is the verb singular or plural? (The toy world is a small
-# language that comes with this course. Lesson 01 shows it.) The subject is the first noun in some of its constructions and the
-# second in others:
+# The toy world is a small language that comes with this course. A program draws its sentences from a grammar, so every
+# probability is known, and each word is one token. The task is a sentence of this language in which `[MASK]` stands for the
+# verb. Is the verb singular or plural? The subject is the first noun in some constructions and the second in others. (A
+# *cleft* is a sentence such as *it is the cook that praises the waiters*.) Each line begins with the name of a construction:
 
 # %% tags=["nbval-check-output"]
 world = ToyWorld()
@@ -740,8 +742,8 @@ for question in world.agreement_test(6, seed=5):
     print(f"{question.sentence.construction:>15}: {text:75} {question.right} or {question.wrong}?")
 
 # %% [markdown]
-# We turn such questions into tensors. The subject's position is kept for looking at the model later; the training never
-# sees it.
+# We turn such questions into tensors. The token `[CLS]` begins every text and `[SEP]` ends it, so the first word is at
+# position 1. The subject's position is kept for looking at the model later; the training never sees it.
 
 
 # %% tags=["nbval-check-output"]
@@ -794,9 +796,9 @@ class VerbNumber(nn.Module):
 
 
 # %% [markdown]
-# `fit` is the course's training loop, that of lesson 00 with what longer training needs. It calls `model.loss` on batch
-# after batch. One run is an anecdote, so we train eight models from eight random starts, and the control. How often
-# will each be right? Guess.
+# `fit` is the course's training loop, that of lesson 00 with what longer training needs. (For example, `warmup` lets the
+# learning rate rise over the first steps; lesson 06 builds all of it.) It calls `model.loss` on batch after batch. One run
+# is an anecdote, so we train eight models from eight random starts, and the control. How often will each be right? Guess.
 
 
 # %%

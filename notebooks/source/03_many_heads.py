@@ -433,7 +433,8 @@ def answers(ids):
 
 # %% [markdown]
 # We train it with one, two and four heads on the same texts for the same 400 steps. `fit` is the training loop of lesson 00
-# with AdamW and a warm-up of the learning rate. All three models have the same number of parameters.
+# with two additions, which lesson 06 builds: the optimizer AdamW, which sets the length of each weight's step, and a
+# warm-up, in which the learning rate rises over the first steps. All three models have the same number of parameters.
 
 
 # %%
@@ -601,8 +602,8 @@ assert max(before for before, _ in looks) > 0.5 and max(after for _, after in lo
 # X cannot be both. At least one of the four texts is answered wrongly, whatever the values, the read-out and the training. ∎
 #
 # As the argument holds for every s, t and u, at most three quarters of all pairs of different letters can be right, and at
-# most 49/64 = 0.77 of all pairs (a sixteenth has equal letters, 1/16 + 15/16 · 3/4). A residual connection would not help,
-# since it only adds to d_c.
+# most 49/64 = 0.77 of all pairs (a sixteenth has equal letters, 1/16 + 15/16 · 3/4). A residual connection, which adds
+# the input of a layer to its output (lesson 04), would not help, since it only adds to d_c.
 #
 # The proof is a ceiling. What does a read-out reach in practice? For 21 fixed rows of weights we train one by gradient
 # descent on all 256 pairs of letters. With one-hot letter vectors it can represent every m. What do you expect at 0.6

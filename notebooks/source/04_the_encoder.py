@@ -24,7 +24,7 @@
 # |---|---|
 # | You will | build layer norm, GELU, an encoder layer and the whole encoder; check that yours equals PyTorch's and Hugging Face's; see what the initialisation of the weights decides; and measure what depth buys |
 # | You need | lessons 02 and 03; lesson 01 for the embeddings |
-# | It takes | about two and a half hours, six exercises, two of them builds; the machine needs two or three minutes |
+# | It takes | about two and a half hours, six exercises, two of them builds; the machine needs a minute or two |
 #
 # Here is one layer, as BERT has it. The grey line is the **residual connection**: what comes in also goes around.
 
@@ -513,8 +513,8 @@ assert first is not second and torch.equal(first, second)
 # ### Step 1 · embeddings and a stack
 #
 # What goes into the first layer is a sum: a vector for the token, plus a vector for its position, plus, in BERT, a vector
-# for the **token type**, which tells sentence A from sentence B. BERT normalises the sum. In numbers small enough to print,
-# for a text of three tokens and C = 4:
+# for the **token type**. BERT can read two sentences in one text, and the type tells sentence A from sentence B. BERT
+# normalises the sum. In numbers small enough to print, for a text of three tokens and C = 4:
 
 # %% tags=["nbval-check-output"]
 tokens = torch.tensor([[1.0, 0.0, 2.0, 1.0], [0.0, 3.0, 0.0, 1.0], [1.0, 0.0, 2.0, 1.0]])  # the first word again at 2
@@ -1247,7 +1247,8 @@ assert min(rise) > 0.1 and abs(rise[0] - rise[1]) < 0.15
 # would), and after *training* the tokens are more alike, more so in each layer. But look at the dotted line: two tokens of
 # different texts become nearly as similar as two of the same text. So most of what rises is a component that all tokens
 # share, and not a blending within each text. This agrees with Ethayarajh (2019), who found that word vectors "are not
-# isotropic in any layer" of BERT, ELMo and GPT-2; lesson 11 comes back to it.
+# isotropic in any layer" of BERT, ELMo and GPT-2, which means that they do not spread evenly over all directions; lesson 11
+# comes back to it.
 #
 # From 1/√(fan in) the dotted line rises too, before any training, although section 1's texts, with attention alone, each went
 # a way of their own. Is it the feed-forward network? Two controls: the same encoder with its feed-forward networks

@@ -187,8 +187,8 @@ assert not selected[:, [0, -1]].any()  # [CLS] and [SEP]
 # > pre-training and fine-tuning, since the `[MASK]` token does not appear during fine-tuning. To mitigate this, we do not always
 # > replace "masked" words with the actual `[MASK]` token. (Devlin et al. 2019, section 3.1)
 #
-# People will use the model on complete texts, and a model that was only asked at `[MASK]` has never been asked for anything at
-# an ordinary word. So of the selected tokens
+# *Fine-tuning* trains a pretrained model further, for one task. People will use the model on complete texts, and a model
+# that was only asked at `[MASK]` has never been asked for anything at an ordinary word. So of the selected tokens
 #
 # * 80 % become `[MASK]`,
 # * 10 % become a **random word**,
@@ -835,8 +835,8 @@ assert 0.1 < saved < 0.3
 # %% [markdown]
 # The same fact has another side. The whole encoder runs, and only 15 % of its outputs are ever compared with anything, while
 # a causal language model (GPT) learns from every token of every pass. That is the usual objection to masked language
-# modelling, and where ELECTRA starts: it asks a question at all tokens. Its authors' ablation gives 85.0 on GLUE when all
-# tokens are asked, and 82.4 when only 15 % are (Clark et al. 2020).
+# modelling, and where ELECTRA starts: it asks a question at all tokens. Its authors' ablation gives 85.0 on GLUE, a
+# collection of tasks on English sentences, when all tokens are asked, and 82.4 when only 15 % are (Clark et al. 2020).
 
 # %% [markdown]
 # ## 8. A loss that looks too good
@@ -1136,9 +1136,9 @@ check.exact_count(exact_count)
 # %% [markdown]
 # ## 11. On real text, words come in pieces
 #
-# In the toy world a token is a word. In real text, cut by BPE (lesson 01), a word may be several tokens. Here is a sentence
-# as it could be in NumPy's documentation, in the pieces of the course's own documentation model, masked piece by piece at 30
-# %:
+# In the toy world a token is a word. Real text is cut by byte-pair encoding (BPE, lesson 01): a frequent word is one token,
+# and a rare one is several pieces. Here is a sentence as it could be in NumPy's documentation, in the pieces of the course's
+# own documentation model, masked piece by piece at 30 %:
 
 # %%
 docs, (docs_model, bpe) = load_docs(), load("docs-small")

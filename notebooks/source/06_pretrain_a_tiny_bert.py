@@ -231,8 +231,8 @@ assert error < 0.02 and 0.4 < lowest < 0.65
 # %% [markdown]
 # ## 4. The training loop
 #
-# Since lesson 00 you have seen training loops, and in lesson 05 you called the course's, `fit`. Now you write the one that
-# pretrains BERT. The paper describes it in one sentence:
+# Since lesson 00 you have seen training loops, and since lesson 02 you have called the course's, `fit`. Now you write the one
+# that pretrains BERT. The paper describes it in one sentence:
 #
 # > We use Adam with learning rate of 1e-4, β₁ = 0.9, β₂ = 0.999, L2 weight decay of 0.01, learning rate warmup over the first
 # > 10,000 steps, and linear decay of the learning rate. (Devlin et al. 2019, appendix A.2)
@@ -1097,7 +1097,8 @@ check.head_replaced(head_replaced)
 
 # %% [markdown]
 # In the model, a hook before each output layer does this. A mean over sentences makes sense only where their positions
-# correspond, so we ask groups of sentences of the same pattern (every slot in the same position).
+# correspond, so we ask groups of sentences of the same pattern. (A *slot* is a place in a template, such as that of the verb;
+# in a group, every slot is in the same position.)
 
 # %% tags=["nbval-check-output"]
 groups = {}

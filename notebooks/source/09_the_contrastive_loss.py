@@ -542,8 +542,9 @@ for t in (0.05, 0.5):
 
 # %% [markdown]
 # Now the bound. Call J the number of the right candidate; all B are equally likely. The perfect model's loss is what
-# remains unknown about J, which is $\ln B - I(J;\, a, p_1 \ldots p_B)$, where I is mutual information in nats. The
-# candidates alone say nothing about J, and what a says about J it can only say through its partner, so
+# remains unknown about J, which is $\ln B - I(J;\, a, p_1 \ldots p_B)$, where I is **mutual information** in nats: the
+# mean of the pointwise one, or by how much knowing the one lowers the uncertainty about the other. The candidates alone say
+# nothing about J, and what a says about J it can only say through its partner, so
 # $I(J;\, a, p_1 \ldots p_B) \le I(a;\, p)$. Hence, for every model,
 #
 # $$\text{loss} \;\ge\; \ln B - I(a;\, p), \qquad\text{or}\qquad I(a;\, p) \;\ge\; \ln B - \text{loss}.$$
@@ -1617,11 +1618,11 @@ print(f"SigLIP's loss, the sum over the couples divided by B: {couples.sum().ite
 # story.
 #
 # **An open problem.** Which negatives are worth having? The hardest get most of the push, and an unmarked paraphrase is
-# among the hardest. In practice a stronger model is asked: a cross-encoder throws out candidates that it finds relevant
-# (RocketQA, Qu et al. 2020), a guide model marks them inside the batch (GISTEmbed, Solatorio 2024, `GISTEmbedLoss` in
-# sentence-transformers), or a candidate is dropped whose score comes too near to the positive's (NV-Retriever, Moreira
-# et al. 2024). Each of them takes a judgement that another model has learned. Whether the pairs alone could tell is
-# open.
+# among the hardest. In practice a stronger model is asked: a cross-encoder, which reads both texts together, throws out
+# candidates that it finds relevant (RocketQA, Qu et al. 2020), a guide model marks them inside the batch (GISTEmbed,
+# Solatorio 2024, `GISTEmbedLoss` in sentence-transformers), or a candidate is dropped whose score comes too near to the
+# positive's (NV-Retriever, Moreira et al. 2024). Each of them takes a judgement that another model has learned. Whether the pairs
+# alone could tell is open.
 
 # %% [markdown]
 # **Where this comes from**

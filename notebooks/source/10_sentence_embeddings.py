@@ -199,7 +199,8 @@ print(f"bag of tokens, weighted by idf: MRR {found['bag of tokens, idf'].mean():
 # %% [markdown]
 # Such a bag has 4,096 numbers, an embedding of `docs-small` only 192. To compare at the same size, give every token a *random*
 # vector of 192 numbers and add them up with the same weights. Nothing is learned, not even the token vectors. Will the sum be
-# better or worse than the mean of the trained model's vectors?
+# better or worse than the mean of the trained model's vectors? (The cell also prints how far the luck of these queries may
+# move the difference, as a 95 % interval. `paired_bootstrap` computes it; you build it in lesson 12.)
 
 # %%
 random_vectors = torch.randn(tokenizer.vocab_size, 192, generator=seeded(seed, 10))
@@ -746,8 +747,8 @@ for dropout, name in ((0.0, "whole"), (0.0, "chunks"), (0.1, "chunks")):
 # **Crops** are cut from the first 96 tokens of an entry, summary and body together. Two random stretches of one text as a
 # positive pair is the *independent cropping* of Contriever (Izacard et al. 2021). Its authors found it better for retrieval than
 # the inverse cloze task of Lee, Chang and Toutanova (2019), in which the query is cut *out of* its text. Without any labels their
-# model beat BM25 in recall@100 on 11 of the 15 data sets of the BEIR benchmark. Before it, DeCLUTR (Giorgi et al. 2021) trained
-# sentence embeddings on stretches of one text.
+# model beat BM25 on 11 of the 15 data sets of BEIR, a benchmark of search, in recall@100, the proportion of the right texts
+# that are among the first 100. Before it, DeCLUTR (Giorgi et al. 2021) trained sentence embeddings on stretches of one text.
 
 # %% [markdown]
 # ### Exercise 10.4 · crops ●○○ · 6 minutes

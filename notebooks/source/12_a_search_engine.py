@@ -1654,7 +1654,7 @@ else:
 # ## 12. Words or vectors: what the field did since
 #
 # BEIR (Thakur et al. 2021) compared ten search systems on 18 data sets of many kinds, most of them unlike what the systems had
-# been trained on. Its abstract says:
+# been trained on (the *zero-shot* case). Its abstract says:
 #
 # > Our results show BM25 is a robust baseline and re-ranking and late-interaction-based models on average achieve the best
 # > zero-shot performances, however, at high computational costs.
