@@ -16,7 +16,8 @@
 #
 # You have an encoder (lesson 04) and a task that needs no labels (lesson 05). Now you bring them together. The loss will
 # fall; losses nearly always do. But is 0.6 nats good? Could it still be halved, or is there nothing left to learn? With real
-# text we cannot know. The toy world is built so that we can.
+# text we cannot know. The toy world, the course's invented language of 191 words with a grammar of its own, is built so that
+# we can.
 #
 # **The question of this lesson:** how good can a masked language model get, and what does it learn on the way?
 #
@@ -402,8 +403,8 @@ pretrain = check.mine("06.2", pretrain)
 # %% [markdown]
 # Is it the package's? `fit` is this loop with what you want around it: a progress bar, evaluations, files to resume from,
 # bfloat16 (shorter, faster numbers) on a GPU, and a clean stop when you press the stop button. Twenty steps of each, from the
-# same weights and with dropout. (The weights are drawn with the standard deviation 1/√(fan in), not with BERT's 0.02. Lesson 04
-# introduces both, and section 5 needs the difference.)
+# same weights and with dropout. (The weights are drawn with the standard deviation 1/√(fan in), where *fan in* is the number of
+# a layer's inputs, not with BERT's 0.02. Lesson 04 introduces both, and section 5 needs the difference.)
 
 
 # %%
@@ -528,7 +529,8 @@ for row in results_norms if not every_row else []:  # a live row must agree with
 # %% [markdown]
 # ## 6. Pretraining
 #
-# Now the real run. Two layers, four heads, C = 64, and new sentences at every step, so that the model cannot memorise any.
+# Now the real run. Two layers, four heads, width C = 64, and new sentences at every step, so that the model cannot
+# memorise any.
 
 # %%
 recipe = {"batch": 64, "rate": 0.5, "lr": 3e-3, "steps": 6000, "warmup": 200}

@@ -631,9 +631,9 @@ GatedFeedForward = check.mine("15.3", GatedFeedForward)
 # %% [markdown]
 # ## 6. Four smaller changes, and the layer
 #
-# **Pre-norm.** Lesson 04 built both orders: the norm goes before each part, so that nothing stands in the residual stream,
-# and one more norm comes after the last layer. ModernBERT also normalises the embeddings, and then leaves out the first
-# layer's first norm, because its input has just been normalised.
+# **Pre-norm.** Lesson 04 built both orders: the norm goes before each part, so that nothing stands in the residual stream
+# (the vector of each token, to which every part adds), and one more norm comes after the last layer. ModernBERT also
+# normalises the embeddings, and then leaves out the first layer's first norm, because its input has just been normalised.
 #
 # **No biases.** ModernBERT's linear layers have none, except the last one of the MLM head, and its norms have none either.
 # The share of a layer's weights that biases make up is about 1/C, so little is saved.
@@ -840,10 +840,10 @@ for changes in ((), *((one,) for one in CHANGES), CHANGES):
     assert 0.9 < share < 1.01
 
 # %% [markdown]
-# How long must they train? Lesson 08 found that a model of two layers stays for more than a thousand steps on a plateau, on
-# which it knows the topic of a sentence and no agreement, and that one layer leaves it sooner. On the plateau all models are
-# about equal. Within this lesson's minutes only one layer gets past it, so the changes are made in **one layer**, trained for
-# 1,200 steps.
+# How long must they train? Lesson 06's model stood for hundreds of steps at an excess of about 1, on a plateau where it knew
+# neither the topic of a sentence nor agreement, and lesson 08 found models of other sizes there, too. On the plateau all
+# models are about equal. Within this lesson's minutes a model of one layer gets past it, so the changes are made in **one
+# layer**, trained for 1,200 steps.
 #
 # Before you look: order the changes by what you expect. Which one helps most? Which hurts?
 
@@ -1415,7 +1415,7 @@ assert everywhere["n16"] > everywhere["n3"] + 1 and at_test["n16"] < everywhere[
 # | attention | every third layer global, else 64 tokens on each side | all global | all global; in the largest, 18 heads of queries share 6 of keys | sections 8, 9 |
 # | feed-forward | GeGLU | SwiGLU | SwiGLU | section 7 |
 # | norm | pre, layer norm | pre, RMSNorm | pre, RMSNorm | section 7 |
-# | biases | only in the decoder | none in the layers | none in the layers | section 7 |
+# | biases | only in the MLM head's last layer | none in the layers | none in the layers | section 7 |
 # | masking | 30 % | 20 %, all [MASK] | not looked up | lesson 16 |
 # | texts up to | 8,192 tokens | 4,096 | 8,192 | |
 
@@ -1428,7 +1428,8 @@ assert everywhere["n16"] > everywhere["n3"] + 1 and at_test["n16"] < everywhere[
 #   DeBERTaV3.
 # * **NeoBERT** did test its changes on GLUE (its Figure 1), in steps, one on top of the other. A step may change several things
 #   at once, and the parts of the layer were not tested one by one. The largest gains came from the larger *data set* and from a
-#   larger *model*; another tokenizer and packing lowered the score. So the layer is not what moved most.
+#   larger *model*; another tokenizer and packing (several texts in one row) lowered the score. So the layer is not what moved
+#   most.
 # * **EuroBERT** ablates its data and its training schedule, and takes the layer from LLaMA, whose configuration it inherits.
 # * **Shazeer** (2020) measured the gates alone, and found that "some of them yield quality improvements over the
 #   typically-used ReLU or GELU activations".

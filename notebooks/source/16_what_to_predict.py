@@ -733,9 +733,9 @@ for name, cost in costs.items():
 # And judged by what? A loss of one task says nothing about another's. Each encoder is asked:
 #
 # * **topic, pronoun, agreement**, as above, without any label, by what its own head says;
-# * **acceptable**: is the number of the verb right? A linear probe on the mean vector, with 400 labelled sentences. A probe that
-#   sees only which words occur stays at chance, 0.5. The question resembles the discriminators' own task (is a wrong word here?),
-#   so it favours them over masking;
+# * **acceptable**: is the number of the verb right? A linear probe (a logistic regression on the vectors of the frozen encoder)
+#   gets the mean vector, with 400 labelled sentences. A probe that sees only which words occur stays at chance, 0.5. The
+#   question resembles the discriminators' own task (is a wrong word here?), so it favours them over masking;
 # * **roles**: who acts and who is acted upon? A linear probe on the vector of each of the two nouns, with 20 labelled sentences.
 #   With so few labels, this probe finds what is easy to read off the vectors, not all that they hold.
 

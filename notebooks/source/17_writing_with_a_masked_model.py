@@ -1019,9 +1019,10 @@ assert distance < 0.15
 # %% [markdown]
 # ## 9. What our model of documentation writes
 #
-# `docs-small` read the documentation with 30 % of the tokens selected, 80/10/10, and was never asked to write.
-# `write` does for one text what your sampler does for a batch. Expect nothing like a chat model: it has four layers and
-# saw 1.8 million tokens.
+# `docs-small` is the course's masked model of real text, the documentation inside Python, PyTorch, NumPy and
+# Matplotlib. It was trained with 30 % of the tokens selected, 80/10/10, and never asked to write. `write` does for one
+# text what your sampler does for a batch. Expect nothing like a chat model: it has four layers, and its training texts
+# have 1.8 million tokens.
 
 # %%
 from nextbert_lite import load_docs, write
@@ -1035,8 +1036,9 @@ for order in ORDERS:
 # %% [markdown]
 # Some of it looks like documentation, and most of it means nothing. To us, "drawn" looks best. Is it written, or
 # remembered? Count the **sequences of four words** (or signs) that occur in the training texts. That proportion is not
-# 0 for new text either, because documentation repeats itself. So here are two controls: summaries of *test* entries of
-# our form, "Return the … .", that do not occur in the training texts; and the same with their words in random order.
+# 0 for new text either, because documentation repeats itself. So here are two controls: summaries (first sentences) of
+# *test* entries of our form, "Return the … .", that do not occur in the training texts; and the same with their words
+# in random order.
 
 # %%
 import re

@@ -27,8 +27,10 @@
 # | You need | lessons 03 to 05 for the encoder and its head, lesson 10 for sentence embeddings, lesson 12 for MRR |
 # | It takes | about 150 minutes, four exercises, two of them builds of 30 and 40 minutes; the machine needs about a minute and a half |
 #
-# Here is something to begin with: 24 texts of the documentation, drawn at random and padded to one batch. A padded encoder
-# computes every cell of this picture in every layer, with all its matrix products.
+# Here is something to begin with: 24 texts of the documentation inside Python, PyTorch, NumPy and Matplotlib, drawn at
+# random and padded to one batch. (`docs-small` is the course's masked model of these texts. `docs-contrastive` is that
+# model after it was trained with lesson 09's loss; it finds the body that belongs to a summary, and is the search encoder
+# of this lesson.) A padded encoder computes every cell of this picture in every layer, with all its matrix products.
 
 # %% tags=["hide-input"]
 import torch
@@ -1104,12 +1106,13 @@ for hook in hooks:
 # In about half of the rows of weights, and in every token that enters the second layer of a feed-forward network: behind GELU the
 # number of the largest size is positive.
 #
-# What do fewer bits cost in search? Three versions of `docs-contrastive`. In bfloat16, matrix products take numbers of 16 bits,
-# in the linear layers and in attention, and the weights stay stored in float32. In int8, all linear layers work with 8 bits: the
-# weights with one scale a row, the inputs with one scale a token, made anew each time. (The embedding table stays in float32.) Then the
-# colleague's int8, and to find out what hurts, his function for the weights alone and for the inputs alone. A product of whole
-# numbers below 128 in rows of 768 stays below 2²⁴, where float32 is exact, so the test can multiply in float32 and gets to the
-# digit what an int8 unit would give.
+# What do fewer bits cost in search? The measure is the MRR, the mean over the questions of 1 / rank of the right text. Three
+# versions of `docs-contrastive`. In bfloat16, matrix products take numbers of 16 bits, in the linear layers and in attention,
+# and the weights stay stored in float32. In int8, all linear layers work with 8 bits: the weights with one scale a row, the
+# inputs with one scale a token, made anew each time. (The embedding table stays in float32.) Then the colleague's int8, and to
+# find out what hurts, his function for the weights alone and for the inputs alone. A product of whole numbers below 128 in rows
+# of 768 stays below 2²⁴, where float32 is exact, so the test can multiply in float32 and gets to the digit what an int8 unit
+# would give.
 
 
 # %%

@@ -415,9 +415,9 @@ assert (stored("best_step", n=400) == 600).all() and found["best"] < stored("bes
 # them was our budget of 600 steps. With twice the steps width 8 is clearly better, so our grid does not show what a model of that size can
 # reach. The formula has no term for steps: whatever the missing ones cost, the fit books under size or under data.
 #
-# Is there a second thing? In two seeds of the three, the step from width 32 to 64 brings more than the step before it. Lesson 08 saw a plateau near
-# 1 nat, where a model knows the topic and no grammar yet. A model leaves it or does not, and a sum of two powers has no plateau. Keep the
-# question: the control below asks it of worlds that have none.
+# Is there a second thing? In two seeds of the three, the step from width 32 to 64 brings more than the step before it. Lesson
+# 06 saw a plateau at an excess of about 1 nat, where a model knows neither topic nor agreement yet. A model leaves it or does
+# not, and a sum of two powers has no plateau. Keep the question: the control below asks it of worlds that have none.
 #
 # Fit it all the same, as everybody does. First with the floor in its place, on the best checkpoints:
 
@@ -529,9 +529,9 @@ print(
 assert high - low > 0.5 and (rises >= our_rises).mean() > 0.2 and (seeds_like_that >= our_seeds).mean() > 0.2
 
 # %% [markdown]
-# The noise is enough, for each of the three. An E such as that of all our seeds together needs no plateau. And in worlds without one the exponents jump
-# as much, and two seeds of three often gain more at the last step, too: from these numbers alone nobody can see a plateau. Whether the one of
-# lesson 08 adds to the trouble our runs cannot tell.
+# The noise is enough, for each of the three. An E such as that of all our seeds together needs no plateau. And in worlds
+# without one the exponents jump as much, and two seeds of three often gain more at the last step, too: from these numbers alone
+# nobody can see a plateau. Whether the one of lesson 06 adds to the trouble our runs cannot tell.
 #
 # Could the practitioner have noticed? Leave out one of the 16 cells at a time, fit again, and look at E. (This is the jackknife. The numbers in the
 # cells stay as they are: no run is repeated, only which cells the fit sees changes.)

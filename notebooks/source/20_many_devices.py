@@ -506,9 +506,10 @@ assert all(abs(value / mended[1] - 1) < 1e-9 for value in mended.values())
 # %% [markdown]
 # ## 4. Negatives on other ranks
 #
-# In the contrastive loss of lesson 09 the texts of a batch are each other's negatives. Dealt out to ranks, a text should still see *all*
-# of them. So the ranks exchange their vectors: `dist.all_gather(list, tensor)` gives each rank the tensors of all. What comes back are
-# copies of numbers. Autograd does not know where they came from.
+# In the contrastive loss of lesson 09 a pair of texts is an *anchor* and its *positive*, and the other positives of the batch
+# are its negatives. Dealt out to ranks, a text should still see *all* of them. So the ranks exchange their vectors:
+# `dist.all_gather(list, tensor)` gives each rank the tensors of all. What comes back are copies of numbers. Autograd does not
+# know where they came from.
 #
 # With gathered positives, rank r computes the loss of its own anchors. For its anchors this is all there is. A *positive* has more to
 # hear: it is the negative of anchors on other ranks, and their losses have a gradient for it, too. Those gradients are on the other

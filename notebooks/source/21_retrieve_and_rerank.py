@@ -26,8 +26,9 @@
 # | You need | lesson 12 for BM25, fusion, MRR and the paired bootstrap, lesson 10 for pooling, lesson 09 for the contrastive loss |
 # | It takes | about 170 minutes, six exercises, two of them builds of 35 and 30 minutes |
 #
-# For 500 questions with known answers, this is where the best mixture of lesson 12 put the right text. Suppose somebody read the
-# first k hits and always put the right one on top. How good could the search become?
+# For 500 questions with known answers, this is where the best mixture of lesson 12 put the right text. The measure is the
+# **MRR**, the mean over the questions of 1 / rank of the right text. Suppose somebody read the first k hits and always put the
+# right one on top. How good could the search become?
 
 # %% tags=["hide-input"]
 from nextbert_lite import plots, stored_table
@@ -125,7 +126,9 @@ q_vectors, t_vectors = mean_vectors(q_tokens, q_mask), mean_vectors(t_tokens, t_
 torch.testing.assert_close(q_vectors[:3], embed(questions[:3], (encoder, tokenizer)), rtol=1e-4, atol=1e-4)
 
 # %% [markdown]
-# BM25 is lesson 12's tuned one: word stems, and the parts of names. The mixture has its weight from validation among as many texts, 0.4:
+# BM25 adds up, over the question's words that a text contains, a weight that is larger for rarer words. It is lesson 12's
+# tuned one: word stems, and the parts of names. The mixture, `fuse`, brings both scores of a question to mean 0 and
+# standard deviation 1 (z-scores), and adds them. BM25's weight, 0.4, was chosen on validation among as many texts:
 
 # %%
 from nextbert_lite import recall_at
@@ -581,7 +584,8 @@ for name in ("bm25", "fusion", "reranked_20", "alone"):
     assert (here - there).abs().mean() < 0.05
 
 # %% [markdown]
-# The table, with each difference's interval over the questions (lesson 12). What do you expect of reading 20 hits rather than 5?
+# The table, with each difference's interval over the questions, by the paired bootstrap: the questions are drawn anew
+# many times, each with both its values (lesson 12). What do you expect of reading 20 hits rather than 5?
 
 
 # %%
@@ -1104,14 +1108,16 @@ for text, score in zip(three, reader.scores("invert a matrix", three).tolist(), 
 # on hundreds of thousands of real questions. The sizes of the gains here are those of this corpus. The typed questions are few, graded by language models from the hits of three
 # searches, none of them a reranker. And approximate search, which makes the first stage fast among millions, is not needed here at all.
 #
-# **What the field did since.** Large language models were asked to rank the hits themselves: "properly instructed LLMs can deliver competitive, even superior results to
-# state-of-the-art supervised methods on popular IR benchmarks" (Sun et al. 2023). BEIR (lesson 12) found that "re-ranking and late-interaction-based models on average achieve the best zero-shot
-# performances, however, at high computational costs". Sentence Transformers got a new trainer for rerankers in 2025; in its announcement a
-# small model, trained on the data at hand, "easily outperforms" 13 public ones on that data, some of them larger. Thakur et al. (2025) let language models look for false negatives in training
-# sets, relabel them as right, and gain by it, for encoders and rerankers alike. Late interaction came back with PyLate (Chaffin and Sourty 2025) and GTE-ModernColBERT, a
-# ColBERT on the modern encoder of lesson 15, with 128 numbers a token, trained by distillation. And Jacob et al. (2024) let
-# rerankers read more and more hits: the best ones "provide initial improvements when scoring progressively more documents, but their effectiveness gradually declines and can
-# even degrade quality beyond a certain limit".
+# **What the field did since.** Large language models were asked to rank the hits themselves: "properly instructed LLMs can
+# deliver competitive, even superior results to state-of-the-art supervised methods on popular IR benchmarks" (Sun et al. 2023).
+# BEIR, a benchmark of search on 18 data sets (lesson 12), found that "re-ranking and late-interaction-based models on average
+# achieve the best zero-shot performances, however, at high computational costs". Sentence Transformers got a new trainer for
+# rerankers in 2025; in its announcement a small model, trained on the data at hand, "easily outperforms" 13 public ones on that
+# data, some of them larger. Thakur et al. (2025) let language models look for false negatives in training sets, relabel them as
+# right, and gain by it, for encoders and rerankers alike. Late interaction came back with PyLate (Chaffin and Sourty 2025) and
+# GTE-ModernColBERT, a ColBERT on the modern encoder of lesson 15, with 128 numbers a token, trained by distillation. And Jacob
+# et al. (2024) let rerankers read more and more hits: the best ones "provide initial improvements when scoring progressively
+# more documents, but their effectiveness gradually declines and can even degrade quality beyond a certain limit".
 #
 # **An open problem.** One would hope that a reader who sees more never does worse, and yet it does when it is given more hits. A score that was trained on the
 # first hits of one search means little for texts that this search would never have found. How do you train a reader that can be trusted with *any* text?

@@ -909,10 +909,10 @@ restored = check.mine("22.3", restored)
 # %% [markdown]
 # ### Exercise 22.4 · predict the result ●●○ · 5 minutes
 #
-# The two texts differ in *cook* and *cooks* only. We patch the residual stream, once at each of the 13 positions ([CLS] and
-# [SEP] included), at three depths: after the embeddings, after layer 1, and after layer 2, which is the last. That makes 39
-# numbers; m reads the logits at the [MASK] only, as in the table above. In exact arithmetic, and for *any* trained weights, how
-# many of them are exactly 1, and how many exactly 0?
+# The two texts differ in *cook* and *cooks* only. We patch the residual stream (the vector of each token that is handed from
+# layer to layer), once at each of the 13 positions ([CLS] and [SEP] included), at three depths: after the embeddings, after
+# layer 1, and after layer 2, which is the last. That makes 39 numbers; m reads the logits at the [MASK] only, as in the table
+# above. In exact arithmetic, and for *any* trained weights, how many of them are exactly 1, and how many exactly 0?
 
 # %% tags=["exercise-22.4"]
 ones_and_zeros = None  # (how many are exactly 1, how many exactly 0)
@@ -1506,11 +1506,11 @@ plots.show(
 # %% [markdown]
 # ## 11. MiniLM: when nobody knows the truth
 #
-# Now a model of real text, all-MiniLM-L6-v2 (lesson 14). What is explained is a similarity: the cosine of a documentation
-# entry's summary with the entry's name. There is no exact posterior, and the summaries have no true influences. All that is
-# left is to compare the methods *with each other*, by your rank correlation, with random scores as control. Neely et al. (2021)
-# conclude that such correlations do not measure a method's quality; here they only show disagreement. (Without the
-# package, `docs-contrastive` takes MiniLM's place, and the numbers are its own.)
+# Now a model of real text, all-MiniLM-L6-v2, a published sentence encoder of six layers (lesson 14). What is explained is a
+# similarity: the cosine of a documentation entry's summary with the entry's name. There is no exact posterior, and the
+# summaries have no true influences. All that is left is to compare the methods *with each other*, by your rank correlation,
+# with random scores as control. Neely et al. (2021) conclude that such correlations do not measure a method's quality; here
+# they only show disagreement. (Without the package, `docs-contrastive` takes MiniLM's place, and the numbers are its own.)
 
 # %%
 from nextbert_lite import SentenceEncoder, load_docs, load_pretrained, minilm_folder

@@ -98,7 +98,7 @@ seed = 0
 # | **what must matter?** | what changes nothing is not used | each word, the order of the words, the mask, the weights of a loss |
 # | **the gradient** | it says what the loss depends on, exactly | a parameter without gradient is not trained |
 # | **one batch, overfitted** | a model that cannot learn four sentences by heart cannot learn | the loss must go to 0, not only down |
-# | **a reference** | somebody has written it before | torch's own layer, lesson 04's parity, the course's package |
+# | **a reference** | somebody has written it before | torch's own layer, with which lesson 04 compares its encoder; the course's package |
 #
 # Two rules go with it. **Change one thing at a time**, and look at a number before and after. And **a repair is not finished
 # when the symptom is gone**: an exception can be caught, a text can be cut, a seed can be fixed. Ask for the cause, and then
@@ -772,7 +772,7 @@ check.masked_loss(masked_mean)
 # %% [markdown]
 # ### Exercise 23.10 · half of the pairs ●●○ · 8 minutes
 #
-# **Complaint.** "The loss of next sentence is very low, and the accuracy stays at 50 %." You met this disease in 07.4. Here it is with
+# **Complaint.** "The loss of next sentence is very low, and the accuracy stays at 50 %." Exercise 07.4 has this disease too. Here it is with
 # its symptom: a linear layer learns which of two kinds a vector is, a task that can be solved perfectly.
 
 
@@ -1287,7 +1287,8 @@ check.decay_groups(groups)
 # | 17 | BERT's *static* masking means that a text has one and the same mask for the whole training. |
 # | 18 | A token that ELECTRA's generator happened to guess right counts as *replaced*. |
 #
-# Put True for a statement that stands, or the letter of what should stand there:
+# Look up what you do not know: the papers are listed at the end of this lesson. Put True for a statement that stands, or
+# the letter of what should stand there:
 #
 # | | | | |
 # |---|---|---|---|

@@ -499,9 +499,9 @@ print(f"package A, step 300: excess {control:.3f}")
 assert abs(math.log(control / found[300])) < 0.25
 
 # %% [markdown]
-# Not at all. Step 300 is the first plateau, where a model knows which words are common and little more (lesson 06), and
-# a faulty model stands there, too. So these rows test your loop, and your parts hardly. That your model learns *past*
-# the plateau, only a run to 9,000 shows.
+# Not at all. Step 300 is the first plateau, where a model knows far more than how frequent words are, but neither topic
+# nor agreement (lesson 06), and a faulty model stands there, too. So these rows test your loop, and your parts hardly.
+# That your model learns *past* the plateau, only a run to 9,000 shows.
 #
 # The whole of the stored run, seed by seed. Where is half of the way, if the way is measured in nats? And if it is
 # measured in factors of two?
@@ -747,9 +747,10 @@ assert agree == 1.0
 #
 # Seven searches are compared. Three by encoders, which read the first 40 tokens of a body: before the forty steps,
 # after them, and with the weights of the shipped `docs-contrastive`. Two by words: BM25 as lesson 12 tuned it on
-# validation (your class; stems, parts of identifiers, k₁ = b = 0.9), once on whole bodies and once on the same 40
-# tokens. And two sums of BM25 and an encoder: with your forty steps, and as the control with the encoder before them.
-# (Lesson 12's other baseline, a trained static bag, is left out here for time.) Guess the order.
+# validation (your class; stems, parts of identifiers, and 0.9 for its two constants k₁ and b), once on whole bodies
+# and once on the same 40 tokens. And two sums of BM25 and an encoder: with your forty steps, and as the control with
+# the encoder before them. (Lesson 12's other baseline, a trained static bag, which is a mean of word vectors without
+# context, is left out here for time.) Guess the order.
 
 # %%
 from nextbert_lite import PairBatches
@@ -1082,7 +1083,7 @@ assert gain["64"] > 0.1 and abs(gain["7691"]) < 0.005
 # |---|---|
 # | Data | public-domain books or an encyclopedia's dump in your language, 20 MB or more, streamed (`nextbert-lite pretrain`); split by book |
 # | Measure, beforehand | held-out loss in nats **per character**, not per token, with **the same characters hidden** for both: two tokenizers cut the same text into different numbers of tokens. It is a score for guessing hidden text, not a likelihood of it |
-# | Two baselines | the same model with a tokenizer learned on English; bytes without merges. And as reference a two-sided count model (lesson 08), tuned |
+# | Two baselines | the same model with a tokenizer learned on English; bytes without merges. And as reference a count model, which predicts a word from both its neighbours (lesson 08), tuned |
 # | Held-out part | whole books by other authors |
 # | Seeds | three for each, with the same operations (lesson 18's profile), each with its own tuned learning rate |
 # | Good | a difference beyond the spread of the seeds, with the cost held equal and both in one unit |
