@@ -23,6 +23,7 @@ import nextbert_lite.checks
 from nextbert_lite.checks import (
     core,
     lesson_03,
+    lesson_06,
     lesson_07,
     lesson_08,
     lesson_09,
@@ -781,6 +782,34 @@ DESCRIBED = {
         "03.5",
         lambda m, x: lesson_03.through(m, x.reshape(x.shape[1], len(x), -1)).transpose(0, 1),
         "the texts still mix: when only text 1 changes",
+    ),
+    "lesson06.2-a wrong rate": (
+        "06.2",
+        lesson_06.loop(factor=lambda s, S, W: min((s + 1) / W, ((S - s) / (S - W)) ** 2, 1.0)),
+        r"schedule: with lr=0.1, steps=10 and warmup=4, .* is step 5, where the rate falls: its rate is 0.06944, but "
+        r"lr · f\(5\) is 0.08333",
+    ),
+    "lesson06.2-a wrong rate in the warm-up": (
+        "06.2",
+        lesson_06.loop(factor=lambda s, S, W: lesson_06.linear_schedule(s, S, W) ** (1 + (s < W))),
+        "schedule: .* is step 0, in the warm-up: its rate is 0.00625",
+    ),
+    "lesson06.2-no rate without warm-up": (
+        "06.2",
+        lesson_06.loop(factor=lambda s, S, W: lesson_06.linear_schedule(s, S, W) if W else 0.5),
+        "other sizes: with lr=0.02, steps=7 and warmup=0, .* is step 0, where the rate falls: its rate is 0.01, but",
+    ),
+    "lesson06.2-another optimizer": (
+        "06.2",
+        lesson_06.loop(kind=lambda groups, lr, betas, fused: torch.optim.SGD(groups, lr=lr)),
+        "schedule: .*largest difference",
+    ),
+    "lesson06.4-half a name": ("06.4", ("both", "left", "no length", "frequencies"), "'no length' is none of the four"),
+    "lesson06.4-a name twice": ("06.4", ("both", "left", "left", "frequencies"), "Each of the four names .* once"),
+    "lesson06.4-a pair in the wrong order": (
+        "06.4",
+        ("left", "left, no length", "both", "frequencies"),
+        "`left, no length` stands before `both`, but `both` knows",
     ),
     "lesson07.2-tensors": (
         "07.2",

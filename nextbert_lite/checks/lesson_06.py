@@ -17,6 +17,7 @@ from nextbert_lite.checks.core import (
     describe,
     hint,
     mine,
+    reads_of,
     solution,
 )
 from nextbert_lite.core.encoder import Encoder, EncoderConfig
@@ -295,10 +296,33 @@ def left_over(answer, generator):
 
 def schedule(answer, generator, lr=LR, steps=STEPS, warmup=WARMUP):
     """Under a gradient that never changes Adam's step is as long as the learning rate: read the rate from it."""
+    return moves(answer, generator, lr, steps, warmup).mean(1)
+
+
+def moves(answer, generator, lr, steps, warmup):
+    """How far each number of the bias moves at each step, in learning rates: (steps, 3)."""
     model = Watched(generator, slope=0.05, restart=True)
     run_on(answer, model, lr=lr, steps=steps, warmup=warmup)
-    moved = torch.stack([*model.weights[1:], model.linear.bias.detach().clone()])
-    return moved.abs().mean(1) / lr
+    return torch.stack([*model.weights[1:], model.linear.bias.detach().clone()]).abs() / lr
+
+
+def about_rates(answer, stage):
+    """Say at which step the learning rate is wrong first, and which it is there."""
+    runs = {"schedule": [(LR, STEPS, WARMUP)], OTHER_SIZES: SIZES}.get(stage.name, [])
+    for lr, steps, warmup in runs:
+        found = moves(answer, torch.Generator().manual_seed(0), lr, steps, warmup)
+        right = torch.tensor([linear_schedule(s, steps, warmup) for s in range(steps)], dtype=found.dtype)
+        if len(found) != steps or not torch.allclose(found, found[:, :1].expand_as(found), atol=1e-4):
+            return None  # other steps than Adam's: their length is not the rate
+        wrong = ((found[:, 0] - right).abs() > 1e-4).nonzero()
+        if len(wrong):
+            s = int(wrong[0])
+            part = "in the warm-up" if s < warmup else "where the rate falls"
+            return (
+                f"with lr={lr}, steps={steps} and warmup={warmup}, the first step with a wrong learning rate is step "
+                f"{s}, {part}: its rate is {lr * found[s, 0]:.4g}, but lr · f({s}) is {lr * right[s]:.4g}."
+            ) + (reads_of(answer) if stage.name == OTHER_SIZES else "")
+    return None
 
 
 def decayed(answer, generator):
@@ -342,10 +366,13 @@ def mode(answer, generator):
     return found
 
 
+SIZES = ((0.02, 7, 0), (0.05, 6, 6), (0.3, 3, 5), (0.01, 1, 0), (0.2, 12, 3))  # lr, steps, warmup
+
+
 def other_sizes(answer, generator):
     """Another rate and length; no warm-up; a warm-up as long as the run, and longer; one step."""
     found = []
-    for lr, steps, warmup in ((0.02, 7, 0), (0.05, 6, 6), (0.3, 3, 5), (0.01, 1, 0), (0.2, 12, 3)):
+    for lr, steps, warmup in SIZES:
         try:
             found.append(schedule(answer, generator, lr, steps, warmup))
         except ZeroDivisionError as error:
@@ -549,6 +576,10 @@ def warmup_one_longer(s, steps, warmup):
     return min((s + 1) / (warmup + 1), (steps - s) / max(1, steps - warmup), 1.0)
 
 
+def piled_up(s, steps, warmup):
+    return math.prod(linear_schedule(earlier, steps, warmup) for earlier in range(s + 1))
+
+
 def cosine(s, steps, warmup):
     down = 0.5 * (1 + math.cos(math.pi * (s - warmup) / max(1, steps - warmup)))
     return (s + 1) / warmup if s < warmup else down
@@ -736,6 +767,13 @@ training_loop = Build(
             "one added above and below; a fresh reader of this lesson",
         ),
         Mistake(
+            "the factors pile up",
+            loop(factor=piled_up),
+            "you multiply the rate of the step before by the factor, so the factors of all steps pile up. Each step's "
+            "rate is lr times its own factor alone: set it from the lr that you were given.",
+            'group["lr"] *= factor, or lr = lr * factor, within the loop; a fresh reader of this lesson',
+        ),
+        Mistake(
             "a cosine",
             loop(factor=cosine),
             "the warm-up is right, but then your rate falls along a cosine. Here it falls in a straight line.",
@@ -881,6 +919,7 @@ training_loop = Build(
         "`model.eval()` and `return losses`.",
     ),
     praise="It pretrains the model of this lesson.",
+    about=about_rates,
     other_ways=(with_a_scheduler, loop()),
 )
 
@@ -972,8 +1011,30 @@ loss_of_all = Exercise(
 
 # --- 06.4 predict: what one knows -------------------------------------------------------------------------------------
 
+
+def about_the_order(guess):
+    """Say which name is none of the four or stands twice, else the first pair in the wrong order."""
+    names = floors.right
+    for name in guess:
+        if name not in names:
+            return (
+                f"{name!r} is none of the four names. Copy them as the text writes them, each in its own quotation "
+                "marks; 'left, no length' is one name, with the comma in it."
+            )
+    if sorted(guess) != sorted(names):
+        return "Each of the four names belongs in the tuple once."
+    worse, better = next(
+        pair for pair in zip(guess, guess[1:], strict=False) if names.index(pair[0]) > names.index(pair[1])
+    )
+    return (
+        f"`{worse}` stands before `{better}`, but `{better}` knows all that `{worse}` knows and more, so its floor is "
+        "lower."
+    )
+
+
 floors = Prediction(
     id="06.4",
+    about=about_the_order,
     right=("both", "left", "left, no length", "frequencies"),
     mistakes=(
         Mistake(
