@@ -41,7 +41,7 @@ NBVAL = --nbval-lax --nbval-cell-timeout=300
 WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 DOCS_PAIRS = --batch 160 --steps 900 --bf16
 LESSON_FILES = $(wildcard notebooks/$(LESSON)_*.ipynb)
-LESSON_TESTS = tests/test_lessons.py tests/test_checks.py
+LESSON_TESTS = tests/test_lessons.py $(sort $(wildcard tests/test_checks*.py))
 NO_LESSON = $(if $(LESSON_FILES),,$(error there is no lesson '$(LESSON)' in notebooks/; say which, as LESSON=02, or build \
 it: make notebooks ONLY=$(LESSON)))
 

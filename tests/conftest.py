@@ -36,6 +36,17 @@ def world():
     return ToyWorld()
 
 
+@pytest.fixture(autouse=True)
+def computed(request):
+    """Keep what a build has computed only while its tests follow one another: that of all lessons takes gigabytes."""
+    exercise = getattr(getattr(request.node, "callspec", None), "params", {}).get("exercise")
+    if exercise is not None and exercise is not request.session.__dict__.setdefault("exercise", exercise):
+        from nextbert_lite.checks import core
+
+        request.session.exercise = exercise
+        core._known.clear()
+
+
 @pytest.fixture
 def tally(record_property):
     """Count the faults of a family that were tried and survived: one that was not fails the test."""
