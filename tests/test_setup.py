@@ -401,7 +401,10 @@ def test_make_test_is_lint_and_one_pytest_with_every_lesson():
 def test_make_test_extras_installs_every_extra_that_a_test_skips_without():
     plan = make("-n", "test-extras", "PYTHON=python").stdout
     assert "setup_env.py  --extra test --extra book --extra browser --extra stream" in plan
-    assert plan.splitlines()[-1].endswith("-m pytest tests/test_book.py tests/browser tests/test_streams.py")
+    line = plan.splitlines()[-1]
+    assert "-m pytest -n 2 --dist loadfile" in line and line.endswith(
+        "tests/test_book.py tests/browser tests/test_streams.py"
+    )
     assert "setup_env.py  --extra test --extra grade" in make("-n", "test-slow", "PYTHON=python").stdout
 
 

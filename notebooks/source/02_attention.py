@@ -1079,7 +1079,7 @@ def from_unit_variance(start, scale, lr):
     with torch.no_grad():
         x = 0.3 * (model.words(test_ids) + model.positions.weight[: test_ids.shape[1]])
         spread = (scale * model.query(x) @ model.key(x).mT / math.sqrt(32)).std().item()
-    fit(model, batches, steps=400, lr=lr, warmup=20)
+    fit(model, batches, steps=250, lr=lr, warmup=20)
     return tested(model.cpu())[0].float().mean().item(), spread
 
 

@@ -732,7 +732,7 @@ for name, init_std in {"s = 0.02": 0.02, "s = 1/√C": 1 / math.sqrt(64)}.items(
 # %% [markdown]
 # Predicted, then measured. A single model is off by a little, because most selected tokens look the same to it, `[MASK]`, and
 # some word that is frequent in the labels happens to score high or low. A start half a nat above ln V does no harm: section
-# 9 trains from there, and its models are below 2 nats after 800 steps. What is *not* fine is what you get when you tie the
+# 9 trains from there, and its models are below 2 nats after 600 steps. What is *not* fine is what you get when you tie the
 # head to `nn.Embedding` as torch initialises it, with s = 1 and therefore σ = 8. Where will the loss start?
 
 # %%
@@ -900,7 +900,7 @@ assert honest > math.log(V) > reported
 # %% [markdown]
 # ## 9. What the rules teach
 #
-# We train four models for 800 steps each, on the same sentences, with the same 15 % of the tokens selected. They differ in
+# We train four models for 600 steps each, on the same sentences, with the same 15 % of the tokens selected. They differ in
 # what happens to the selected tokens, and the last one in its loss:
 #
 # | | `[MASK]` | replaced | kept | loss over |
@@ -935,7 +935,7 @@ def mask_by(ids, hide, replace, rate, generator):
 
 # %%
 def train(hide, replace, everywhere):
-    """Return a model that 800 steps of these rules have trained, and the loss that it reports at the end."""
+    """Return a model that 600 steps of these rules have trained, and the loss that it reports at the end."""
 
     def batch(step):
         ids, mask = world.sample_ids(64, seed=10_000 * (seed + 1) + step)
@@ -944,7 +944,7 @@ def train(hide, replace, everywhere):
 
     torch.manual_seed(seed)
     model = MaskedLanguageModel(Encoder(EncoderConfig(vocab_size=V, init_std="fan_in")))
-    history = fit(model, batch, steps=800, lr=3e-3, warmup=50, seed=seed)
+    history = fit(model, batch, steps=600, lr=3e-3, warmup=50, seed=seed)
     return model.cpu().eval(), sum(history.loss[-30:]) / 30
 
 
@@ -1018,7 +1018,7 @@ assert everywhere["reported"] < berts["reported"] / 3 and everywhere["loss"] > 3
 #
 # ### What the rule costs
 #
-# After these 800 steps, BERT's rule has a higher loss at masked tokens than *masked or kept*. Is that the price of the random
+# After these 600 steps, BERT's rule has a higher loss at masked tokens than *masked or kept*. Is that the price of the random
 # words, which make the context less reliable? Two of the four models are controls: "only masked" never reads a random word, and
 # "loss everywhere" reads as many as BERT's rule has. Guess where they are.
 
@@ -1031,7 +1031,7 @@ assert min(berts["loss"], only_masked["loss"]) > max(with_kept["loss"], everywhe
 # %% [markdown]
 # "Only masked" is as slow as BERT's rule without any random words, and "loss everywhere" is fast with them. So reading random
 # words is not what slows a model down here. The two fast models have something else in common: they are often asked at a word
-# that they see and can nearly always trust. With this recipe and after 800 steps, that helps.
+# that they see and can nearly always trust. With this recipe and after 600 steps, that helps.
 #
 # This was the speed of learning. To know the price itself, we need the best possible predictors. In the toy world we have them:
 # the one that must reckon with random words, as after 80/10/10, and the one that may trust every word in sight. Both answer the
@@ -1063,7 +1063,7 @@ print(f"lesson 06's model, trained with 80/10/10: {excess:.3f} nats above the be
 assert excess < 0.03 < berts["loss"] - trusting.mean().item()
 
 # %% [markdown]
-# So what you saw after 800 steps is the *speed of learning*, and not a price that remains: at the end it is at most about a
+# So what you saw after 600 steps is the *speed of learning*, and not a price that remains: at the end it is at most about a
 # hundredth of a nat, in the toy world.
 #
 # How much does 80/10/10 matter for what BERT is used for? Less than the space that explanations give to it. Devlin et al.
@@ -1262,7 +1262,7 @@ assert 0.1 < in_sight < 0.8 and found[True] > found[False] + 0.3
 # * The loss is the mean over the **selected** tokens. The logits of all others get exactly zero gradient, so the head need
 #   not run there.
 #
-# **What this scale cannot show.** Our four models saw 800 steps of a small language. Whether 80/10/10 pays in a large model
+# **What this scale cannot show.** Our four models saw 600 steps of a small language. Whether 80/10/10 pays in a large model
 # is a question for its downstream tasks, and the published answer is "a little, sometimes".
 #
 # **What the field did since.** Higher rates (20 to 40 %), `[MASK]` alone (NeoBERT), questions at every token (ELECTRA), and a

@@ -1191,7 +1191,7 @@ for kind, some in kinds.items():
 # ## 8. Your evening
 #
 # Now the question of the beginning, on real text, with seconds in place of an evening. The starting point is the `tiny` shape, two
-# layers of width 64, trained for 60 steps on pieces of at most 64 tokens. Three things change: four times the **steps**; the same
+# layers of width 64, trained for 40 steps on pieces of at most 64 tokens. Three things change: four times the **steps**; the same
 # with a sixteenth of the **text**; twice the **width** at the cost of the longer run. Which will do most for the loss on held-out texts?
 
 # %%
@@ -1199,10 +1199,10 @@ some = pieces([d.text for d in docs.train], bpe, 64)
 quick = MLMBatches(pieces([d.text for d in held], bpe, 64), bpe, seed=1_000_003, copies=1)
 costs = {width: work(2, width, 64, V_docs) for width in (64, 128)}
 conditions = {
-    "60 steps": dict(steps=60),
-    "240 steps": dict(steps=240),
-    "240 steps, 1/16 of the text": dict(steps=240, texts=some[::16]),
-    "twice the width, cost of 240 steps": dict(steps=round(240 * costs[64] / costs[128]), width=128),
+    "40 steps": dict(steps=40),
+    "160 steps": dict(steps=160),
+    "160 steps, 1/16 of the text": dict(steps=160, texts=some[::16]),
+    "twice the width, cost of 160 steps": dict(steps=round(160 * costs[64] / costs[128]), width=128),
 }
 own = {}
 for condition, change in conditions.items():
@@ -1221,7 +1221,7 @@ for condition, change in conditions.items():
     own[condition] = held_out_loss(own_model, quick, 8)
     epochs = steps * 32 / len(texts)
     print(f"{condition:<35} {steps:4} steps, {epochs:4.1f} epochs: {own[condition]:.2f} nats")
-assert own["240 steps"] < own["60 steps"]
+assert own["160 steps"] < own["40 steps"]
 assert max(own.values()) - min(own.values()) < 0.3
 assert min(own.values()) > means["both neighbours"][0] + 2
 
