@@ -1761,6 +1761,6 @@ certain_cells = Prediction(
         "After the last layer the head reads the gap only. What do the other positions change?",
         "Between the two rows nothing is exact: attention has carried a little of the subject everywhere.",
     ),
-    praise="Two rows are proofs that the code is right. Only the row between them is a finding.",
+    praise="Two rows check the code: any right code gives them. Only the row between them is a finding.",
     about=about_cells,
 )

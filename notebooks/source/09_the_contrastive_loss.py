@@ -1330,7 +1330,7 @@ assert abs(weighted - whole) < 1e-5 < abs(sum(means) / 4 - whole)
 
 # %% [markdown]
 # This is no detail: Hugging Face's trainer had this mistake until October 2024 (see their post *Fixing Gradient
-# Accumulation*).
+# Accumulation*), and where a model does not use the count of tokens, as BERT's does not, it still has it (lesson 20).
 #
 # And the contrastive loss? Think of who the negatives are. One batch of 32 pairs against four batches of 8 pairs, added
 # up with the weight 1/4 each, in float64 and without dropout, so that nothing else differs. Then with the four weights

@@ -929,7 +929,7 @@ def train_roles(model, hard, templates):
         }
 
     model = copy.deepcopy(model)
-    fit(model, batch, steps=300, lr=3e-3, warmup=20, seed=seed)
+    fit(model, batch, steps=220, lr=3e-3, warmup=20, seed=seed)
     return model, shown
 
 
@@ -1005,6 +1005,8 @@ for (start, trained_on), rows in by_run.items():
 for row in table:  # the live rows of this seed agree with the stored ones
     if row["seed"] == str(seed) and row["trained_on"] == " ".join(ALL) and row["start"] in live:
         assert abs(float(row["right"]) - live[row["start"]]["right"]) < 0.05
+shown = [row for start in ("pretrained", "random") for row in by_run[f"{start} encoder", " ".join(ALL)]]
+assert len(shown) >= 6 and min(float(row["right"]) for row in shown) > 0.99
 unseen = {start: by_run[f"{start} encoder", "active passive"] for start in ("pretrained", "random")}
 assert all(float(row["plain"]) > float(row["cleft"]) + 0.1 for row in unseen["random"])
 assert all(
@@ -1012,7 +1014,7 @@ assert all(
 )
 
 # %% [markdown]
-# The stored rows show that what was shown is learned: 1.000 in every run with all four templates, from either start. On the
+# The stored rows show that what was shown is learned: more than 0.99 in every run with all four templates, from either start. On the
 # templates that training left out, the random encoder does far worse in all three runs, perhaps because a rule that is right
 # for active and passive can be wrong for a cleft. The pretrained encoder has seen clefts as a masked model, and loses little: in each of
 # the three pairs of runs it is ahead by more than a tenth.

@@ -179,7 +179,7 @@ for base in (10_000, 160_000):
 # * The position of a row is its number along the dimension before the last, from 0.
 # * **Feature i and feature i + D/2 are a pair**, i = 0 … D/2 − 1: $a$ is the first half of the features and $b$ the second,
 #   and the result has the new $a$ in its first half and the new $b$ in its second. (The paper pairs neighbours, 2i and
-#   2i + 1. Both work; this order is that of Hugging Face's models, so it is the one that can read their weights.)
+#   2i + 1. Both work; this order is that of most of Hugging Face's models, ModernBERT among them, so it fits their weights.)
 # * Pair i is turned by $t\,\theta^{-2i/D}$ with the formula above, so a positive angle turns from $a$ towards $b$.
 # * **Angles are computed in float32, or in float64 if `x` is float64**, and converted to the dtype of `x` only as cos and sin
 #   or later. In bfloat16 a position such as 257 does not exist: the next number after 256 is 258.
@@ -253,9 +253,9 @@ plots.show(
 assert min(by_table.diagonal(d).std() for d in range(-20, 20)) > 0.1
 
 # %% [markdown]
-# What RoPE fixes is that a score *can be* a function of the distance, at any length. It does not say which function. The paper
-# derives an upper bound that falls with the distance, but for a given pair of vectors the score need not fall, as the picture
-# shows. Section 4 and section 9 test what follows from it.
+# With RoPE the score of two given vectors *is* a function of their distance and its sign, at any length. RoPE does not say
+# which function. The paper derives an upper bound that falls with the distance, but for a given pair of vectors the score need
+# not fall, as the picture shows. Section 4 and section 9 test what follows from it.
 
 # %% [markdown]
 # ## 3. A model without word order
@@ -326,11 +326,11 @@ check.rotary_heads(rotary_heads)
 # | ALiBi, two sides, steep | the same with the slopes 1 and 1/4 |
 # | none | nothing says where a token is |
 #
-# ALiBi was made for decoders, where a token sees only what is left of it. For encoders its author shows a symmetric version
-# (issue 5 of its repository), in which left and right get the same penalty. The rows "two sides" are there because such
-# a penalty cannot tell left from right. They differ in the slopes because the paper's formula is shown there for 8 and 16
-# heads: with 8, the first slopes are 1/2, 1/4 and 1/8, and with two they are nearly flat over 32 letters. Both rotary and ALiBi
-# positions change the attention itself:
+# ALiBi was made for decoders, where a token sees only what is left of it. For encoders its author names several versions (issue
+# 5 of its repository). In the symmetric one, left and right get the same penalty, so it cannot tell left from right; the one
+# that we call "two sides" can. We try two sets of slopes, because the paper shows its formula for 8 and 16 heads: with 8, the
+# first slopes are 1/2, 1/4 and 1/8, but with two heads one step further changes a score by 1/16 or 1/256 only. Both rotary and
+# ALiBi positions change the attention itself:
 
 
 # %%
@@ -513,8 +513,8 @@ for row in results_length:  # the live rows agree with the stored ones
         assert abs(row[f"T{T}"] - stored) < 0.05 + 3 * spread, (row, T)
 
 # %% [markdown]
-# The same as a picture. The lengths are on a logarithmic axis, and those of the training are grey. Two lines, rotary and steep
-# ALiBi with 1,200 steps, lie on top of each other:
+# The same as a picture, without three of the rows. The lengths are on a logarithmic axis, and those of the training are grey.
+# Two lines, rotary and steep ALiBi with 1,200 steps, lie on top of each other:
 
 # %% tags=["hide-input"]
 fig, ax = plots.figure(size=(8.0, 3.6))
@@ -547,20 +547,20 @@ plots.show(
 )
 
 # %% [markdown]
-# Read the table with care, because two of the methods are often misreported.
+# Read the table with care, because two of the methods are easily misread.
 #
 # * **The fault of the learned table is its untrained rows**, rather than being a table. With a random start all rows up to
 #   255 are trained, and after 1,200 steps it is right for most of a text of 256 letters. It needs more steps, probably because
 #   it must learn for each row what rotation has built in.
 # * **ALiBi depends on its slopes.** With those of the formula for two heads a side it does not learn the task: its accuracy is
-#   low at *every* length, also at those it was trained on, and with four times the steps it is right in half of the cases for
-#   the shortest texts. With slopes 1 and 1/4 and nothing else changed, it is right in about 80 % after 300 steps and in over
+#   low at *every* length, also at those it was trained on, and with four times the steps it is right in not quite half of the
+#   cases for 16 letters. With slopes 1 and 1/4 and nothing else changed, it is right in about 80 % after 300 steps and in over
 #   99 % after 1,200, and this holds at every length up to 256 letters. (These slopes were the first guess; no others were
 #   tried.) So ALiBi can say "exactly three", and it reads longer texts too. Only the symmetric one cannot say "left", because
-#   left and right get the same penalty; its accuracy, and that of the flat slopes after 300 steps, is near that of `none` in
-#   short texts.
-# * **Sinusoids do not extrapolate**, although every position has its waves: the two layers learned what to do with the waves
-#   of positions 0 to 31.
+#   left and right get the same penalty; its accuracy, and that of the flat slopes after 300 steps, is little above that of
+#   `none` in short texts.
+# * **Sinusoids do not extrapolate here**, although every position has its waves: probably the two layers learned what to do with
+#   the waves of positions 0 to 31 only. (A random start, which repaired the learned table, was not tried with them.)
 
 # %% [markdown]
 # ## 5. A gate in the feed-forward network
@@ -572,7 +572,7 @@ plots.show(
 #
 # With $\mathrm{SiLU}(a) = a\,\sigma(a)$ in place of GELU it is SwiGLU (Shazeer 2020). With one inner feature and numbers:
 # if $a = 2$ and $g = -3$, GELU alone gives 1.95, and GeGLU −5.86. So the output is a product of two things that the token
-# says, and for large $a$ it is quadratic in $x$.
+# says, and for large positive $a$ it is nearly quadratic in $x$.
 #
 # $W_{\text{in}}$ makes twice the inner features, so at the same inner width the network has three matrices instead of two.
 # For equal parameters, the inner width must be 2/3 of BERT's 4C. (The package's default for C = 64 is 168, a multiple of 8.
@@ -636,7 +636,7 @@ GatedFeedForward = check.mine("15.3", GatedFeedForward)
 # normalises the embeddings, and then leaves out the first layer's first norm, because its input has just been normalised.
 #
 # **No biases.** ModernBERT's linear layers have none, except the last one of the MLM head, and its norms have none either.
-# The share of a layer's weights that biases make up is about 1/C, so little is saved.
+# Biases make up about 1/C of a layer's weights, so little is saved.
 #
 # **RMSNorm** (Zhang and Sennrich 2019) leaves out the mean: $x / \sqrt{\mathrm{mean}(x^2) + \varepsilon}$, times a gain. If
 # the mean of the features happens to be 0, it is the same as layer norm:
@@ -926,7 +926,7 @@ print(f"largest difference of two seeds of a condition {max(v.max() - v.min() fo
 print(f"of the means of two conditions {means.max() - means.min():.2f}")
 
 # %% [markdown]
-# **Nothing is gained at this size, in 1,200 steps.** The last line above says why to be careful: two seeds of one condition
+# **No gain is visible at this size, in 1,200 steps.** The last line above says why to be careful: two seeds of one condition
 # differ by more than the means of any two conditions. How far a run got depends on when it left the plateau, and with one
 # condition the seeds differ widely in that.
 #
@@ -935,11 +935,11 @@ print(f"of the means of two conditions {means.max() - means.min():.2f}")
 # * **GeGLU and grouped heads** are worse than the base with each of the three seeds, by little with one and by much with
 #   another. By chance alone that happens in one of eight, and nine conditions were looked at. So three seeds can say neither
 #   whether these changes hurt nor how much.
-# * **Rotary positions, alone or with all the rest,** are on the plateau with every seed. One may guess the reason: with one
-#   layer and without a table, nothing in a masked token says where it stands, and the toy world's templates put each word in
-#   a typical place. The row `rotary, table kept` tests this guess. It has the table and the rotation, is better than rotation
-#   alone with each seed, and with three seeds not distinguishable from the base. So the missing table is at least a part of
-#   the reason. Whether rotation costs anything beside it, these runs cannot say.
+# * **Rotary positions, alone or with all the rest,** are still near the plateau with every seed. One may guess the reason: the
+#   toy world's templates put each word in a typical place, and without a table no masked token carries its place; the one
+#   layer must find it by distances, for example from [CLS]. The row `rotary, table kept` tests this guess. It has the table and
+#   the rotation, is better than rotation alone with each seed, and with three seeds not distinguishable from the base. That
+#   fits the guess, but it too happens by chance in one of eight. Whether rotation itself costs anything, these runs cannot say.
 #
 # Two controls that this table lacks: a learning rate tuned for each condition, and enough steps that all conditions
 # leave the plateau. A paper's "improves the loss" at a fixed number of steps has the same weakness if it shows one seed.
@@ -947,10 +947,10 @@ print(f"of the means of two conditions {means.max() - means.min():.2f}")
 # %% [markdown]
 # ## 8. A window that skips the work
 #
-# The products of section 7 grow in proportion to T, but scores and weighted means grow with T², and at 8,192 tokens they
-# are most of the work (lesson 03 computes when). Most of what a word needs is near. So in two of three layers ModernBERT
-# lets a token see only a **window**: 64 tokens on each side, which its configuration calls `local_attention: 128`, because
-# it gives the whole width. Longformer (Beltagy et al. 2020) had this in an encoder before.
+# The products of section 7 grow in proportion to T, but scores and weighted means grow with T², and at 8,192 tokens they are
+# most of the work of BERT-base's layer (lesson 03 computes when). Often what a word needs is near. So in two of three layers
+# ModernBERT lets a token see only a **window**: 64 tokens on each side, which its configuration calls `local_attention: 128`,
+# because it gives the whole width. Longformer (Beltagy et al. 2020) had this in an encoder before.
 #
 # We write `window` for the number of tokens on *one* side: a token sees those at a distance of at most `window`, including
 # itself. As a mask that is one line:
@@ -984,6 +984,7 @@ assert (masked - by_loops).abs().max() < 1e-10
 # %% [markdown]
 # But a loop over tokens is slow, because each step is a tiny product. The way between is to work in **blocks**. Cut the
 # queries into blocks of `window` tokens. What a block may see lies in three blocks of keys: itself and its two neighbours.
+# (Dark: computed and used; light: computed and thrown away; white: not computed.)
 
 # %% tags=["hide-input"]
 T, w = 24, 4
@@ -1168,19 +1169,19 @@ for column, (name, style) in enumerate((("global", "o-"), ("masked", "s--"), ("b
 ax.set(xscale="log", yscale="log", xlabel="tokens T", ylabel="one layer's attention, forward (ms)")
 ax.set_xticks(sizes, sizes)
 ax.minorticks_off()
-ax.set_title("A mask saves nothing; blocks grow in proportion to T")
+ax.set_title("A mask saves nothing; blocks win for long texts")
 ax.legend()
 plots.show(
     fig,
     alt="Milliseconds against the number of tokens: global and masked grow with the square, and masked is the slowest for long "
-    "texts; blocks grow in proportion and are the fastest for long texts, but not for short ones.",
+    "texts; blocks grow more slowly and are the fastest for long texts, but not for short ones.",
 )
 
 # %% [markdown]
 # For long texts the mask costs *more* than global attention: all the work, and the mask. Blocks are slower for short texts,
-# because cutting and copying cost something too, and win for long ones. Against the mask they begin to pay here at about eight
-# windows a text, and the package uses them from there on (`BLOCKS_PAY`). That is one window, one number of heads and one
-# processor; on a GPU the limit is another. The attention of section 6 gets its window:
+# because cutting and copying cost something too, and win for long ones. Against the mask they begin to pay here between four
+# and eight windows a text, and the package uses them from eight on (`BLOCKS_PAY`). That is one window, one number of heads and
+# one processor; on a GPU the limit is another. The attention of section 6 gets its window:
 
 
 # %%
@@ -1240,10 +1241,10 @@ assert difference < 1e-10 and reach == [200, 17, 17, 200]
 # ## 9. Longer texts again
 #
 # In section 4, rotation alone read texts eight times as long as any in training. That task asks for the letter three places
-# before, and every other letter is noise that a sharp head ignores. Is it the same with sentences? Here a *document* is n
+# before, and every other letter is noise that a sharp head can ignore. Is it the same with sentences? Here a *document* is n
 # sentences of the toy world, one after the other. We train on documents of one to three sentences, and test on up to 16. The
-# sentences are independent, so the best possible loss is still known exactly: it is the sum over the sentences. And a perfect
-# reader of three sentences is a perfect reader of sixteen, because a sentence needs nothing of its neighbours.
+# sentences are independent, so the best possible loss is still known exactly: it is the sum over the sentences. And sixteen
+# sentences ask for nothing new: a perfect reader that takes each sentence by itself is perfect at any length.
 #
 # Training selects half of the tokens for prediction, and the test 15 %. The learned table is the one without section 4's random
 # start, and ALiBi, which was made for longer texts, is not tried here. So this section says nothing of either repair.
@@ -1346,7 +1347,8 @@ for kind in dict.fromkeys(row["positions"] for row in table_documents):
     print(f"{kind:<36}" + "".join(f"{mean:4.2f} ± {spread:4.2f} " for mean, spread in found))
 
 # %% [markdown]
-# As a picture, with the trained lengths in grey. Three of the lines lie on top of each other:
+# As a picture, with the trained lengths in grey. Up to four sentences, the four lines of rotary lie on top of each other;
+# beyond, two still do:
 
 # %% tags=["hide-input"]
 fig, ax = plots.figure(size=(8.0, 3.6))
@@ -1389,18 +1391,18 @@ print(f"16 sentences: global {everywhere['n16']:.2f}, the same weights with a wi
 assert everywhere["n16"] > everywhere["n3"] + 1 and at_test["n16"] < everywhere["n3"] + 0.25
 
 # %% [markdown]
-# So the story of section 4 needs a correction. **Rotary positions with global attention do not extrapolate by themselves.**
-# They read documents of four sentences, a little longer than in training; with eight they fail, and with 16 nearly as badly
-# as a learned table. (The learned table is worse with three sentences already, which were trained: probably because few texts
-# in training reached its last rows.) Rotation makes a score depend on the distance, and says nothing about distances that
-# were never trained. In the letters task the answer was always at the same near distance, and the heads became sharp enough
-# to ignore the rest.
+# So the story of section 4 needs a correction. **Rotary positions with global attention extrapolate on one task and not on the
+# other.** They read documents of four sentences, a little longer than in training; with eight they fail, and with 16 nearly as
+# badly as a learned table. (The learned table is worse with three sentences already, which were trained: probably because few
+# texts in training reached its last rows.) Rotation makes a score depend on the distance, and says nothing about distances that
+# were never trained. In the letters task the answer was always at the same near distance, so heads can become sharp enough to
+# ignore the rest. (We did not look whether that is how they do it.)
 #
 # The intervention shows where the fault lies. The *same weights* read 16 sentences as well as one, as soon as no token may
 # look further than 20. Whatever the encoder learned about near tokens is intact at any position, and the far tokens are what
 # disturbs it. (Whether it is their distance or their number that disturbs, this does not tell apart.) With local layers the
 # training has the window too, and nothing changes with length. One global layer in two is better than two and worse than none.
-# ModernBERT keeps global layers, since real documents need them, and trains on texts up to the length that it promises.
+# ModernBERT keeps global layers, which real documents may need, and trains on texts up to the length that it promises.
 #
 # In this task that is a second reason for local layers, beside their price. But mind what the task is: a sentence here needs
 # nothing from its neighbours. Where a text needs something from far away, a window cannot have it.
@@ -1431,12 +1433,15 @@ assert everywhere["n16"] > everywhere["n3"] + 1 and at_test["n16"] < everywhere[
 #   larger *model*; another tokenizer and packing (several texts in one row) lowered the score. So the layer is not what moved
 #   most.
 # * **EuroBERT** ablates its data and its training schedule, and takes the layer from LLaMA, whose configuration it inherits.
+# * **Antoun, Sagot and Seddah** (2025) trained ModernBERT's architecture on the data of a French DeBERTaV3. With equal data
+#   DeBERTaV3, whose pretraining task is another one too, had the better scores overall and needed fewer examples. ModernBERT
+#   was faster, and they call it a meaningful improvement on BERT and RoBERTa.
 # * **Shazeer** (2020) measured the gates alone, and found that "some of them yield quality improvements over the
 #   typically-used ReLU or GELU activations".
 #
 # In short: what these parts most clearly give is length, with windows or with training on long texts, and less work for it
-# (sections 8 and 9). For short texts at equal compute, data and size are reported to matter more than any of these parts, and
-# section 7, at a tiny size, does not contradict that.
+# (sections 8 and 9). For short texts, NeoBERT reports that data and size (which costs more compute) matter more than these
+# parts. Section 7, at a tiny size, cannot decide it.
 #
 # **Two parts of ModernBERT that are missing here** are about speed and change no number, except by rounding: *unpadding*,
 # which computes nothing for padding, and *FlashAttention*, which computes attention without storing its weights. Lesson 18
@@ -1454,8 +1459,8 @@ print(f"{counted:,} weights without the MLM head, of which {50_368 * base.width:
 # %% [markdown]
 # ## What to remember
 #
-# * **RoPE** turns queries and keys by an angle that grows with the position. A score can then depend on the *distance* alone,
-#   for any vectors, without training. The values are not turned.
+# * **RoPE** turns queries and keys by an angle that grows with the position. The score of two given vectors then depends on
+#   their *distance* alone (with its sign), without training. The values are not turned.
 # * A **learned table** fails at rows that were never trained; with random starts it can be trained for long texts too.
 #   **ALiBi** says near and far, and how sharply is a choice of its slopes: with steep ones it read texts eight times as long
 #   as any in training, and with flat ones it did not learn the task.
@@ -1501,13 +1506,17 @@ print(f"{counted:,} weights without the MLM head, of which {50_368 * base.width:
 #   Architecture*, 2020, [arXiv:2002.04745](https://arxiv.org/abs/2002.04745); Iz Beltagy et al., *Longformer*, 2020, and
 #   [its code](https://github.com/allenai/longformer); Yutao Sun et al., *A Length-Extrapolatable Transformer*, 2022,
 #   [arXiv:2212.10554](https://arxiv.org/abs/2212.10554); Bowen Peng et al., *YaRN: Efficient Context Window Extension of Large
-#   Language Models*, 2023, [arXiv:2309.00071](https://arxiv.org/abs/2309.00071).
+#   Language Models*, 2023, [arXiv:2309.00071](https://arxiv.org/abs/2309.00071); Shouyuan Chen et al., *Extending Context Window of
+#   Large Language Models via Positional Interpolation*, 2023, [arXiv:2306.15595](https://arxiv.org/abs/2306.15595).
 # * Benjamin Warner et al., *Smarter, Better, Faster, Longer* (ModernBERT), 2024,
 #   [arXiv:2412.13663](https://arxiv.org/abs/2412.13663); Lola Le Breton et al., *NeoBERT: A Next-Generation BERT*, 2025,
 #   [arXiv:2502.19587](https://arxiv.org/abs/2502.19587); Nicolas Boizard et al., *EuroBERT*, 2025,
 #   [arXiv:2503.05500](https://arxiv.org/abs/2503.05500), and
 #   [its configuration](https://huggingface.co/EuroBERT/EuroBERT-2.1B/blob/main/config.json); Marc Marone et al., *mmBERT*,
-#   2025, [arXiv:2509.06888](https://arxiv.org/abs/2509.06888).
+#   2025, [arXiv:2509.06888](https://arxiv.org/abs/2509.06888); Wissam Antoun, Benoît Sagot and Djamé Seddah, *ModernBERT or
+#   DeBERTaV3?*, 2025, [arXiv:2504.08716](https://arxiv.org/abs/2504.08716); Pengcheng He et al., *DeBERTa*, 2020,
+#   [arXiv:2006.03654](https://arxiv.org/abs/2006.03654); Zach Nussbaum et al., *Nomic Embed* (NomicBERT), 2024,
+#   [arXiv:2402.01613](https://arxiv.org/abs/2402.01613).
 # * Rotation along the wrong dimension: [open_lm issue 4](https://github.com/mlfoundations/open_lm/issues/4),
 #   [xformers issue 841](https://github.com/facebookresearch/xformers/issues/841),
 #   [TPA issue 4](https://github.com/tensorgi/TPA/issues/4); the two layouts of pairs:

@@ -24,7 +24,7 @@
 #
 # | | |
 # |---|---|
-# | You will | build ELECTRA's task; train a discriminator beside the best one that there can be, whose loss you compute exactly; prove what a perfect generator teaches; compare tasks at equal operations, judged by labels; measure masking rates and spans; and build DeBERTa's attention, equal to the published one |
+# | You will | build ELECTRA's task; train a discriminator beside the best one that there can be, whose answers you compute exactly; prove what a perfect generator teaches; compare tasks at equal operations, judged by labels; measure masking rates and spans; and build DeBERTa's attention, equal to the published one |
 # | You need | lesson 03 for multi-head attention, lesson 05 for the MLM loss, lesson 06 for Bayes' rule in the toy world |
 # | It takes | about 150 minutes, four exercises, two of them builds of 35 minutes; the machine needs about a minute and a half, longer if what you build is slower than the course's |
 #
@@ -121,9 +121,9 @@ every_row = False  # True also trains every row of the two stored tables, which 
 #
 # $$\text{loss}_D = -\frac1N \sum_t \big[\, r_t \ln p_t + (1 - r_t) \ln (1 - p_t) \,\big]$$
 #
-# Why might this be better than guessing hidden words? Its authors compared on GLUE's development sets, at equal steps
-# (their section 3.4): BERT 82.2, ELECTRA 85.0, ELECTRA with its loss on the 15 % selected tokens only 82.4, and a masked language model
-# that is asked at *all* tokens 84.3. So most of the gain came from asking everywhere.
+# Why might this be better than guessing hidden words? Its authors compared on GLUE's development sets
+# (their section 3.5): BERT 82.2, ELECTRA 85.0, ELECTRA with its loss on the 15 % selected tokens only 82.4, and a language model that
+# reads the generator's words in place of `[MASK]` and predicts *all* tokens 84.3. So most of the gain came with asking everywhere.
 #
 # ### The best discriminator
 #
@@ -209,8 +209,8 @@ for name, q in generators.items():
 
 # %% [markdown]
 # How much of a discriminator's work needs the context? Three predictors tell. The first knows only how often *any* word is
-# replaced, the base rate. The second looks at the word itself: some words, such as *the*, are hardly ever replaced, because they
-# have no others of their kind. The third is the best discriminator. Guess which step is larger for *same part*: from the base
+# replaced, the base rate. The second looks at the word itself: the two finer generators never replace *the*, for example, because it
+# has no others of its kind. The third is the best discriminator. Guess which step is larger for *same part*: from the base
 # rate to the word, or from the word to the context?
 #
 # The cell also prints the **AUC** of two of them, the area under the ROC curve. This is the probability that a replaced token,
@@ -464,7 +464,7 @@ plots.show(
 # %% [markdown]
 # A plateau, and the beginning of a fall. On the plateau its AUC is already above 0.8, and it does hardly better than
 # the word alone would. What does it know by now? Ask the discriminator the questions that lesson 06 asked a masked model, without any new
-# label: *topic* (does this noun fit the topic?), *pronoun* (she or they?) and *agreement* (singular or plural verb?), the last two
+# label: *topic* (does this word fit the topic?), *pronoun* (she or they?) and *agreement* (singular or plural verb?), the last two
 # where another noun is misleading. It gets the sentence once with the right word and once with the wrong one, and should find the
 # wrong one more suspicious. A masked model gets a `[MASK]` and should prefer the right word. Chance is one half.
 
@@ -567,11 +567,11 @@ check.perfect_draw(was_another_word)
 # $$P(\text{replaced at } t \mid y) = \frac{1 - p(y_t \mid y_{\text{rest}})}{n} .$$
 #
 # All of this is for one selected word. With several, a generator that draws each word by itself, as ELECTRA's does, makes errors
-# even if each of its distributions is exact: *cook* and *praises* may both be drawn, one singular and the other plural. Only words
-# drawn one after the other, each seeing the last, would keep p.
+# even if each of its distributions is exact: it may draw anew for both *cook* and *praises*, one singular and the other plural. Words
+# drawn one after the other, each seeing those before it, would keep p.
 #
-# What is left in the labels is not nothing: it asks how *predictable* each word is. But a discriminator that finds no error has no error to learn from.
-# How much is the predictability worth? As in section 1, beside the word itself:
+# What is left in the labels is not nothing: it asks how *predictable* each word is, though no word is an error.
+# How much is the predictability worth in the toy world? As in section 1, beside the word itself:
 
 # %%
 true, mask = world.sample_ids(2000, seed=2_000_003 + seed)
@@ -601,18 +601,21 @@ print(f"one word replaced by the perfect generator: the context tells {one_word[
 assert one_word["the context tells"] < 0.25 * min(one_word[name] for name in generators)
 
 # %% [markdown]
-# So in the limit a generator can be too good. This may be one reason that ELECTRA's is small: a quarter of the discriminator's width by default in its code. It
-# cannot be the whole reason, because its README says that the published Small model "did not use a small generator". Its author met the danger
-# more often than its opposite: "if the generator gets too good too quickly the discriminator fails to learn anything because the
-# real/fake task is too hard" ([issue 37](https://github.com/google-research/electra/issues/37)).
+# So a perfect generator teaches next to nothing about the context *here*, where the word alone says almost all about how predictable
+# it is. In English the context should say more, so more may be left to learn. ELECTRA's generator is small, by default in its code a quarter
+# of the discriminator's width, for two reasons (section 3.2 of the paper): one of equal size about doubles the cost of a step, and a
+# stronger one gave lower scores, perhaps because the task gets too hard. It is no rule: the README says that the published Small model
+# "did not use a small generator". One of the authors met the danger more often than its opposite: "if the generator gets too good too
+# quickly the discriminator fails to learn anything because the real/fake task is too hard"
+# ([issue 37](https://github.com/google-research/electra/issues/37)).
 
 # %% [markdown]
 # ## 5. Two losses, two networks
 #
 # Now the real thing: a generator of a quarter of the width and one layer, which is trained along with the discriminator. Here we look
 # at one step; how the pair does after its training is a row of the table in section 6. What does each of the two losses move? Guess
-# before you run it: does the discriminator's loss change a single weight of the generator? How many times larger is the norm of the
-# encoder's gradient than that of the generator's, for a weight of 1 and of 50?
+# before you run it: does the discriminator's loss change a single weight of the generator? What is the ratio of the norm of the
+# encoder's gradient to that of the generator's, for a weight of 1 and of 50?
 
 
 # %%
@@ -949,7 +952,7 @@ for k, measure in enumerate(MEASURES):
 ax.axhline(0.5, color=plots.GREY, linestyle=":", linewidth=1)
 ax.set_xticks(range(len(MEASURES)), MEASURES)
 ax.set(xlabel="what is asked (a task's seeds side by side)", ylabel="accuracy", ylim=(0.4, 1.03))
-ax.set_title("At this budget each task teaches something different")
+ax.set_title("Which task is ahead depends on what is asked")
 ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 plots.show(
     fig,
@@ -962,37 +965,38 @@ plots.show(
 # * **Topic.** Masking and *same part* learn it completely; *any word* and *same topic* are at chance. In *same topic* no word ever
 #   comes from another topic, so nothing asks for it. In *any word* nearly all replacements break the order of the parts of speech,
 #   and probably that is what pays.
-# * **Pronoun.** *Same part* gets more than 80 % right in each seed, masking at most 62 %. The schedule, from *same part* to *same
-#   topic*, is above 95 % in each of three seeds. The same two rounds on *same topic* alone are behind it in each seed, but in the third
+# * **Pronoun.** *Same part*, in one round, gets more than 80 % right in each seed, masking at most 62 %. The schedule, from
+#   *same part* to *same topic*, is above 95 % in each of three seeds. The same two rounds on *same topic* alone are behind it in each seed, but in the third
 #   by less than one percentage point; and in that seed *same topic* reaches 99 % in a single round, too.
 # * **Agreement** is where seeds differ most. Masking and *same part* have hardly begun with the verb. Of the three stored seeds, the
 #   schedule has it nearly perfect in one, has half learned it in another and has hardly begun in the third. *Same topic* twice is behind it in two seeds and
 #   a little ahead in one. *Same part* twice was run at one seed, where it is far behind in the pronoun and the verb. So at that seed neither table with
-#   the same two rounds comes near the pair; at another seed one table is enough. Three seeds do not decide whether it takes both
+#   the same two rounds comes near the pair; at another seed one table does as well. Three seeds do not decide whether it takes both
 #   tables, and whether their order matters we did not test.
-# * But the schedule pays for it: **the head's answers about what is no longer tested go back towards chance**. In the live row
-#   the linear probe for the topic falls with it, so this is not the head alone.
+# * But the schedule pays for it: at seed 0, our live row, **the head's answers about the topic, which is no longer tested, go back
+#   towards chance**. The linear probe falls with them, so this is not the head alone, and *same part* twice ends at 1.00 at that
+#   seed. The schedule's other two seeds end at .60 and .52; what they knew before their second half is not stored.
 # * **Acceptable** follows the verb in these rows: where a discriminator learned agreement, a probe reads it. Such a model was
 #   trained to mark wrong words. In the masked veteran the head knows agreement perfectly, and a probe on the mean vector can hardly
-#   find it: what can be read off the vectors is a different matter from what the model knows.
+#   find it: what a linear probe reads off the mean vector is a different matter from what the model knows.
 # * **Roles.** The position of the noun and the length of the sentence alone give .74 to .84, by seed. Only *any word* is above that in
 #   each seed. Masking, *same part* and *same topic* twice are in the mean not even above random weights, and the veteran is
 #   below position and length too. The wrong words of *any word* stand in wrong positions, so the model has to know the positions. (Why
 #   this helps is our guess; we did not test it.)
 #
-# *ELECTRA*, with its small generator, is at the level of *same topic* or below it in the first three columns. At this budget its
-# generator is itself hardly trained.
+# *ELECTRA*, with its small generator, is at the level of *same topic* or below it in the first three columns. Its generator
+# starts from nothing too; how good it was by the end, we did not measure.
 #
-# So "which task is better?" has no answer without "at what?". **At this budget, a task teaches first what lowers its loss most**, as
-# far as we can see, and not all that its wrong words test: the best discriminator for *any word* knows topics, pronouns and
-# agreement, and the trained one learned none of the three. No row is best in all columns, and we found no general advantage of
-# replaced tokens over masks, nor the reverse.
+# So "which task is better?" has no answer without "at what?". **At this budget, a task need not teach all that its wrong words
+# test**: the best discriminator for *any word* knows topics, pronouns and agreement, and the trained one learned none of the three.
+# Probably a task teaches first what lowers its loss most, but we did not measure how much each skill lowers it. No row is best in all
+# columns, and we found no general advantage of replaced tokens over masks, nor the reverse.
 
 # %% [markdown]
 # ## 7. What a position says: disentangled attention
 #
 # DeBERTa (He et al. 2021), whose third version is trained by replaced tokens, changes the attention too. In BERT a position is a
-# vector that is *added* to the word's, once, at the bottom. Here a token's vector represents its content alone. Its position enters
+# vector that is *added* to the word's, once, at the bottom. Here the vector starts from the token's content alone. Its position enters
 # the scores of each layer, as a **relative distance** with vectors of its own. The score of query i and key j is a sum of
 # three dot products:
 #
@@ -1005,7 +1009,7 @@ plots.show(
 # $$\delta(i, j) = \min(\max(i - j + K,\ 0),\ 2K - 1),$$
 #
 # so all keys that are K or more positions to the right share the first row, and all that are K − 1 or more positions to the left
-# share the last. Three products of variance D have the variance 3D, hence the
+# share the last. The sum of three uncorrelated products of variance D has the variance 3D, hence the
 # √(3D); lesson 02 had one, and √D.
 #
 # (Before the softmax over words DeBERTa brings the absolute positions back, in its *enhanced mask decoder*. We leave this out.)
@@ -1090,8 +1094,8 @@ for name, difference in {
     assert difference.abs().max() < 1e-10
 
 # %% [markdown]
-# What does such an attention see that BERT's does not? Move a text by five positions. Learned absolute positions change every
-# score; distances stay what they are:
+# What does such an attention see that BERT's does not? Move a text by five positions. Learned absolute positions would change the
+# scores; distances stay what they are:
 
 # %% tags=["nbval-check-output"]
 moved = torch.cat([torch.randn(2, 5, 16, generator=seeded(1), dtype=torch.float64), oracle["x"]], dim=1)
@@ -1105,7 +1109,7 @@ assert torch.allclose(plain, shifted, rtol=0, atol=1e-12)
 # ## 8. How much to mask, and which words?
 #
 # Back to masked language modelling. Its 15 % was never sacred: Wettig et al. (2023) found 40 % better than 15 % for models of the
-# size of BERT-large, MosaicBERT and ModernBERT mask 30 %, NeoBERT 20 %. They split the effect in two: a higher rate gives *more
+# size of BERT-large, MosaicBERT and ModernBERT mask 30 %, NeoBERT 20 %. Wettig et al. split the effect in two: a higher rate gives *more
 # questions* per text, and *harder* ones, with less context for each. They also find that single words want a higher rate than spans
 # do, so one rate for both, as here, is not the fair pair. Lesson 05 measured the price of 80/10/10 and what whole words change about the questions, and
 # lesson 07 masks drawn once; here are the rates. SpanBERT masks *spans* of neighbouring words, so that a word cannot be guessed
@@ -1199,7 +1203,7 @@ for name in MASKS:
     print(f"{name:>22}: {float(found[0]['operations']):.2f} × the operations per step, excess at 15 %: {values}")
 
 # %% [markdown]
-# Fifteen per cent is the slowest in each seed: in 800 steps it asked a third as many questions as 50 %. Between 30 %, 50 % and
+# Fifteen per cent is the slowest in each seed; in 800 steps it also asked less than a third as many questions as 50 %. Between 30 %, 50 % and
 # spans the order changes with the seed; the ± above covers the evaluation sentences, not the seed. DeBERTa's attention is ahead in each
 # of three seeds, per step. A step of it costs an eighth more in matrix products. It also gathers, which the count leaves out, so expect
 # less of a lead at equal time; we did not time it. In this world the templates have fixed positions, so we expect both kinds of
@@ -1216,34 +1220,35 @@ for name in MASKS:
 #   MLM loss.
 # * The **base rate is the wrong yardstick**. Compare a discriminator with P(replaced | the word); an AUC above 0.8 can come
 #   without any context.
-# * For a generator that looks at no other word the **best discriminator is exact**. Of our three, the finer the generator, the less
-#   its context can tell.
+# * For a generator that looks at no other word the **best discriminator can be computed**, in the toy world exactly. Of our three,
+#   the finer the generator, the less its context can tell.
 # * A **perfect generator that replaces one word** makes text that is distributed as the language is. No discriminator can find an error there, because
 #   there is none; all that is left in the labels is how predictable each word was.
-# * **A task teaches first what lowers its loss most**, not all that its wrong words test. The best discriminator of each generator knew topics,
-#   pronouns and agreement; the trained ones learned different parts of it.
-# * **Compare a probe with what can be had without a model.** Position and length alone explain most of the column *roles*.
-# * The weight of the discriminator's loss balances two losses only where they share parameters.
+# * **A task need not teach all that its wrong words test**, within a budget. The best discriminator of each generator knew all that
+#   could come up; the trained ones learned different parts of it, and *any word* none of the three skills.
+# * **Compare a probe with what can be had without a model.** In the column *roles*, position and length alone
+#   beat most of the rows.
+# * With Adam, the weight of the discriminator's loss balances the two losses only where they share parameters.
 # * **Disentangled attention** adds two products with relative distances to the scores and divides by √(3D). Formulas in a paper
 #   and the code behind its weights may differ: compare numbers.
 #
-# **What this scale cannot show.** Two layers, a vocabulary of 191 words, sentences of eleven words and 1,500 steps decide nothing
+# **What this scale cannot show.** Two layers, a vocabulary of 191 words, short sentences and 1,500 steps decide nothing
 # about which task is best for English. We found *no* general advantage of replaced tokens over masks at equal operations, in
-# either direction; what we found is that the tasks differ in what they teach first, and that three seeds leave much open. The finer
+# either direction; what we found is that the tasks differ in what they teach at this budget, and that three seeds leave much open. The finer
 # tables were given parts of speech and topics, which text alone does not give. Where the published gain came from
-# (questions everywhere) matters less here, because our masked model is asked at half of the words.
+# (questions everywhere) should matter less here, because our masked model is asked at half of the words.
 #
-# **What the field did since.** DeBERTaV3 (2021) joined the two ideas of this lesson and was the strongest encoder of its size on
-# many tests of classification for years: GLUE 88.1 for its base model beside 86.4 for RoBERTa and 84.7 for BERT (as reported by
-# Warner et al. 2024). Yet the encoders of 2024 and 2025 went back to plain masked language modelling: ModernBERT (30 % masked,
-# GLUE 88.4) and NeoBERT (20 %). Whether the design or the data made the difference was tested by Antoun, Sagot and Seddah
+# **What the field did since.** DeBERTaV3 (2021) joined the two ideas of this lesson and was for years among the strongest
+# encoders of its size in tests of classification: GLUE 88.1 for its base model beside 86.4 for RoBERTa and 84.7 for BERT (as reported by
+# Warner et al. 2024). Yet ModernBERT (2024; 30 % masked, GLUE 88.4) and NeoBERT (2025; 20 %) went back to plain masked language
+# modelling. Whether the design or the data made the difference was tested by Antoun, Sagot and Seddah
 # (2025): on the same French data, the older design was "superior in sample efficiency and overall benchmark performance", and
 # ModernBERT's advantage was long context and speed. The comparison does not separate the task from the attention. Another answer mixes tasks in
 # time: Gisserot-Boukhlef et al. (2025) trained 38 models of 210 million to 1 billion parameters and found, at a fixed budget,
-# first *causal* language modelling and then masked to be the best order.
+# that *causal* language modelling first and masked after it did best.
 #
-# **An open problem.** Which wrong words teach most? A generator that is too weak asks only what is easy, and one that is too good
-# asks nothing. ELECTRA's authors found the balance by a search over the generator's size. Our stored table suggests that a change
+# **An open problem.** Which wrong words teach most? A generator that is too weak may let the easy clues do, and one that is too good
+# leaves no errors. ELECTRA's authors found the balance by a search over the generator's size. Our stored table suggests that a change
 # of tables during training may be worth its price, but for English we cannot say what the finest generator should test.
 
 # %% [markdown]

@@ -24,7 +24,7 @@
 #
 # | | |
 # |---|---|
-# | You will | turn BERT's loss into a bound on the probability of a sentence, and build it; build the sampler that starts from gaps; compare four ways to choose the masking rate; measure what several words at once cost, even a perfect model, and what "the surest first" does to diversity; fill a gap in the middle, which a left-to-right model cannot without special training or search; and read what our model of documentation writes |
+# | You will | turn BERT's loss into a bound on the probability of a sentence, and build it; build the sampler that starts from gaps; compare four ways to choose the masking rate; measure what several words at once cost, even a perfect model, and what "the surest draw first" does to diversity; fill a gap in the middle, which a left-to-right model cannot without special training or search; and read what our model of documentation writes |
 # | You need | lesson 05 for masking and its loss, lesson 06 for the perfect predictor of the toy world; probabilities, the chain rule |
 # | It takes | about 130 minutes, five exercises, two of them builds of 20 and 40 minutes; the machine needs about a minute |
 #
@@ -141,8 +141,8 @@ assert max(by_trained) - min(by_trained) > 0.05
 # %% [markdown]
 # ## 2. From orders to masks
 #
-# Nobody can sum over 11! orders, and one order takes eleven passes of the model. Sort the terms differently. When k
-# words are still hidden, the next word is one of these k, each equally likely, and each set of k hidden words is
+# There are 11! orders, about 40 million, and one order takes eleven passes of the model. Sort the terms differently.
+# When k words are still hidden, the next word is one of these k, each equally likely, and each set of k hidden words is
 # equally likely too. So the bound is a sum over k, of the *mean* loss of k hidden words:
 #
 # $$\text{bound} = \sum_{k=1}^{n} \operatorname{mean}_{|H| = k}\; \frac1k \sum_{i \in H} -\ln p(x_i \mid x \text{ without } H)
@@ -288,9 +288,9 @@ assert abs(check_value - of_perfect[:1000].mean()) < 1e-3, f"diffusion_loss give
 # %% [markdown]
 # The perfect model meets the bound, as far as this estimate can tell. (One standard error stands after ±, and a
 # difference of one or two of them is usual.) So the excess of a masked model's bound over the perfect model's says how
-# far its *writing*, in random order, is from the language **at most**, in nats: at most, because the excess contains
-# the step by Jensen's inequality too. Lesson 06's model was scored there by its loss at 15 %. Here it is asked for
-# whole sentences, where any number of words may be hidden.
+# far its *writing*, in random order, is from the language **at most**, in nats (by lesson 06's Kullback–Leibler
+# divergence): at most, because the excess contains the step by Jensen's inequality too. Lesson 06's model was scored
+# there by its loss at 15 %. Here it is asked for whole sentences, where any number of words may be hidden.
 #
 # The two ways of hiding words estimate the same number. Do they estimate it equally well? Look at single sentences:
 
@@ -323,8 +323,8 @@ assert (n / hidden.sum(1)).max() <= n.max() and used.max() > 2 * n.max()
 # ## 4. Your own sampler
 #
 # Now the other direction. All words are gaps; draw one, write it, look again. Done one word a step in a random order,
-# this is the writing whose probability section 1 bounds. A model of 8 billion weights makes only a few steps a second,
-# so people write *several* words a step, and choose the positions with care.
+# this is the writing whose probability section 1 bounds. A step is a pass of the whole model over the whole text, which
+# costs much with 8 billion weights, so people write *several* words a step, and choose the positions with care.
 #
 # ### Exercise 17.2 · build the sampler ●●● · 40 minutes
 #
@@ -392,8 +392,9 @@ check.fill_gaps(fill_gaps)
 fill_gaps = check.mine("17.2", fill_gaps)
 
 # %% [markdown]
-# Five sentences of the perfect model and five of lesson 06's, by your sampler, one word a step in random order.
-# `log_probability` says whether the language has a sentence. An impossible sentence is marked ✗.
+# Five sentences of the perfect model and five of lesson 06's, by your sampler, one word a step in random order. (Both
+# draw with the same random numbers, so many of their words agree.) `log_probability` says whether the language has a
+# sentence. An impossible sentence is marked ✗.
 
 
 # %%
@@ -469,8 +470,8 @@ assert 0.3 < possible(samples["lesson 06"]).mean() < 0.98
 # * **50 %** and **15 %** of the words, always. The first is lesson 06's rate, the second BERT's. (Here each selected
 #   word becomes `[MASK]`, without the 80/10/10 of lesson 05.)
 #
-# A model that always saw 85 % of the words has never seen an empty text. Guess an order for the four by the bound, and
-# an order by the proportion of possible sentences. Will they agree?
+# A model that saw 85 % of the words on average has never seen an empty text. Guess an order for the four by the
+# bound, and an order by the proportion of possible sentences. Will they agree?
 
 
 # %%
@@ -588,19 +589,21 @@ assert (against["possible"] > 0).all() and not (against["variety"] > 0).any()
 
 # %% [markdown]
 # * **n/k against 1/t.** The same bound, the same steps, and the noisier form is behind in all five seeds. One run of
-#   1/t went badly wrong; it makes half of the mean difference, and with it the interval contains 0. Without it, it does
-#   not. (None of these models is finished: they are compared in the middle of learning. With many more steps both could
+#   1/t went badly wrong; it makes more than half of the mean difference, and with it the interval contains 0. Without
+#   it, it does not, but to leave out a run after a look at it is no fair test. (Five equal signs come by chance once in
+#   16.) None of these models is finished: they are compared in the middle of learning. With many more steps both could
 #   arrive at the same place, because they minimise the same number. But `fit` clips the gradient, which changes the
-#   mean of a noisy one, and all four have one learning rate.)
+#   mean of a noisy one, and all four have one learning rate.
 # * **n/k against a fixed 50 %.** By the bound: no ranking. By what they write, 50 % is ahead rather than behind:
 #   possible in four seeds of five, variety in all five. Five seeds leave both open. Nothing here says that the random
 #   rate is needed for these sentences, though the loss at 50 % bounds nothing.
 # * **15 %** is more than two nats a sentence behind n/k in every seed. It has practised with nearly whole sentences
 #   only, and it guessed fewer than a third as many words: 1.65 of a sentence's eleven on average, n/k six.
 # * **15 % against 1/t.** By the bound, 15 % is worse in four seeds of five. (In the fifth, 1/t is the run that went
-#   wrong: it wrote no possible sentence at all.) By the look of single sentences 15 % is
-#   *better*, in all five: more of its sentences are possible. They are of fewer kinds, as the variety shows. In four
-#   seeds, a proportion of possible sentences alone would have chosen the model with the worse bound.
+#   wrong: it wrote no possible sentence at all.) By the look of single sentences 15 % is *better*, in all five: more of
+#   its sentences are possible. The lead is small, and the interval of its mean just contains 0. They are of fewer
+#   kinds, as the variety shows. In four seeds, a proportion of possible sentences alone would have chosen the model
+#   with the worse bound.
 #
 # Read the variety with care: an entropy that is counted from N sentences comes out too small, by about (K − 1)/2N nats
 # for K kinds. With 36 kinds and 65 possible sentences this is 0.27 nats. So 15 % is less varied than 1/t, which has
@@ -613,13 +616,13 @@ for ax, (name, label) in zip(axes, labels.items(), strict=True):
         colour = [plots.BLUE, plots.ORANGE, plots.GREEN, plots.RED][k]
         ax.scatter([k] * 5, column(way, name), marker=marker, color=colour, alpha=0.8)
     ax.set_xticks(range(4), ["n/k", "1/t", "50 %", "15 %"])
-    ax.set(ylabel=label, ylim=(0, None), xlim=(-0.5, 3.5))
+    ax.set(xlabel="training", ylabel=label, ylim=(0, None), xlim=(-0.5, 3.5))
 fig.suptitle(
     "15 %: a worse bound than 1/t in four seeds of five, more possible sentences in all five", x=0.01, ha="left"
 )
 plots.show(
     fig,
-    alt="Three panels, four ways, five seeds each: by the excess n/k and 50 % are best, 1/t is behind and 15 % worst; by possible "
+    alt="Three panels, four ways, five seeds each: by the excess n/k and 50 % are best, 1/t is behind and 15 % mostly worst; by possible "
     "sentences 15 % is above 1/t; by variety 15 % is lowest.",
 )
 
@@ -659,13 +662,16 @@ assert min(fine["tuned"], fine["control"]) > fine["lesson 06"]
 assert abs(fine["tuned"] - fine["control"]) < 4 * math.sqrt(2 * 0.1 * 0.9 / 400)  # four standard errors
 
 # %% [markdown]
-# 300 more steps help. Whether those with the bound help more than 300 more at 50 % depends on the seed: by the bound's own
-# measure they are ahead at seed 0, and not at seed 3; by possible sentences the two cannot be told apart. So we cannot say that practice with nearly empty sentences was what the model lacked: more
-# training of either kind makes it better by both measures. (This is one run of each; another seed is yours to try.)
+# 300 more steps help. Whether those with the bound help more than 300 more at 50 % depends on the seed: by the bound's
+# own measure they are ahead at seed 0, and not at seed 3; by possible sentences the two cannot be told apart. So we
+# cannot say that practice with nearly empty sentences was what the model lacked: more training of either kind makes it
+# better by both measures. (Both kinds also write `[MASK]` for every chosen word, as the sampler does, and lesson 06 did
+# so for only 80 % of them; this may be part of the gain. It is one run of each; another seed is yours to try.)
 
 # %% [markdown]
 # Look at its writing. In a running notebook, the view also shows how likely the likeliest word of each gap is; in the
-# printed picture the gaps are dots.
+# printed picture the gaps are dots. (A position is chosen by its likeliest word. The word that is then drawn there can
+# be another one, so an early word can be light.)
 
 # %%
 from nextbert_lite import WritingSteps, show
@@ -740,10 +746,11 @@ def pair_probabilities(model, ids, first, second):
 check.pair_probabilities(pair_probabilities)
 
 # %% [markdown]
-# One call of the model for the first gap, and V calls for the second: this is why nobody draws from the joint
-# distribution of many gaps. How far is it from the product of the two separate distributions, which drawing at once
-# uses? The difference of the two is their **mutual information**, in nats. For subject and verb we can say beforehand
-# what it should be.
+# The table takes one call of the model for the first gap, and one for each of the V words there: with many gaps it
+# cannot be made. (A single *draw* from it takes two calls, the first word and then the second, which is writing one by
+# one.) How far is the joint distribution from the product of the two separate ones, which drawing at once uses? Their
+# Kullback–Leibler divergence is called the **mutual information** of the two words, in nats. For subject and verb we
+# can say beforehand what it should be.
 
 
 # %%
@@ -802,7 +809,7 @@ for order in ("random", "left", "surest"):
     )
     assert abs(of_perfect_one[2] - of_tuned[2]) < 0.2  # at 4 steps: four standard errors of 200 sentences each
     assert of_tuned[-1] < 1
-assert found["perfect", "surest"][2] > found["perfect", "left"][2] + 0.1
+assert found["perfect", "surest"][2] > found["perfect", "random"][2] > found["perfect", "left"][2]
 
 # %% [markdown]
 # The same numbers as a picture. Solid is the perfect model, dotted the tuned one:
@@ -827,17 +834,16 @@ plots.show(
 )
 
 # %% [markdown]
-# One word a step, the perfect model makes no mistake, in any order. In two steps hardly a sentence is right, although
+# One word a step, the perfect model makes no mistake, in any order. In two steps few sentences are right, although
 # every single distribution was perfect. At four steps the trained model is close to the perfect one, and at eleven only
 # the perfect one makes no mistake. So at few steps this is a loss of **parallelism**, not of learning, and no training
-# towards the true probabilities removes it. Of the three orders, the surest first loses least here, and left to
-# right most: words that are drawn together should have little to do with each other, and neighbours have much.
-# (The ranking belongs to these sentences, and not to masked models.) Tang et al. show the same with an exact model of
-# another kind, a hidden Markov chain ([arXiv:2602.19619](https://arxiv.org/abs/2602.19619)). What is done about it:
-# choose positions that hardly depend on each other ([arXiv:2604.02560](https://arxiv.org/abs/2604.02560)), or write
-# only what is nearly certain, however few words that are (Fast-dLLM,
-# [arXiv:2505.22618](https://arxiv.org/abs/2505.22618)). Drawing certain words at once loses little, because a certain
-# word has no information to share.
+# towards the true probabilities removes it. At four steps the surest first loses least here, and left to right most. A
+# likely reason: words that are drawn together should have little to do with each other, and neighbours have much. (The
+# ranking belongs to these sentences, and not to masked models.) Tang et al. show the same loss with the exact model of
+# another language, a Markov chain ([arXiv:2602.19619](https://arxiv.org/abs/2602.19619)). What is done about it: choose
+# positions that hardly depend on each other ([arXiv:2604.02560](https://arxiv.org/abs/2604.02560)), or write only what
+# is nearly certain, however few words that are (Fast-dLLM, [arXiv:2505.22618](https://arxiv.org/abs/2505.22618)).
+# Drawing certain words at once loses little, because a certain word has no information to share.
 
 # %% [markdown]
 # ## 7. Which position first?
@@ -888,7 +894,7 @@ for name in ("random positions", "left to right", "the surest position"):
     assert results["perfect", name][0] == 1 and abs(results["perfect", name][1] - entropy(in_language)) < 0.17
 assert results["perfect", "the surest draw"][0] == 1
 lost = results["perfect", "random positions"][1] - results["perfect", "the surest draw"][1]
-assert lost > 0.3 and results["tuned", "the surest draw"][1] < results["tuned", "random positions"][1] - 0.3
+assert lost > 0.5 and results["tuned", "the surest draw"][1] < results["tuned", "random positions"][1] - 0.3
 assert results["tuned", "the surest draw"][0] > results["tuned", "random positions"][0] + 0.03
 for which in ("perfect", "tuned"):
     assert max(off, key=lambda pair: off[pair] if pair[0] == which else 0) == (which, "the surest draw")
@@ -955,7 +961,7 @@ plots.show(
 # So a sampler that looks better need not come from a better model, nor give better samples. The same holds for models:
 # the table of section 5 has the proportion of possible sentences beside the bound.
 #
-# The temperature of 0.5 costs little variety here: the toy world chooses mostly among *equally* likely words, and
+# The temperature of 0.5 costs no variety here: the toy world chooses mostly among *equally* likely words, and
 # sharpening leaves equals equal. What it suppresses is the trained model's small errors, so more of its sentences are
 # possible. Real text has rare words and common ones; section 9 tries it there. The public record has more of these
 # stories: repetitive answers of LLaDA with the likeliest word ([issue 59](https://github.com/ML-GSAI/LLaDA/issues/59)),
@@ -1153,12 +1159,12 @@ for kind, digits in {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24, to
     print(f"{kind!s:>15}: largest number 1 - 2^-{digits}, largest noise {most:5.1f}, a factor of {math.exp(most):.0e}")
 
 # %% [markdown]
-# A word can win only if its noise makes up for what its logit lacks. In bfloat16 noise never exceeds 5.5, so whatever
-# is more than some hundred times less likely than the best word hardly ever comes: much like a lower temperature,
-# and texts that look cleaner. In float32 the limit of 16.6 lies far out, and still it shows where tens of thousands
-# of words are drawn at a thousand positions: Zheng et al. (2024,
-# [arXiv:2409.02908](https://arxiv.org/abs/2409.02908)) found that it lowers the effective temperature and the
-# diversity, so that published comparisons of masked diffusion by generative perplexity (how likely another language
+# A word can win only if its noise makes up for what its logit lacks. In bfloat16 noise never exceeds 5.5, so a word a
+# few hundred times less likely than the best one comes too seldom, as in the exercise, and one a few thousand times
+# less likely almost never: much like a lower temperature, and texts that look cleaner. In float32 the limit of 16.6
+# lies far out, and still it shows where a word is drawn from tens of thousands at each of a thousand positions: Zheng
+# et al. (2024, [arXiv:2409.02908](https://arxiv.org/abs/2409.02908)) found that it lowers the effective temperature and
+# the diversity, so that published comparisons of masked diffusion by generative perplexity (how likely another language
 # model finds the texts) had come out too well. LLaDA's code says so in a comment and draws in float64.
 
 # %% [markdown]
@@ -1169,8 +1175,8 @@ for kind, digits in {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24, to
 #   an upper bound on −ln P(text) of a writer in random order. The perfect model meets it.
 # * The two forms have the same mean; n/k has less noise.
 # * In equal steps, n/k learned more than plain 1/t in all five seeds. By the bound, a fixed 50 % could not be told from
-#   n/k, and it wrote no worse. BERT's 15 % was far behind n/k by the bound, and more of its sentences were possible
-#   than of 1/t's.
+#   n/k, and it wrote no worse. BERT's 15 % was far behind n/k by the bound, and yet slightly more of its sentences were
+#   possible than of 1/t's.
 # * **One word a step is exact for a perfect model**, in any order that looks only at what is written. Several at once
 #   are not, even for it: what is lost is the mutual information of the words that are drawn together (for three or
 #   more, their *total correlation*), given what is seen.
@@ -1178,8 +1184,8 @@ for kind, digits in {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24, to
 #   digits: each makes texts look better and less varied. Ask for both numbers.
 # * Infilling uses both sides, which a left-to-right model cannot without special training or search.
 #
-# **What this scale cannot show.** Our sentences have eleven words and a known length; real writers must also decide
-# where to stop, and lengths of thousands of words make eleven calls for eleven words expensive. Whether masked
+# **What this scale cannot show.** What we wrote has eleven words, a length known beforehand; real writers must also
+# decide where to stop, and lengths of thousands of words make eleven calls for eleven words expensive. Whether masked
 # diffusion is a better way to *train* a language model than predicting the next word is a question about billions of
 # words. And the toy world has few frames: the joint distribution is hard, but small.
 #
@@ -1189,7 +1195,7 @@ for kind, digits in {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24, to
 # [arXiv:2603.01367](https://arxiv.org/abs/2603.01367)).
 #
 # **An open problem.** Which words may be drawn together? To know it exactly one needs the joint distribution, which
-# costs as many calls as writing one by one. Predicting from one call how much two gaps depend on each other is what
+# costs far more calls than writing one by one. Predicting from one call how much two gaps depend on each other is what
 # current work tries.
 
 # %% [markdown]
@@ -1206,10 +1212,11 @@ for kind, digits in {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24, to
 #   [arXiv:2406.03736](https://arxiv.org/abs/2406.03736).
 # * The surest draw first: Huiwen Chang et al., *MaskGIT*, 2022, [arXiv:2202.04200](https://arxiv.org/abs/2202.04200).
 #   The middle moved to the end: Mohammad Bavarian et al., 2022, [arXiv:2207.14255](https://arxiv.org/abs/2207.14255).
-# * Marjan Ghazvininejad et al., *Mask-Predict*, 2019 (uniform numbers of hidden words, the least sure masked
-#   again), [arXiv:1904.09324](https://arxiv.org/abs/1904.09324); that its objective is the bound is said in
-#   [LLaDA's issue 4](https://github.com/ML-GSAI/LLaDA/issues/4). Alex Wang and Kyunghyun Cho, *BERT has a Mouth, and It
-#   Must Speak*, 2019, [arXiv:1902.04094](https://arxiv.org/abs/1902.04094), wrote with BERT before.
+# * Marjan Ghazvininejad et al., *Mask-Predict*, 2019 (uniform numbers of hidden words, the least sure masked again),
+#   [arXiv:1904.09324](https://arxiv.org/abs/1904.09324); that its objective is the bound, if the loss is the mean over
+#   each text's hidden words, is said in [LLaDA's issue 4](https://github.com/ML-GSAI/LLaDA/issues/4). Alex Wang and
+#   Kyunghyun Cho, *BERT has a Mouth, and It Must Speak*, 2019, [arXiv:1902.04094](https://arxiv.org/abs/1902.04094),
+#   wrote with BERT before.
 # * Kaiwen Zheng et al., *Masked Diffusion Models are Secretly Time-Agnostic Masked Models and Exploit Inaccurate
 #   Categorical Sampling*, 2024, [arXiv:2409.02908](https://arxiv.org/abs/2409.02908).
 # * Several words at once: Chengyue Wu et al., *Fast-dLLM*, 2025,
@@ -1217,8 +1224,8 @@ for kind, digits in {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24, to
 #   [arXiv:2604.02560](https://arxiv.org/abs/2604.02560); Luhan Tang et al., *Is Your Diffusion Sampler Actually
 #   Correct?*, 2026, [arXiv:2602.19619](https://arxiv.org/abs/2602.19619). The order: Jaeyeon Kim et al., *Train for
 #   the Worst, Plan for the Best*, 2025, [arXiv:2502.06768](https://arxiv.org/abs/2502.06768).
-# * Orders that do not agree: [arXiv:2606.00997](https://arxiv.org/abs/2606.00997). The bound and the sampler:
-#   Gilad Turok et al., *DUEL*, 2026, [arXiv:2603.01367](https://arxiv.org/abs/2603.01367).
+# * Orders that do not agree: Lin Yao, 2026, [arXiv:2606.00997](https://arxiv.org/abs/2606.00997). The bound and the
+#   sampler: Gilad Turok et al., *DUEL*, 2026, [arXiv:2603.01367](https://arxiv.org/abs/2603.01367).
 # * Zhou et al., *BERTs that chat*, dLLM, 2025,
 #   [report](https://wandb.ai/asap-zzhou/dllm/reports/dLLM-BERT-Chat--VmlldzoxNDg0MzExNg).
 #

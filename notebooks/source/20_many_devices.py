@@ -16,8 +16,9 @@
 #
 # One device is too slow, so you take eight. Each gets a copy of the model and an eighth of the batch, each computes a gradient, and the
 # gradients are averaged. That is **data parallelism**, and it sounds as if nothing could go wrong. The loss falls, the model learns,
-# nothing complains. Yet in this form it is a different training from the one on a single device, and libraries that very many people use
-# had it: between the parts of a batch until October 2024, and between devices, by default, until July 2025.
+# nothing complains. Yet where the devices have unequal numbers of tokens it is a different training from the one on a single device. A
+# library that very many people use had it even for its popular models: between the parts of a batch until October 2024, and between
+# devices, by default, until July 2025. For BERT itself its version 5.23 still has it.
 #
 # **The question of this lesson:** how can many devices train one model and get one device's numbers?
 #
@@ -255,7 +256,7 @@ for text, batch in {"a batch": batches(0), "no token selected on the last rank":
     assert right < 1e-12 < 1e-3 < wrong
 
 # %% [markdown]
-# One gradient is one device's to the last digits, also with an empty rank. The other points somewhere else. Does it matter whether the
+# One gradient is one device's to the last digits, also with an empty rank. The other is not. Does it matter whether the
 # parts follow each other in time or sit on different ranks? And does the error shrink or grow with smaller parts? Guess, then look: ten
 # batches, cut into 2 to 16 parts.
 
@@ -289,11 +290,14 @@ plots.show(
 
 # %% [markdown]
 # The error is the same number in time and in space. In time it has a date. In October 2024 users of gradient accumulation found that
-# training with it and without it gave different losses, and the cause was this mean of means, in the trainer of transformers and in
-# others ([pull request 34191](https://github.com/huggingface/transformers/pull/34191); it had been [reported in July
+# training with it and without it gave different losses, and the cause was this mean of means, in the trainer of transformers and in others
+# ([pull request 34191](https://github.com/huggingface/transformers/pull/34191); it had been [reported in July
 # 2023](https://github.com/huggingface/transformers/issues/24725)). Its cousin between devices was reported [in the same
-# week](https://github.com/huggingface/transformers/issues/34242). When torchtune's authors mended theirs, they dedicated the change to
-# "the day the ML community first discovered the fact that (x1 / n1) + (x2 / n2) != (x1 + x2) / (n1 + n2)" ([pull request
+# week](https://github.com/huggingface/transformers/issues/34242). The repair needs models that use the number of tokens which the trainer
+# passes on, and it was made [for "the most popular models" only](https://github.com/huggingface/transformers/issues/37766). In transformers
+# 5.23 `ModernBertForMaskedLM` uses it; `BertForMaskedLM` and `RobertaForMaskedLM` accept it, ignore it and return a plain mean, and the
+# trainer, which takes that for weighted, adds up the parts' means without dividing. When torchtune's authors mended theirs, they dedicated
+# the change to "the day the ML community first discovered the fact that (x1 / n1) + (x2 / n2) != (x1 + x2) / (n1 + n2)" ([pull request
 # 1875](https://github.com/meta-pytorch/torchtune/pull/1875)).
 #
 # Is it noise that averages out over many batches? Compare a token's weight in short and in long sentences, over 8,000 sentences, for
@@ -313,10 +317,10 @@ for size in (1, 4, 16):
 assert ratios[0] > 1.25 > ratios[1] > 1.07 > ratios[2] > 0.95
 
 # %% [markdown]
-# Each part has one vote. In a part of one sentence, the tokens of a short sentence share it among fewer. That does not average out,
-# however many batches you take: you train on another distribution than the one that you evaluate on. What helps is larger parts, because
-# all of them have nearly the same number of tokens. So the mistake matters for small parts and sparse labels, and hardly for ranks with
-# thousands of selected tokens.
+# Each part has one vote. In a part of one sentence, the tokens of a short sentence share it among fewer. That does not average out, however
+# many batches you take: you train on another distribution than the one that you evaluate on. What helps is larger parts, because with texts
+# dealt at random all of them have nearly the same number of tokens. So the mistake matters for small parts, sparse labels and texts sorted
+# by length, and hardly for ranks with thousands of selected tokens of random texts.
 
 # %% [markdown]
 # ### In real processes
@@ -499,9 +503,9 @@ assert all(abs(value / mended[1] - 1) < 1e-9 for value in mended.values())
 # %% [markdown]
 # Four ranks that read the same 16 rows know what one knows: the noise is that of a batch of 16. (The variance of a mean of b rows, drawn
 # from n without repetition, is proportional to (1 − b / n) / b; that is the second line. The rest is chance in 40 steps.) Nothing fails,
-# since reading twice is no error. All ranks even have the same loss. The package's `fit` compares checksums of what the ranks drew before
-# it deals the rows out. In torch's own `DistributedSampler` the twin of this bug is to forget `set_epoch`: then each *epoch* has the same
-# order ([issue 31771](https://github.com/pytorch/pytorch/issues/31771)).
+# since reading twice is no error. All ranks even have the same loss. Before each update the package's `fit` compares checksums of the whole
+# batches that the ranks drew. In torch's own `DistributedSampler` the twin of this bug is to forget `set_epoch`: then each *epoch* has the
+# same order ([issue 31771](https://github.com/pytorch/pytorch/issues/31771)).
 
 # %% [markdown]
 # ## 4. Negatives on other ranks
@@ -640,7 +644,7 @@ ax.set(xscale="log", xlabel="ranks that share 16 pairs", ylabel="cosine with one
 ax.set_xticks(ranks, [str(n) for n in ranks])
 ax.minorticks_off()
 ax.legend(fontsize=8, loc="lower left")
-ax.set_title("The direction is wrong without the others' gradient")
+ax.set_title("The own anchors' loss needs the others' gradient")
 plots.show(
     fig,
     alt="Cosine with one device's gradient against the number of ranks: two ways stay at 1, the own rows put back with the own anchors' loss falls with more ranks.",
@@ -703,9 +707,9 @@ assert loss_before > loss_without > loss_with + 0.2 and cosine_before > cosine_w
 
 # %% [markdown]
 # They do. Before training all texts are alike. With the others' gradient different texts come far apart; without it, after the same steps,
-# they stay more alike, and the loss on new pairs is clearly higher. That is no collapse, because the loss still pushes within a rank, but
-# it is a worse geometry. OpenCLIP's maintainers write that the loss of the own anchors, *with* a gradient through the gather, is what
-# pretty much all their models were trained with, since it is "the only option that scales" ([issue
+# they stay more alike, and the loss on new pairs is clearly higher. That is no collapse: the anchors still feel the whole push, and the
+# positives that of their own rank. But it is a worse geometry. A maintainer of OpenCLIP writes that the loss of the own anchors, *with* a
+# gradient through the gather, is what pretty much all their models were trained with, since it is "the only option that scales" ([issue
 # 894](https://github.com/mlfoundations/open_clip/issues/894)). In April and July 2026 the same factor 1 / ranks was found in two of
 # lightly's losses, whose `all_reduce` autograd did not see (issues [1920](https://github.com/lightly-ai/lightly/issues/1920) and
 # [1977](https://github.com/lightly-ai/lightly/issues/1977)).
@@ -862,7 +866,7 @@ ax.legend(fontsize=8)
 ax.set_title("Small messages pay for the round, large ones for the bytes")
 plots.show(
     fig,
-    alt="Time of an all-reduce against its size on two logarithmic axes: flat for small messages, then a straight line; the measured points and the line of the formula through the first and the last of them.",
+    alt="Time of an all-reduce against its size on two logarithmic axes: the line of the formula, flat for small messages and then straight, and the measured points, of which it meets the first and the last.",
 )
 
 # %% [markdown]
@@ -880,13 +884,14 @@ plots.show(
 # takes longer than that is seen. So is the gradient that is complete only at the end: that of the embeddings, which the head uses as
 # well, about a quarter of ModernBERT-base's weights.
 #
-# Devices are grouped in **nodes**, usually of eight, with fast lines inside and slower ones between. An all-reduce then goes in two
-# levels. The devices of a node add up among themselves, so that each holds an eighth of the sum. Each sends *its eighth* to its
-# counterparts on the other nodes, over a line of its own; then the eighths are gathered within the node. So all eight lines work. In one
-# flat ring through all devices, seven of a node's eight lines would idle. (NVIDIA's library NCCL gets the same from one ring for each
-# line. For H100s with a line of 400 gigabits each, a provider tells its customers to [expect 400 to
-# 450](https://saturncloud.io/blog/crusoe-nccl-cluster-validation) gigabytes a second of bus bandwidth on large messages; a single line
-# has 50.) The functions are short enough to keep:
+# Devices are grouped in **nodes**, usually of eight, with fast lines inside and slower ones between. An all-reduce then goes in two levels.
+# The devices of a node add up among themselves, so that each holds an eighth of the sum. Each sends *its eighth* to its counterparts on the
+# other nodes, over a line of its own; then the eighths are gathered within the node. So all eight lines work. In one flat ring through all
+# devices, seven of a node's eight lines would idle. (NVIDIA's library NCCL uses all lines too, with one ring for each. For H100s with a
+# line of 400 gigabits each, a provider tells its customers to [expect 400 to
+# 450](https://saturncloud.io/blog/crusoe-nccl-cluster-validation) gigabytes a second of bus bandwidth on large messages; a single line has
+# 50. Our two levels run one after the other and stay well below that: we rather overestimate the sending.) The functions are short enough
+# to keep:
 
 
 # %%
@@ -952,9 +957,9 @@ def tokens_needed(least, batch, critical):
 # Five published runs say what they trained, on what and for how long. The utilization is what the model has to be told, so compute it
 # first: operations over what the chips could have done in that time. (BERT's paper does not name its TPU. We take version 2, a board of
 # four chips with 180 teraFLOPS, because the [authors' own text on the code](https://github.com/google-research/bert) says that base takes
-# about two weeks on one of them, nearly the paper's four boards for four days. BERT read 256 sequences a step for a million steps, 90 % of
-# them of 128 tokens and the rest of 512. RoBERTa's row is its first run, with 100,000 steps of 8,192 × 512 tokens.) Guess: what proportion
-# of the peak did they use?
+# about two weeks on one of them, with smaller batches: nearly the paper's four boards for four days. BERT read 256 sequences a step for a
+# million steps, 90 % of them of 128 tokens and the rest of 512. RoBERTa's row is its first run, with 100,000 steps of 8,192 × 512 tokens.)
+# Guess: what proportion of the peak did they use?
 
 # %% tags=["nbval-check-output"]
 TPU2, V100, H100 = Machine(45e12), Machine(125e12), Machine(989.4e12)
@@ -997,7 +1002,7 @@ predicted = 24 * days(N, D, B, n, machine, utilization["BERT-large, 2018"])
 print(f"RoBERTa-large with BERT-large's utilization: hours predicted: {predicted:.0f}; reported: about {hours:.0f}")
 
 # %% [markdown]
-# Good to a third, within a family. From BERT to RoBERTa it is nearly right as well, but that is luck: the chips and the software were
+# Good to a third, within a family. From BERT to RoBERTa it is nearly right as well, but we call that luck: the chips and the software were
 # others. A computation on paper tells you whether something takes a day or a month. But this tests the *operations* alone: in all five
 # runs the model's all-reduce takes less than a twentieth of a step (over today's lines, which the two older machines did not have). What
 # follows on sending rests on the formula, and no published run checks it here.
@@ -1047,7 +1052,7 @@ for ax in axes:
     ax.set_xticks(devices[::3], [f"{n:,}" for n in devices[::3]])
     ax.minorticks_off()
 axes[0].legend(fontsize=7)
-fig.suptitle("More devices save time until sending takes longer than computing")
+fig.suptitle("Sending limits the same batch, the critical size a growing one")
 plots.show(
     fig,
     alt="Days and device-days against the number of H100s: with the same batch the days fall to about two thousand devices and then rise; with a growing batch they level off and the device-days grow and grow.",
@@ -1056,10 +1061,10 @@ plots.show(
 # %% [markdown]
 # With the **same batch** time falls nearly as 1/n as far as 512 devices. Beyond, a device has so few tokens that the sending no longer
 # hides, and from 2,048 on it takes longer than computing. The bytes stay: nearly twice the gradients, on 16 devices and on 4,096. The
-# rounds become more, and at 4,096 devices the model is even *slower* than at 2,048. That hangs on our 10 µs a round. (For this reason
+# rounds become more, and at 4,096 devices the run is even *slower* than at 2,048. That depends on our 10 µs a round. (For this reason
 # libraries can add up in a *tree* as well, whose number of rounds grows with log n.) With the **growing batch** sending never matters, but
 # the law of the critical batch gives the same loss with at best half the steps if their batch is the critical one, and with a fifth if it
-# is a quarter of it, however large the batch becomes. So the price explodes while the time hardly falls.
+# is a quarter of it, however large the batch becomes. In the end the price doubles with the devices and the time hardly falls.
 #
 # Would a larger model help? Take ten times the parameters, and ten times the batch, on 1,024 and on 4,096 devices:
 
@@ -1153,28 +1158,28 @@ assert speedup["BERT's text and batch"] < 4 and speedup["ModernBERT's"] > 7 and 
 # * DDP divides by the number of ranks. So multiply the share by it, or do not use DDP's mean. Divide exactly once.
 # * All ranks make **the same calls**, also one without a token. All read **different texts**, drawn from one generator.
 # * `all_gather` and `all_reduce` are invisible to autograd. Gathered negatives need the **sum of all ranks' gradients**; without it the
-#   direction is wrong: too little push.
-# * ZeRO's stages cut the optimizer's state, the gradients, the weights, in this order. An all-reduce sends **twice the gradients**,
+#   loss of the own anchors has a wrong direction (too little push), and the whole loss a gradient too short by the number of ranks.
+# * ZeRO's stages cut the optimizer's state, the gradients, the weights, in this order. An all-reduce sends nearly **twice the gradients**,
 #   whatever the number of ranks, in rounds that become more.
 # * More devices pay until **sending takes longer than computing** (same batch) or the **batch exceeds the critical size** (growing
 #   batch).
 #
 # **What this scale cannot show.** The errors of a mean of means are large here because the parts are small; a rank of a real run has
 # thousands of selected tokens. Two processes on one machine have no network, no slow neighbour and no failing device; at a thousand,
-# something is always broken. Our times are those of gloo on CPUs. The model of cost leaves out the waiting for the slowest rank, the
-# falling utilization of small shares, loading of data and evaluation. With accumulation it hides sending behind all parts, although only
-# the last part's backward pass can hide it. It takes one critical batch size for the whole run, although it grows during training. It
-# knows data parallelism only: models that do not fit are also cut across layers (pipeline) and within matrices (tensor parallelism). And
-# its H100 numbers are from data sheets; nothing in this lesson ran on one.
+# something is often broken. Our times are those of gloo on CPUs. The model of cost leaves out the waiting for the slowest rank, the falling
+# utilization of small shares, loading of data and evaluation. With accumulation it hides sending behind all parts, although only the last
+# part's backward pass can hide it. It takes one critical batch size for the whole run, although it grows during training. It knows data
+# parallelism only: models that do not fit are also cut across layers (pipeline) and within matrices (tensor parallelism). And its H100
+# numbers are from data sheets; nothing in this lesson ran on one.
 #
 # **What the field did since.** You et al. (2019) trained BERT-large in 76 minutes on a TPU pod with the optimizer LAMB and batches of up
-# to 65,536 sequences, 8,599 steps in place of a million: the critical batch of BERT is larger than BERT's own 256 by far. PyTorch's DDP
+# to 65,536 sequences, 8,599 steps in place of a million: with LAMB the critical batch is larger than BERT's own 256 by far. PyTorch's DDP
 # paper (Li et al. 2020) describes the buckets in which gradients are sent while the backward pass goes on, nearly linear to 256 GPUs.
-# transformers counts tokens over devices since its pull request 34373 of October 2024, by an option, which is on by default since [pull
-# request 39395](https://github.com/huggingface/transformers/pull/39395) of July 2025; sentence-transformers' pull request 3442 of the
-# same month gathers negatives. DiLoCo (Douillard et al. 2023) gives up one device's numbers on purpose: each worker makes hundreds
-# of steps by itself before they average, and 500 times less is sent. Charles et al. (2025) fitted scaling laws to it, for models of up to
-# billions of parameters, and found that it can even beat data parallelism.
+# transformers counts tokens over devices, for models that use the count, since its pull request 34373 of October 2024, by an option, which
+# is on by default since [pull request 39395](https://github.com/huggingface/transformers/pull/39395) of July 2025; sentence-transformers'
+# pull request 3442 of the same month gathers negatives. DiLoCo (Douillard et al. 2023) gives up one device's numbers on purpose: each
+# worker makes hundreds of steps by itself before they average, and 500 times less is sent. Charles et al. (2025) fitted scaling laws to it,
+# for models of up to billions of parameters, and found that it can even beat data parallelism.
 #
 # **An open problem.** One device's numbers are a strong requirement: it makes a thousand devices testable, and it makes them wait for
 # each other at every step. DiLoCo shows that a training may be as good without it. Then what should a test of such a system compare, if

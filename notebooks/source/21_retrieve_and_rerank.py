@@ -15,8 +15,8 @@
 # # 21 · Retrieve and rerank
 #
 # The search engine of lesson 12 never shows your question to a text. It compares counts of words, or two vectors that were made
-# without knowing of each other. That is why it can search thousands of texts in a moment, and also why it is wrong for a third of the
-# questions, although the right text is mostly among its first twenty hits.
+# without knowing of each other. That is why it can search thousands of texts in a moment. For a third of the questions its first hit
+# is wrong, although the right text is mostly among its first twenty.
 #
 # **The question of this lesson:** is a second, slower look at the best hits worth its price?
 #
@@ -26,9 +26,9 @@
 # | You need | lesson 12 for BM25, fusion, MRR and the paired bootstrap, lesson 10 for pooling, lesson 09 for the contrastive loss |
 # | It takes | about 170 minutes, six exercises, two of them builds of 35 and 30 minutes |
 #
-# For 500 questions with known answers, this is where the best mixture of lesson 12 put the right text. The measure is the
-# **MRR**, the mean over the questions of 1 / rank of the right text. Suppose somebody read the first k hits and always put the
-# right one on top. How good could the search become?
+# For 500 questions with known answers, the first search is lesson 12's mixture of BM25 and the shipped encoder. The
+# measure is the **MRR**, the mean over the questions of 1 / rank of the right text. Suppose somebody read the first k hits and
+# always put the right one on top. How good could the search become?
 
 # %% tags=["hide-input"]
 from nextbert_lite import plots, stored_table
@@ -48,7 +48,7 @@ ax.minorticks_off()
 ax.set(xlabel="k, the hits that are read again (log scale)", ylabel="MRR among 500", ylim=(0.6, 1.0))
 ax.legend(loc="lower right")
 ax.set_title(f"A perfect reader of ten hits would lift the MRR from {ceilings[0]:.2f} to {ceilings[3]:.2f}")
-plots.show(fig, alt="The MRR of a perfect reader rises with k, ever more slowly.")
+plots.show(fig, alt="The MRR of a perfect reader rises with k, most of it within the first ten hits.")
 assert ceilings[3] > ceilings[0] + 0.1 and ceilings[4] - ceilings[3] < ceilings[3] - ceilings[2]
 
 # %% [markdown]
@@ -128,7 +128,7 @@ torch.testing.assert_close(q_vectors[:3], embed(questions[:3], (encoder, tokeniz
 # %% [markdown]
 # BM25 adds up, over the question's words that a text contains, a weight that is larger for rarer words. It is lesson 12's
 # tuned one: word stems, and the parts of names. The mixture, `fuse`, brings both scores of a question to mean 0 and
-# standard deviation 1 (z-scores), and adds them. BM25's weight, 0.4, was chosen on validation among as many texts:
+# standard deviation 1 (z-scores), and adds them, weighted. BM25's weight, 0.4, was chosen on validation among as many texts:
 
 # %%
 from nextbert_lite import recall_at
@@ -171,8 +171,8 @@ check.ceiling(perfect)
 # re-ranked the passages that BM25 had found, which was "outperforming the previous state of the art by 27% (relative) in MRR@10".
 # The price: nothing can be computed in advance. A new question means a new pass through the model for every text.
 #
-# In the code the question is called *query*. A large model learns by itself that an equal word on the other side matters. Ours is small and gets
-# a hint. Of its four **token types** two say on which side a token is, as in BERT, and two say that the same *token* occurs on the other side as
+# In the code the question is called *query*. Our model is small, so it gets a hint where an equal word occurs on the other side.
+# Of its four **token types** two say on which side a token is, as in BERT, and two say that the same *token* occurs on the other side as
 # well, capitals and the space before it apart. (A token may be a piece of a word. Boualili et al. 2020 mark matches with extra tokens, and a
 # full-sized BERT gains by it. Whether ours gains is not measured here.) What counts as the same token? Those that differ in capitals or in the
 # space before them have the same key:
@@ -350,7 +350,7 @@ print(f"a random order, on average {by_luck:.2f}")
 assert mrr(reordered(first[:some], top, scores, 0.0), own[:some]) < mrr(first[:some], own[:some]) - 0.2
 
 # %% [markdown]
-# It destroys the order, because its output was never trained. Twelve questions are few, so do not read the last digits. Section 5 has the same control on 50.
+# It destroys the order: neither its output nor its token types were ever trained. Twelve questions are few, so do not read the last digits. Section 5 has the same control on 50.
 
 # %% [markdown]
 # ## 4. Hard negatives, and doubtful ones
@@ -439,9 +439,10 @@ for q in doubtful[:, :3].any(1).nonzero()[:10, 0].tolist():
         print(f"{' '.join(summaries[q].split())[:58]:<60}| {' '.join(summaries[j].split())[:58]}")
 
 # %% [markdown]
-# Most of them would not: they are *siblings*, nearly the same sentence about another thing. A cosine cannot tell these from a text that says the same. They are the hard negatives that the model will have to
-# tell apart one day. So taking out all near-duplicates, as exercise 21.4 and the training of the course's model do, is the safe choice, and it may be the costly one: what the model never sees, it cannot
-# learn. A reader, or a strong cross-encoder as in RocketQA, would take out fewer. (This lesson does not train the twin that keeps them, so it cannot say what that would bring.)
+# As far as these summaries tell, most of the ten would not: they are *siblings*, like sentences about another thing. The cosine over words alone does not tell these from a text that says the same. They are
+# the hard negatives that the model will have to tell apart one day. So taking out all near-duplicates, as exercise 21.4 and the training of the course's model do, is the safe choice, and it may be the
+# costly one: what the model never sees as a negative, it is not taught to reject. A reader, or a strong cross-encoder as in RocketQA, would take out fewer. (This lesson does not train the twin that keeps
+# them, so it cannot say what that would bring.)
 
 # %% [markdown]
 # ### A short training
@@ -524,7 +525,7 @@ ax.plot(SHARES, shares, "o-", color=plots.BLUE)
 ax.axhline(shares[-1], color=plots.GREY, linestyle=":", label="the first search")
 ax.set(xlabel="share of the first search (0: only the cross-encoder)", ylabel="MRR, 300 validation questions")
 ax.legend()
-ax.set_title(f"On these 300 questions a share of {share:.1f} is best, by {seemed[0]:+.3f}")
+ax.set_title(f"On validation {share:.1f} is best, {seemed[0]:+.3f} over the first search")
 plots.show(fig, alt="The MRR over the first search's share: highest in between, lower at both ends.")
 assert 0 < share < 1 and max(shares) > max(shares[0], shares[-1])
 
@@ -630,11 +631,11 @@ assert untrained < column["alone"][:50].mean() - 0.2 and abs(untrained - by_luck
 
 # %% [markdown]
 # Each line compares with *BM25 + encoder*: **ahead** or **behind** where the interval has no 0 in it, else **undecided**. First the control: the untrained reader is about as good
-# as a random order, far below the trained one. So training matters.
+# as a random order (whose 0.180 supposes that the right text is among the 20), far below the trained one. So training matters.
 #
 # The trained reader **alone** is behind the search that chose its hits, by more than chance among the questions would explain. The **mixture** is undecided at every depth, and 20 hits rather than 5
 # make no difference that these questions could show. On validation the same weight was ahead. Little of that is left here, so a gain on the questions that chose the weight can be luck. A perfect
-# reader of the same hits would be far above all of them, though no reader could get all of that: some bodies are written almost alike.
+# reader of the same hits would be far above all of them, though a real one might not get all of that, because some bodies are written almost alike.
 #
 # These 500 test questions were looked at twice before, with earlier states of this reader and other weights. After two looks the third is no clean test. But the split has 192 more questions,
 # and none of them was asked while this reader was made. Here they are, among all bodies of the split, with the same model and the same weight:
@@ -651,13 +652,16 @@ up, down = moved[moved > 1e-4], moved[moved < -1e-4]
 print(
     f"the right text moved up in {len(up)}, by {up.mean():+.2f} on average, and down in {len(down)}, by {down.mean():+.2f}"
 )
-print(f"{(both['fusion'][moved < -1e-4] > 0.99).float().mean():.0%} of those that moved down had been first")
+print(
+    f"{(both['fusion'][moved < -1e-4] > 0.99).float().mean():.0%} of those that moved down had been first, "
+    f"{(both['reranked_20'][moved > 1e-4] > 0.99).float().mean():.0%} of those that moved up became first"
+)
 new = {name: paired_bootstrap(fresh[name], fresh["fusion"]) for name in ("alone", "reranked_20")}
 assert new["alone"][2] < 0 and new["reranked_20"][1] < 0 < new["reranked_20"][2]
 assert len(up) > len(down) and up.mean() < -down.mean()
 
 # %% [markdown]
-# The same verdicts. Most questions keep their rank. The right text moves up more often than down, but a move down costs more of the MRR, because many of these were first before.
+# The same verdicts. Most questions keep their rank. The right text moves up more often than down, but a move down costs more of the MRR, because more of these left the first rank than of the others reached it.
 
 # %% [markdown]
 # ### How long it takes
@@ -713,15 +717,15 @@ plots.show(
 )
 
 # %% [markdown]
-# So is it worth its price? For this reader the answer is **no**: a difference that 692 questions cannot tell from none, for many times the price of the question's vector. A better reader would
-# change the first number, and hardly the second.
+# So is it worth its price? For this reader the answer is **no**: a difference that 692 questions cannot tell from none, for many times the price of the question's vector. A better reader of
+# the same size would change the first number and not the second; a larger one would change both.
 
 # %% [markdown]
 # ## 6. Late interaction
 #
 # Between one vector a text and one pass a pair there is a third way. Keep the vectors of *all* tokens of a text, computed in advance. Each token of the question
 # looks for its best partner in the text, and the cosines of these best partners are added up. ColBERT (Khattab and Zaharia 2020) calls it
-# **late interaction**, and the sum of maxima is called MaxSim:
+# **late interaction**, and the sum of maxima is called MaxSim (all vectors of length 1):
 #
 # $$S(q, d) = \sum_{i \in q} \max_{j \in d}\; q_i \cdot d_j$$
 #
@@ -751,7 +755,7 @@ print(f"score {total:.1f}")
 #
 # | step | write | the check then stops at |
 # |---|---|---|
-# | 1 | all cosines by `torch.einsum`, the maximum, the sum | lengths of vectors |
+# | 1 | all products by `torch.einsum`, the maximum, the sum | lengths of vectors |
 # | 2 | length 1 | masks |
 # | 3 | the two masks, −∞ for the text's | memory (masks, if you filled with 0) |
 # | 4 | chunks | nothing more |
@@ -781,9 +785,9 @@ check.late(max_sim)
 max_sim = check.mine("21.5", max_sim)
 
 # %% [markdown]
-# The same number as in the small case, and then the search: 100 questions, cut at 32 tokens, among 500 bodies, with the token vectors of `docs-contrastive`. It was never
+# The same number as in the small case, and then the search: 100 questions, the first 32 token vectors of each, among 500 bodies, with the token vectors of `docs-contrastive`. It was never
 # trained for this, only its mean was. Are its single tokens good for anything? The controls take other vectors for the same tokens: the encoder's *table*, which knows no
-# context; and a *random* table, in which equal tokens are equal and all others unrelated.
+# context; and a *random* table, in which equal tokens are equal and all others nearly unrelated.
 
 # %%
 whole = torch.ones(1, 3, dtype=torch.bool)
@@ -814,9 +818,10 @@ assert (
 assert late_mrr["its table, no context"] < late_mrr["a random table"] + 0.02
 
 # %% [markdown]
-# Nobody trained the single tokens for this, and yet on these 100 questions they are undecided against the single vector, and far ahead of the same tokens without context. The encoder's own table is
-# no better than a random one: context makes the tokens useful, not the table. A random table is a search for equal tokens. BM25 finds much more with equal words, because it has a weight for rare ones,
-# a rule for long texts, stems, and the parts of names. ([CLS] and [SEP] are tokens like others here, as in ColBERT.)
+# Nobody trained the single tokens for this, and yet on these 100 questions they are undecided against the single vector, and far ahead of the table's vectors. The encoder's own table, as it is, is no better
+# than a random one. So the layers make the tokens useful. How much of that is context is not measured: a token that goes through the layers alone is changed, too, and the table may gain if its mean is
+# subtracted (try both). A random table is nearly a search for equal tokens. BM25 finds much more with equal words; it also has a weight for rare ones, a rule for long texts, stems, and the parts of names.
+# ([CLS] and [SEP] are tokens like others here, as in ColBERT.)
 #
 # And mixed with BM25, in place of the single vector? A weight that is good for one need not be good for the other, so here are several:
 
@@ -841,7 +846,7 @@ level = paired_bootstrap(best_of["last layer"], best_of["one vector a text"])
 assert level[1] < 0 < level[2]
 
 # %% [markdown]
-# (Each best weight is chosen on these very questions, which flatters both alike.) The two are undecided. The memory is the price of late interaction: that many times the numbers. (GTE-ModernColBERT, for example, reduces each vector to 128.)
+# (Each best weight is chosen on these very questions, which flatters both.) The two are undecided. The memory is the price of late interaction: that many times the numbers. (GTE-ModernColBERT, for example, reduces each vector to 128.)
 
 # %% [markdown]
 # ## 7. Can a cheap model learn from the slow one?
@@ -854,8 +859,8 @@ assert level[1] < 0 < level[2]
 # with s for the student and t for the teacher. (Our student's scores are cosines times a learned scale.) Our student is as cheap as can be: one matrix M, 192 × 192, that moves a question's vector before the cosine is taken; the vectors of
 # the texts stay as they are in the index. Two controls have the same candidates and the same steps: one learns from the *labels* only (right or wrong), the other from the teacher's margins for *another question*.
 #
-# The candidates are 300 questions of the validation split, each with its right text and four wrong ones that BM25 found. Not of the training split: there the encoder was trained on these very
-# pairs, and a teacher would have nothing to tell it. Before anything is trained: who puts the right one of the five first more often, the teacher or its student?
+# The candidates are 300 questions of the validation split, each with its right text and four wrong ones that BM25 found. Not of the training split: there both models were trained on these very
+# pairs, so their scores there say little about new ones. Before anything is trained: who puts the right one of the five first more often, the teacher or its student?
 
 # %%
 validation = docs.pairs("validation")
@@ -925,21 +930,22 @@ for (name, found), style, colour in zip(
     ax.plot(STEPS, [v.mean() for v in found], style, color=colour, label=name)
 ax.set(xlabel="steps of training", ylabel="MRR on the test")
 ax.legend(fontsize=8)
-ax.set_title(f"Never more than {best[0]:+.3f}, and in the end all do harm")
+ax.set_title(f"At these steps never more than {best[0]:+.3f}, and in the end all do harm")
 plots.show(fig, alt="The MRR of three trainings over their steps: none rises much above its start.")
 
 # %% [markdown]
-# None of the three brings a gain worth the name at any of these steps, and after 200 all have made it worse, the one with the right labels as well. So the harm is not the teacher's alone. A matrix has 36,864
-# numbers, and 300 questions are probably too few for them: what fits these questions by chance is learned, too. The control says more. The margins of *another question* do as much or as little as
-# the teacher's own (the interval says whether), so with these questions nothing can be shown to come from the teacher. (Another seed draws other questions, and some find a small difference.) A teacher has to be better than its student *on the questions that it is asked*, and the first cell
-# shows by how little ours is, if at all. Hofstätter et al. had the questions of MS MARCO, far more than ours.
+# None of the three brings a gain worth the name at any of these steps, and after 200 all have made it worse, the one with the right labels as well. So the harm is not the teacher's alone. A matrix has
+# 36,864 numbers, and 300 questions are perhaps too few for them, or the candidates, all hits of BM25, too unlike the 500 texts of the test. The control says more. The margins of *another question* do as
+# much or as little as the teacher's own (the interval says whether), so with these questions nothing can be shown to come from the teacher. (Another seed draws other questions.) A teacher should know
+# something that its student does not, *on the questions that it is asked*, and the first cell shows by how little ours is ahead, if at all. Hofstätter et al. had the questions of MS MARCO, far more than
+# ours.
 
 # %% [markdown]
 # ## 8. Questions as people might type them
 #
 # The summary of a body is a polite question. The course has a set of questions as somebody would type them, in eight kinds, with graded answers: 3 answers fully, 2 in part or with a
 # detour, 1 is related, everything else 0. They were written before any search was made, and graded: the first 15 hits of three searches, and what else the writer knew. (Language models
-# wrote and graded them. A second reader, who did not see the first grades, gave the same grade to 81.5 % of the pairs that are not 0 for both; quadratic kappa is 0.97 over all pairs, as the head of
+# wrote and graded them. A second reader, who did not see the first grades, gave the same grade to 81.5 % of the pairs that are not 0 for both; over all pairs quadratic kappa is 0.97, unweighted 0.89, as the head of
 # `data/questions.toml` reports. Both may be the same model with one rule. So that shows that the rule can be followed, not that people would grade so. Everything that was not found counts as 0,
 # which is unkind to a new kind of search.)
 #
@@ -995,8 +1001,9 @@ def graded_ndcg(scores, grades, k):
 check.graded_measure(graded_ndcg)
 
 # %% [markdown]
-# The lesson goes on with the package's `ndcg_at`. These questions are asked to all documents of the corpus, thousands of them, as the command `nextbert-lite search` does. BM25 can do that here and now; the vectors of all documents take minutes, so what needs
-# them is stored.
+# The lesson goes on with the package's `ndcg_at`. These questions are asked to all documents of the corpus, thousands of them, as the command `nextbert-lite search` does. (Most of
+# these documents, but none of the questions, were in the training of both models.) BM25 can do that here and now; the vectors of all documents take minutes, so what needs them is
+# stored.
 
 # %%
 all_documents = docs.documents
@@ -1053,9 +1060,9 @@ typed_gain = {name: paired_bootstrap(typed_values[name], typed_values["fusion"])
 assert typed_gain["alone"][2] < 0 and typed_gain["reranked"][1] < 0 < typed_gain["reranked"][2]
 
 # %% [markdown]
-# The differences are those against *fusion*, BM25 with the encoder. With 64 questions only a large difference can be seen. The mixture is undecided, as among the
-# summaries. The cross-encoder **alone** is behind, and that is so among the summaries as well. Whether it is the language of the questions, the names, which it does not read and BM25 does, or the reader
-# itself, this table cannot say.
+# The differences are those against *fusion*, BM25 with the encoder. With 64 questions, only where two searches rank almost alike is the interval narrow. The mixture is undecided, as among the summaries. The
+# cross-encoder **alone** is behind, and that is so among the summaries as well. Whether it is the language of the questions, the names, which it does not read and BM25 does, the texts, which begin with
+# their summaries here, or the reader itself, this table cannot say.
 #
 # By kind of question, nDCG@10:
 
@@ -1078,7 +1085,7 @@ assert min(in_kind, key=in_kind.get) == "paraphrase"
 # nextbert-lite search "invert a matrix" --rerank
 # ```
 #
-# reads the first 20 hits again and mixes the two orders, as above. (On the typed questions that changed nothing that 64 questions can show.) In Python, the scores of three texts:
+# reads the first 20 hits again and mixes the two scores, as above. (On the typed questions that changed nothing that 64 questions can show.) In Python, the scores of three texts:
 
 # %%
 reader = Reranker.load("docs-rerank")
@@ -1090,23 +1097,24 @@ for text, score in zip(three, reader.scores("invert a matrix", three).tolist(), 
 # ## What to remember
 #
 # * A second look costs many times the first, and it is worth that only if an interval on new questions says so. Here it does not.
-# * **Retrieve, then rerank**: a cheap search over everything, a slow reader for its first hits. recall@k of the first is the ceiling of the
-#   second.
+# * **Retrieve, then rerank**: a cheap search over everything, a slow reader for its first hits. recall@k of the first is the proportion that
+#   the second can put first at best.
 # * A **cross-encoder** lets every token of the question see every token of the text. It costs a pass for each pair, and nothing can be
 #   computed in advance.
 # * **Mix** its scores with those of the first search, with a weight chosen on validation, and report the gain on a *test* that was not looked at. A small
 #   cross-encoder alone can be worse than the search whose hits it reads.
-# * **Hard negatives** come from a search, and near-duplicates of the answer come with them. Some are false negatives,
-#   more are siblings of the answer, which the model has to tell apart. Read some before you take them out.
+# * **Hard negatives** come from a search, and near-duplicates of the answer come with them. Some may be false negatives;
+#   of those read here more were siblings of the answer, which the model has to tell apart. Read some before you take them out.
 # * **Late interaction** keeps a vector for each token of a text: computed in advance, and many times the memory.
-# * A distillation needs **controls**: the same student with labels only, and with the teacher's scores of another question. And it needs a teacher that is better than
-#   its student on these questions. Measure that first.
+# * A distillation needs **controls**: the same student with labels only, and with the teacher's scores of another question. And measure first whether the teacher is
+#   better than its student on these questions.
 # * For **graded answers** use nDCG, with the best order of *all* texts in the denominator, ties by their mean, and an interval over the questions.
 
 # %% [markdown]
 # **What this scale cannot show.** A cross-encoder of two and a half million weights, trained for half an hour on five thousand summaries, says little about one that was trained
-# on hundreds of thousands of real questions. The sizes of the gains here are those of this corpus. The typed questions are few, graded by language models from the hits of three
-# searches, none of them a reranker. And approximate search, which makes the first stage fast among millions, is not needed here at all.
+# on hundreds of thousands of real questions. There is one reader here, from one seed. It was trained with 96 tokens a row and reads 128, so of a long text it sees the beginning
+# only, while BM25 counts all of it. The sizes of the gains are those of this corpus. The typed questions are few, graded by language models from the hits of three searches,
+# none of them a reranker. And approximate search, which makes the first stage fast among millions, is not needed here at all.
 #
 # **What the field did since.** Large language models were asked to rank the hits themselves: "properly instructed LLMs can
 # deliver competitive, even superior results to state-of-the-art supervised methods on popular IR benchmarks" (Sun et al. 2023).
@@ -1119,8 +1127,9 @@ for text, score in zip(three, reader.scores("invert a matrix", three).tolist(), 
 # et al. (2024) let rerankers read more and more hits: the best ones "provide initial improvements when scoring progressively
 # more documents, but their effectiveness gradually declines and can even degrade quality beyond a certain limit".
 #
-# **An open problem.** One would hope that a reader who sees more never does worse, and yet it does when it is given more hits. A score that was trained on the
-# first hits of one search means little for texts that this search would never have found. How do you train a reader that can be trusted with *any* text?
+# **An open problem.** One would hope that a reader who sees more never does worse, and yet the rerankers of Jacob et al. did when they were given more hits. A score that
+# was trained on the first hits of one search may mean little for texts that this search would never have found. How do you train a reader that can be trusted
+# with *any* text?
 #
 # **Where this comes from**
 #

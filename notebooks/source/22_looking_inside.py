@@ -139,10 +139,10 @@ assert abs(truth[2] - by_hand) < 1e-12
 # nothing changes when only one is hidden. Keep this in mind: **influence asks what is missing when a word goes**, and
 # redundant evidence is not missed. A method that shares credit among redundant words answers another question.
 #
-# One right word in a sentence is too easy an exam. So we also hide about half of the other words, as in the training of
-# `toy-small`, and ask for any word. Then the evidence is thin, and several words matter, by different amounts. We keep
-# the texts in which at least one word matters, round the truth to a millionth so that equal is equal, and call a word
-# *visible* if it is no [MASK]:
+# One right word in a sentence is too easy an exam. So we also hide about half of the other words, a little more than the
+# training of `toy-small` hid (80 % of one half), and ask for any word. Then the evidence is thin, and sometimes several words
+# matter. We keep the texts in which at least one word matters, round the truth to a millionth so that equal is equal, and
+# call a word *visible* if it is no [MASK]:
 
 
 # %% tags=["nbval-check-output"]
@@ -345,7 +345,7 @@ assert 0.6 < marks["the perfect reader under noise"][0].mean() < 0.95
 # The rules are serious opponents: the better of the two simple ones hits about twice as often as chance and has looked at no
 # model, and the table of positions hits more often still, without reading a word. In this world grammar decides where the
 # evidence stands. And even the perfect reader does not get 1 in rank correlation, because it orders the words that the
-# truth calls equal, by differences that are tiny but not zero. A rank correlation is at its worst with so many ties. We
+# truth calls equal, by differences that are mostly tiny but not zero. A rank correlation is at its worst with so many ties. We
 # report it because the field does, and let the hits decide wherever there is a truth.
 
 # %% [markdown]
@@ -415,13 +415,14 @@ beyond_places = {name: compared(name, "where the truth usually lies") for name i
 assert all(low < 0.1 for low, _ in beyond_places.values())
 
 # %% [markdown]
-# All of them are far above chance and above the two simple rules in hits. But the table of positions, which reads no word, does
-# about as well as attention: only the last layer's map may be a little better. On these texts, the maps show little more than
-# where the evidence usually stands. They are also far from the perfect reader. For the mean over layers, the correction by value norms helps a little at most, and rollout is
-# no better than the maps that it multiplies. (Abnar and Zuidema found rollout closer to their ablation scores than raw attention,
-# in deeper models. It treats every head alike and lets attention and residual weigh the same; we have not tested whether
-# that is the reason here. Kobayashi et al. 2021 also put the residual connection and the layer norm into the weights, which
-# would be a stronger baseline than this one.)
+# All of them are far above chance and above the two simple rules in hits. But the table of positions, which reads no word,
+# hits about as often as attention: only the last layer's map may be a little better. (As often does not mean in the same
+# texts, so the maps may well show more than positions. But their number of hits is no evidence of it.) They are also far from
+# the perfect reader. For the mean over layers, the correction by value norms helps a little at most, and rollout is no better
+# than the maps that it multiplies. (Abnar and Zuidema found rollout closer to their ablation scores than raw attention, in
+# deeper models. It treats every head alike and lets attention and residual weigh the same; we have not tested whether that is
+# the reason here. Kobayashi et al. 2021 also put the residual connection and the layer norm into the weights, which would be
+# a stronger baseline than this one.)
 
 # %% [markdown]
 # ## 4. What gradients say
@@ -546,9 +547,9 @@ print(
 assert missed.abs().mean() < 0.1 * change.abs().mean()
 
 # %% [markdown]
-# The length of the gradient and integrated gradients are about as good as each other, and better than gradient × input. An
-# embedding has no natural zero, so a product with the embedding itself depends on where the origin happens to lie. The
-# baseline of [MASK]s gives integrated gradients a meaningful *nothing*.
+# The length of the gradient and integrated gradients are about as good as each other, and better than gradient × input.
+# Integrated gradients differ from it in two ways: they subtract a baseline, so that *nothing* has a meaning (an embedding has
+# no natural zero), and they take the mean gradient on the way. Which of the two helps? Mark $g_t \cdot (e_t - e'_t)$ and look.
 
 # %% [markdown]
 # ## 5. What hiding says
@@ -735,11 +736,11 @@ assert all(mean_hit[f"{name}, of right − wrong"] > mean_hit[name] for name in 
 # On random gaps the same map missed one text in five. Rollout fails in some constructions altogether, and in several columns
 # the map over all layers is *worse* with value norms than without.
 #
-# With the default target, gradients and integrated gradients miss some subjects, because the words that tell the topic raise
-# log P(the likeliest verb) too and take their share of the credit. The three added rows test this *because*: with a target that
-# asks for the number alone, the same methods find the subject nearly always. A method's score is a property of the method, of
-# the question *and of the target*. If somebody shows you one example in which attention points at the right word, ask how the
-# examples were chosen.
+# With the default target, gradients and integrated gradients miss some subjects. Our guess: the words that tell the topic
+# raise log P(the likeliest verb) too and take their share of the credit. The three added rows fit it: with a target that asks
+# for the number alone, these two find the subject nearly always. (Gradient × input still misses many, and no row shows which
+# word took the credit.) A method's score is a property of the method, of the question *and of the target*. If somebody shows
+# you one example in which attention points at the right word, ask how the examples were chosen.
 
 # %% [markdown]
 # ## 6. Is it the model that is explained?
@@ -801,10 +802,10 @@ assert excess < 0.1 * all_there_is and against_own["the world's influences"][1].
 
 # %% [markdown]
 # The model misses little of what there is to know, and its strongest word is nearly always the world's. So in this lesson
-# an explanation that is right about the world is right about the model, as far as the strongest word goes. Further down
-# the list they part: the world gives most words exactly zero, while the model, like any reader that was trained on corrupted
-# text, lets every word move it a little. That is no error of the model: the *perfect* reader of that training does so too,
-# and orders the words more like the model does.
+# an explanation that is right about the world is nearly always right about the model, as far as the strongest word goes. Further
+# down the list they part: the world gives most words exactly zero, while most of them move the model a little. Not all of that
+# is error: the *perfect* reader of its training, which trusts no word completely, is also moved by some of these words, and
+# orders the words more like the model does.
 # Here are the methods against the model's own influences. Does the order change? (Occlusion is the yardstick now, so it is
 # left out.)
 
@@ -981,10 +982,10 @@ plots.show(
 )
 
 # %% [markdown]
-# Two of the three rows had to come out as they did: they are a *proof* that the code is right, not a finding. After the
-# embeddings the texts differ at one position only, and after the last layer only the gap is read. The middle row is the
-# finding: layer 1 leaves the number where it was, and layer 2 moves it. Which head does? Now over many sentences, by
-# construction, each with its subject's number changed, and each head's output patched at the gap:
+# Two of the three rows had to come out as they did: they are a *check* of the code, not a finding. After the embeddings the
+# texts differ at one position only, and after the last layer only the gap is read. The middle row is the finding: layer 1
+# leaves the number where it was, and layer 2 moves it. Which head does? Now over many sentences, by construction, each with
+# its subject's number changed, and each head's output patched at the gap:
 
 
 # %%
@@ -1076,8 +1077,9 @@ print(f"strangers with the same subject word: {same_word:.0%}")
 assert kept.mean() > 0.8 and gone.mean().abs() < 0.15 and same_word == 0 and 0 < lost.mean() < 0.12
 
 # %% [markdown]
-# A stranger restores nearly as much as the own twin, and one with the wrong number next to nothing: the head carries the
-# number, and hardly anything of the word.
+# A stranger restores nearly as much as the own twin, and one with the wrong number next to nothing: what the head brings to m
+# is the number, and it hardly depends on the word. (m compares two forms of one verb, so it would not show whether the head
+# carries something else as well.)
 #
 # ### Patching as an explanation of words
 #
@@ -1338,11 +1340,12 @@ plots.show(
 #
 # Lesson 06 took away one head after another, which takes a run for each. Michel, Levy and Neubig (2019) rank all heads from
 # **one** backward pass: multiply a head's output by a mask ξ, which is 1, and take the gradient of the loss in ξ. The
-# importance of a head is the mean over texts of $|\partial L / \partial \xi_h|$. It is a first-order estimate of what
-# ξ = 0 would do. Is it any good? Take the head away and measure the loss. But what stands in its place? Zeros, or the mean over
-# all texts and positions, are both outputs that the layer above never reads there. Another text's output is one, if that text
-# has the *same length*: otherwise the head would also bring a foreign length, or outputs of padding. And the mean *per length
-# and position* takes away only what differs between texts. Will the four agree?
+# importance of a head is the mean over texts of $|\partial L / \partial \xi_h|$. Up to its sign, a text's gradient is a
+# first-order estimate of what ξ = 0 would do to its loss; without the absolute value, texts could cancel each other. Is it
+# any good? Take the head away and measure the loss. But what stands in its place? Zeros, or the mean over all texts and
+# positions, are both outputs that the layer above never reads there. Another text's output is one, if that text has the *same
+# length*: otherwise the head would also bring a foreign length, or outputs of padding. And the mean *per length and position*
+# takes away only what differs between texts. Will the four agree?
 
 # %%
 from nextbert_lite import mask_tokens
@@ -1432,13 +1435,15 @@ assert all(effect[how][:4].max() < effect[how][4:].min() for how in ("resample",
 
 # %% [markdown]
 # Whether the gradient is right depends on what *away* means. Against zeros or one global mean, it puts two costly heads of
-# layer 1 behind cheap ones of layer 2. Against another text of the same length, or the mean per length and position, every head
-# of layer 2 does cost more than every head of layer 1, as the gradient says. What layer 1's heads add is nearly the same for
-# all texts of a length, and zeros take that away too. Choose the ablation that your question means.
+# layer 1 behind cheap ones of layer 2. Against another text of the same length, or the mean per length and position, every
+# head of layer 2 does cost more than every head of layer 1, as the gradient says. For any *one* head of layer 1, the loss
+# hardly needs what differs between texts of a length. For some of them it needs what these texts share, which zeros take away
+# too. (What it costs to replace several heads at once is another question.) Choose the ablation that your question means.
+# (Compare the orders only: an importance is per text, a loss per hidden word.)
 #
 # If you prune a model, you ask for zeros, because a head that is cut off adds nothing. For zeros, comparing raw gradients between layers
 # misleads, and the pruning command in the README of Michel et al. divides the importances of each layer by their norm
-# (`--normalize_pruning_by_layer`), so that only the order within a layer counts. What does it cost in practice? Prune with
+# (`--normalize_pruning_by_layer`), so that only the proportions within a layer count. What does it cost in practice? Prune with
 # zeros, by the raw gradient, by the gradient layer by layer, and by the measured single effects. With eight heads we can also try
 # *every* choice of one to six heads. Which order will be best once four heads are gone?
 
@@ -1496,12 +1501,13 @@ plots.show(
 )
 
 # %% [markdown]
-# With four heads gone, the raw gradient has taken layer 1 away as a whole, and nearly every other choice costs less. With one or
-# two it may be better or worse than the mean of all choices, because layer 1's importances are nearly equal and their order
-# changes with the drawn texts (try another seed). Layer by layer, the same numbers do better at four heads; by how much depends on
-# the draw, too. The measured order has an advantage that it should not have: it was measured
-# on the texts on which it is judged. Even so it is not always the best choice, because it says what *one* head's removal costs
-# while all others are there, and heads stand in for each other. No list of single heads can know that.
+# With four heads gone, the raw gradient has taken layer 1 away as a whole, and nearly every other choice costs less. With one
+# or two it may be better or worse than the mean of all choices, because layer 1's importances are nearly equal and their
+# order changes with the drawn texts (try another seed). Layer by layer, the same numbers do better at four heads; by how much
+# depends on the draw, too. The measured order has an advantage that it should not have: it was measured on the texts on which
+# it is judged. (The gradient saw these texts too, among others.) Even so it is not always the best choice, because it says
+# what *one* head's removal costs while all others are there, and heads stand in for each other. No list of single heads can
+# know that.
 
 # %% [markdown]
 # ## 11. MiniLM: when nobody knows the truth
@@ -1654,20 +1660,20 @@ assert max(zip(shown["occlusion"], sentence.split(), strict=True))[1] == "cook"
 # * Every method answers its own question. **Occlusion** asks what is missing when a word goes, and redundant words get
 #   nothing. Gradients explain the target that you give them: for one word's log probability, all that supports the word shares
 #   the credit. Attention says where a head reads.
-# * Attention was perfect where one head did the work. On random gaps it was wrong in a fifth of the texts, and hardly better
-#   than a table of positions.
+# * The last layer's attention was perfect where one of its heads did the work. On random gaps it was wrong in a fifth of the
+#   texts, and hit hardly more often than a table of positions.
 # * **Activation patching** moves one activation between two runs. Clean into corrupted asks what suffices. Check that the
 #   text itself changes nothing and that a stranger with the wrong property restores nothing. Remove your hooks.
 # * A **probe** needs a control task, words that it has not seen, and an intervention before you say *uses*.
 # * The **logit lens** can underestimate. A head's cost depends on what replaces it: resample within one length.
-# * Without a truth, methods disagree, and that is all you know.
+# * Without a truth you see whether methods disagree, but not which of them is right.
 
 # %% [markdown]
 # **What this scale cannot show.** All of this is one checkpoint, of two layers, in a language where most words are
 # redundant. The seeds drew other texts, not other trainings; in another training the work may be spread over several heads
-# (lesson 06). In two layers rollout has little to roll, and one head that carries everything is rarer in deep models, which
-# repair what is taken away. Which method is *best* was decided by a truth that hides words; another definition of truth may
-# order them otherwise.
+# (lesson 06). In two layers rollout has little to roll, and deeper models can partly repair what is taken away (McGrath et
+# al. 2023), so that one removal shows less. Which method is *best* was decided by a truth that hides words; another
+# definition of truth may order them otherwise.
 #
 # **What the field did since.** Attention to single heads has given way to *circuits* and to *features*. Because one neuron
 # serves many purposes, sparse autoencoders look for more directions than there are neurons, each active rarely (Cunningham et
@@ -1676,8 +1682,8 @@ assert max(zip(shown["occlusion"], sentence.split(), strict=True))[1] == "cook"
 
 # %% [markdown]
 # **An open problem.** How do you score an explanation where no truth is known? Hiding words makes texts unlike those the
-# model was trained on. A masked language model is a lucky case, since [MASK] is a word that it knows. For every other
-# model the *absence* of a word has no agreed meaning, and every choice of a baseline is a choice of the answer.
+# model was trained on. A masked language model is a lucky case, since [MASK] is a word that it knows. For most other models
+# the *absence* of a word has no agreed meaning, and every choice of a baseline is a choice of the answer.
 
 # %% [markdown]
 # **Where this comes from**
@@ -1703,7 +1709,8 @@ assert max(zip(shown["occlusion"], sentence.split(), strict=True))[1] == "cook"
 #   *Eliciting Latent Predictions from Transformers with the Tuned Lens*, 2023,
 #   [arXiv:2303.08112](https://arxiv.org/abs/2303.08112).
 # * Heads: Paul Michel, Omer Levy and Graham Neubig, *Are Sixteen Heads Really Better than One?*, 2019,
-#   [arXiv:1905.10650](https://arxiv.org/abs/1905.10650). Features: Hoagy Cunningham et al., *Sparse Autoencoders Find Highly
+#   [arXiv:1905.10650](https://arxiv.org/abs/1905.10650). Self-repair: Thomas McGrath et al., *The Hydra Effect*, 2023,
+#   [arXiv:2307.15771](https://arxiv.org/abs/2307.15771). Features: Hoagy Cunningham et al., *Sparse Autoencoders Find Highly
 #   Interpretable Features in Language Models*, 2023, [arXiv:2309.08600](https://arxiv.org/abs/2309.08600).
 # * Ranks computed with `argsort` alone, and ties broken by position:
 #   [statlab/permute issue 191](https://github.com/statlab/permute/issues/191),

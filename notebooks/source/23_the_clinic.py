@@ -18,8 +18,8 @@
 #
 # A reader of a well-known BERT repository reported this in 2018
 # ([codertimo/BERT-pytorch, issue 49](https://github.com/codertimo/BERT-pytorch/issues/49)). The program ran, the loss fell,
-# and what it trained was of no use. Bugs in training code are like that. They seldom raise an exception: they make a model
-# that is a little worse, or a number in the log that is a little too good.
+# and the answers to *next or not?* were no better than a coin's. Bugs in training code are often like that. They raise no
+# exception: they make a model that is a little worse, or a number in the log that is a little too good.
 
 # %% [markdown]
 # **The question of this lesson:** how do you find what is wrong with a program that runs?
@@ -89,14 +89,14 @@ seed = 0
 # ## 1. A method
 #
 # "Read the code again" finds the bugs that you expect. The others need a *question to the program whose answer you know*. Six
-# kinds of questions find nearly everything in this lesson:
+# kinds of questions find most of what is wrong in this lesson:
 #
 # | ask | because | example |
 # |---|---|---|
 # | **a tiny case by hand** | a formula with three numbers can be done on paper, and then there is no doubt who is wrong | the loss of four tokens, one of them selected |
 # | **what must not matter?** | an encoder promises that some things change nothing | padding, the other texts of the batch, calling it twice |
 # | **what must matter?** | what changes nothing is not used | each word, the order of the words, the mask, the weights of a loss |
-# | **the gradient** | it says what the loss depends on, exactly | a parameter without gradient is not trained |
+# | **the gradient** | it says which parameters the loss trains | a parameter without gradient learns nothing |
 # | **one batch, overfitted** | a model that cannot learn four sentences by heart cannot learn | the loss must go to 0, not only down |
 # | **a reference** | somebody has written it before | torch's own layer, with which lesson 04 compares its encoder; the course's package |
 #
@@ -122,8 +122,8 @@ for name, model in {"healthy": healthy, "sick": sick}.items():
     assert (difference < 1e-5) == (name == "healthy")
 
 # %% [markdown]
-# The difference of the sick one is small. It would train, and its loss would look like anybody's. But the question has an
-# exact answer, zero but for rounding, and so there is nothing to discuss.
+# The other eight tests of the first picture, `overfits` among them, do not see this disease. But this question has an exact
+# answer, zero but for rounding, and so there is nothing to discuss.
 
 # %% [markdown]
 # ## 2. Your battery
@@ -369,7 +369,8 @@ print(f"start {losses[0]:.3f} (ln 24 = {math.log(V):.3f}), after 150 steps {loss
 assert min(losses) > bound - 1e-4 and losses[-1] < bound + 0.01 and losses[0] > bound + 0.4
 
 # %% [markdown]
-# It starts near ln V, where every model starts, and it falls. In a log it looks like slow learning. The reporter of
+# It starts near ln V, whatever the first weights are, because the softmax of 24 numbers between 0 and 1 is nearly even. Then it
+# falls, and in a log it looks like slow learning. The reporter of
 # [ariecattan/SciCo, issue 2](https://github.com/ariecattan/SciCo/issues/2) saw a *validation* loss stuck near 1.0, because the
 # second softmax stood in the evaluation alone. The bound that the report gives, "roughly 0.74", is ln(1 + 3/e), that of the
 # program's four classes.
@@ -559,9 +560,10 @@ def contrast(anchors, positives, negatives, temperature):
 check.contrastive(contrast)
 
 # %% [markdown]
-# **Discharge.** The smallest change that makes it run gives it labels of the right length, and then it trains: it teaches every
-# vector to have a large first feature. *To stop the exception is not to repair.* The mean that was subtracted over the batch is a
-# second trap; a softmax ignores a number that is taken from a whole row, and this one is another in each column.
+# **Discharge.** The smallest change that makes it run gives it one label for each vector, and then it trains: the first vector
+# of the batch should have a large second feature, and every other vector a large first one, whatever the texts say. *To stop the
+# exception is not to repair.* The mean that was subtracted over the batch is a second trap; a softmax ignores a number that is
+# taken from a whole row, and this one is another in each column.
 
 # %% [markdown]
 # ## 5. Second ward: masks
@@ -714,7 +716,8 @@ def attend(q, k, v, mask):
 check.attention(attend)
 
 # %% [markdown]
-# **Discharge.** Lesson 02's first property of attention, *each row of weights sums to 1*, is the whole test. Public cases:
+# **Discharge.** *Each row of weights sums to 1* (lesson 02): that question finds the bug. It is not the whole test, because wrong
+# weights that are divided by their sum pass it, too. The padding's values of 0 above show whether the padding has weight. Public cases:
 # [fastNLP issue 254](https://github.com/FudanNLP/fastNLP/issues/254), where `dim=2` met four dimensions;
 # [labml issue 146](https://github.com/labmlai/annotated_deep_learning_paper_implementations/issues/146), where the module
 # "seems to work somehow". The reporter trained both versions, found no difference in the quality of the images (FID), and with
@@ -818,7 +821,7 @@ check.two_losses(both_losses)
 
 # %% [markdown]
 # **Discharge.** [codertimo/BERT-pytorch, issue 32](https://github.com/codertimo/BERT-pytorch/issues/32): "pred_loss decrease fast while
-# avg_acc stay at 50%". Three days later the author split the criterion on a branch (`codertimo-next-test`) and never merged it: the
+# avg_acc stay at 50%". Two days later the author split the criterion on a branch (`codertimo-next-test`) and never merged it: the
 # trainer on `master` still has the one. The advice in
 # [issue 98](https://github.com/codertimo/BERT-pytorch/issues/98), to drop `ignore_index` everywhere, is the other mistake: then the
 # word loss counts every token that was *not* selected. Two numbers that contradict each other, a loss near 0 and an accuracy of a
@@ -942,16 +945,16 @@ def corrupt_ids(ids, selected, mask_id, V, generator=None):
 check.corruption(corrupt_ids)
 
 # %% [markdown]
-# **Discharge.** This is how labml's annotated implementation draws, and it does no harm that we know of (lesson 05: the price of
-# 80/10/10 itself is tiny). Why repair it? Because a paper says 80/10/10, and a reader who counts should find that. In
+# **Discharge.** This is how labml's annotated implementation draws, and it does no harm that we know of (lesson 05: in the toy world
+# the price of 80/10/10 itself is tiny). Why repair it? Because a paper says 80/10/10, and a reader who counts should find that. In
 # [mlm-pytorch issue 6](https://github.com/lucidrains/mlm-pytorch/issues/6) the first repair of another bug produced exactly 81/10/9
 # again. And a bug that nobody can see in the loss is still seen by counting.
 
 # %% [markdown]
 # ### Exercise 23.13 · the mask that never changes ●○○ · 6 minutes
 #
-# **Complaint.** "Training loss goes to 0, validation loss rises, and there is plenty of text." Lesson 07 measured what happens when few texts are
-# trained for many epochs with one mask each.
+# **Complaint.** "After many epochs the training loss is almost 0, and the validation loss has risen. I need more text." Lesson 07 measured
+# what happens when few texts are trained for many epochs with one mask each.
 
 
 # %% tags=["nbval-check-output"]
@@ -1078,10 +1081,11 @@ plots.show(
 # diffusion models (lesson 17), so that published perplexities looked better than they were. Inference engines weigh it against speed:
 # vLLM went from float64 to float32, back to float64 ([pull request 37798](https://github.com/vllm-project/vllm/pull/37798)), and then
 # left the choice to the user, with float32 as the default ([pull request
-# 41775](https://github.com/vllm-project/vllm/pull/41775)). The check looked at the dtype in which you drew your random numbers, and to
-# which you converted them, because a test that tells float32 from float64 needs very many of them. One in vLLM ([pull request
-# 43150](https://github.com/vllm-project/vllm/pull/43150)) drew 100,000 times with 262,144 rare words: 32.8 of these were expected,
-# float64 drew 32, and float32 none.
+# 41775](https://github.com/vllm-project/vllm/pull/41775)). It has since drawn that noise as −ln(−ln(1 − u)): the rare words then hang
+# on the u near 0, where float32 is finer ([pull request 45996](https://github.com/vllm-project/vllm/pull/45996)). The check looked at
+# the dtype in which you drew your random numbers, and to which you converted them, because a test that tells float32 from float64
+# needs very many of them. One in vLLM ([pull request 43150](https://github.com/vllm-project/vllm/pull/43150)) drew 100,000 times with
+# 262,144 rare words: 32.8 of these were expected, float64 drew 32, and float32 none.
 
 # %% [markdown]
 # ## 8. Fifth ward: training loops
@@ -1137,7 +1141,7 @@ check.evaluation(accuracy)
 # %% [markdown]
 # **Discharge.** `torch.no_grad()` keeps no graph and has nothing to do with dropout. A fixed seed makes the wrong number repeatable, which is
 # worse. And the usual repair brings the next disease: `model.eval()` without the way back trains the rest of the run without dropout, and
-# `model.train()` wakes what was frozen.
+# `model.train()` wakes the dropout of parts that were in eval mode for good.
 
 # %% [markdown]
 # ### Exercise 23.16 · tied, and untied again ●●○ · 8 minutes
@@ -1196,9 +1200,9 @@ check.tied(Tied)
 
 # %% [markdown]
 # **Discharge.** An assignment replaces an object, an in-place function changes it. The disease comes with every step that makes new tables
-# after the tie: resizing the vocabulary ([PaddleNLP issue 5557](https://github.com/PaddlePaddle/PaddleNLP/issues/5557)), other devices
-# ([modalities issue 357](https://github.com/Modalities/modalities/issues/357)). Two equal tables are no tie: they part at the first
-# step. Test `a is b`.
+# after the tie: resizing the vocabulary ([PaddleNLP issue 5557](https://github.com/PaddlePaddle/PaddleNLP/issues/5557)), building the
+# model on the *meta* device ([modalities issue 357](https://github.com/Modalities/modalities/issues/357)). Two equal tables are no tie:
+# they part at the first step. Test `a is b`.
 
 # %% [markdown]
 # ### Exercise 23.17 · decayed by its name ●●○ · 8 minutes
@@ -1317,14 +1321,14 @@ check.words(page)
 # %% [markdown]
 # Number 6 is the kind that sounds right: of the tokens 15 % are selected, and 10 % *of those* become a random word. Number 13 is a formula
 # read wrongly. In SimCLR's equation i and k run over all 2B views, so k ≠ i leaves out the view itself. Copied to a formula where i is an
-# anchor and k a positive, the same sign leaves out the right answer, and the loss falls below 0 (09.2). A number that cannot be, such as
+# anchor and k a positive, the same sign leaves out the right answer, and the loss can fall below 0 (09.2). A number that cannot be, such as
 # a negative cross-entropy, is a test of prose, too.
 
 # %% [markdown]
 # ## 10. The last round
 #
-# A symptom proves a disease only if the healthy program does not have it. Here all symptoms are taken again, with the same random
-# numbers, from the course's repaired programs:
+# A symptom proves a disease only if the healthy program does not have it. Here all symptoms are taken again, with the same
+# seeds, from the course's repaired programs:
 
 # %%
 print(f"{'patient':>32}  {'sick':>10}  {'repaired':>10}")
@@ -1335,8 +1339,8 @@ for exercise, (name, symptom, program, is_healthy) in rounds.items():
 assert len(rounds) == 15
 
 # %% [markdown]
-# Look at the column of the sick ones: an exception or a NaN is the exception. Most of these programs run, return the right shape, and are
-# wrong by a few per cent, by a factor, or by nothing that a loss shows.
+# Look at the column of the sick ones: only two of the fifteen, 23.3 and 23.5, raised an exception here. The others ran, returned the right
+# shape, and were wrong by a few per cent, by a factor, or by nothing that a loss shows.
 
 # %% [markdown]
 # ## What to remember
@@ -1345,24 +1349,23 @@ assert len(rounds) == 15
 #   overfitted, a reference.
 # * **Padding, neighbours in the batch, and a second call must change nothing.** Every word and its place must change something.
 # * **No test finds everything.** Of thirty diseases most were seen by one test of nine only. Tests of shapes see almost none.
-# * **A mean needs its divisor named**: of tokens, of texts, of batches. Most bugs of losses are a mean over something else.
-# * **Defaults are decisions** of somebody else: `batch_first`, ReLU, 2048, `ignore_index`, `reduction="mean"`, the dtype of a random
-#   number.
+# * **A mean needs its divisor named**: of tokens, of texts, of batches. Most of the wrong losses here are a mean over something else.
+# * **Defaults are decisions** of somebody else: `batch_first`, ReLU, 2048, `reduction="mean"`, the dtype of a random number.
 # * **A repair is finished when the question is answered**, not when the symptom is gone. Catching, cutting, clamping, reseeding and
 #   normalising hide.
 # * **Prose has bugs, too**, and nothing runs it. Look up numbers, names and denominators.
 #
 # **What this scale cannot show.** The patients are small and have one disease each; in a real program several meet, and one can hide
-# another. We measured symptoms, not the harm that a bug does to a large model; for some of them the reporters found none. Bugs of many
+# another. We measured symptoms, not the harm that a bug does to a large model; in 23.8 the reporter found none. Bugs of many
 # devices, of mixed precision in training, and of data (duplicates, leaks, wrong labels) are hardly here: lessons 18 to 20 meet some.
 #
 # **What the field did since.** Libraries took over some of the questions. Hugging Face's trainer tells a loss how many items the whole
 # batch has, where the model accepts it ([transformers issue 37766](https://github.com/huggingface/transformers/issues/37766)), and
-# every model there runs through one common set of tests, `ModelTesterMixin`, to which a new test is added when a bug is found
+# nearly all models there run through one common set of tests, `ModelTesterMixin`, to which a test can be added when a bug is found
 # ([pull request 45079](https://github.com/huggingface/transformers/pull/45079) adds one for resized tables).
 #
 # **An open problem.** Which tests would be enough? Mutation testing, which this lesson did with thirty mutants, measures a battery by the
-# bugs that it survives. It cannot say anything about a bug that nobody thought of, and a network that learns around its bugs gives
+# mutants that survive it. It cannot say anything about a bug that nobody thought of, and a network that learns around its bugs gives
 # little away.
 
 # %% [markdown]
@@ -1388,8 +1391,8 @@ assert len(rounds) == 15
 #   [keras-hub issue 796](https://github.com/keras-team/keras-hub/issues/796); Kaiwen Zheng et al., *Masked Diffusion Models are
 #   Secretly Time-Agnostic Masked Models and Exploit Inaccurate Categorical Sampling*, 2024,
 #   [arXiv:2409.02908](https://arxiv.org/abs/2409.02908); vLLM's pull requests
-#   [37798](https://github.com/vllm-project/vllm/pull/37798), [41775](https://github.com/vllm-project/vllm/pull/41775) and
-#   [43150](https://github.com/vllm-project/vllm/pull/43150).
+#   [37798](https://github.com/vllm-project/vllm/pull/37798), [41775](https://github.com/vllm-project/vllm/pull/41775),
+#   [43150](https://github.com/vllm-project/vllm/pull/43150) and [45996](https://github.com/vllm-project/vllm/pull/45996).
 # * *Training*: [transformers issues 432](https://github.com/huggingface/transformers/issues/432) and
 #   [16908](https://github.com/huggingface/transformers/issues/16908);
 #   [PaddleNLP issue 5557](https://github.com/PaddlePaddle/PaddleNLP/issues/5557);
