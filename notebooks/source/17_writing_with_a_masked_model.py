@@ -657,16 +657,18 @@ for name, model in {"lesson 06": trained, "control": control, "tuned": tuned}.it
 gain, error = mean_and_error(bounds["control"] - bounds["tuned"])
 print(f"control - tuned: {gain:.3f} ± {error:.3f} nats, sentence by sentence")
 fine = {name: possible(sentences).mean().item() for name, sentences in samples.items()}
-assert max(bounds["tuned"].mean(), bounds["control"].mean()) < bounds["lesson 06"].mean()
+worse, error = mean_and_error(bounds["control"] - bounds["lesson 06"])
+assert bounds["tuned"].mean() < bounds["lesson 06"].mean() and worse < 2 * error  # the control: better, or as good
 assert min(fine["tuned"], fine["control"]) > fine["lesson 06"]
 assert abs(fine["tuned"] - fine["control"]) < 4 * math.sqrt(2 * 0.1 * 0.9 / 400)  # four standard errors
 
 # %% [markdown]
-# 300 more steps help. Whether those with the bound help more than 300 more at 50 % depends on the seed: by the bound's
-# own measure they are ahead at seed 0, and not at seed 3; by possible sentences the two cannot be told apart. So we
-# cannot say that practice with nearly empty sentences was what the model lacked: more training of either kind makes it
-# better by both measures. (Both kinds also write `[MASK]` for every chosen word, as the sampler does, and lesson 06 did
-# so for only 80 % of them; this may be part of the gain. It is one run of each; another seed is yours to try.)
+# 300 more steps help: after either kind more of the sentences are possible, and the bound is better, or (the control at
+# seed 4) as good as before. Whether those with the bound help more than 300 more at 50 % depends on the seed: by the
+# bound's own measure they are ahead at seed 0, and not at seed 3; by possible sentences the two cannot be told apart.
+# So we cannot say that practice with nearly empty sentences was what the model lacked. (Both kinds also write `[MASK]`
+# for every chosen word, as the sampler does, and lesson 06 did so for only 80 % of them; this may be part of the gain.
+# It is one run of each; another seed is yours to try.)
 
 # %% [markdown]
 # Look at its writing. In a running notebook, the view also shows how likely the likeliest word of each gap is; in the
