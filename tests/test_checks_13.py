@@ -1,26 +1,13 @@
 """Lesson 13: what its checks say of wrong answers that no named mistake fits, and further right answers."""
 
-import inspect
 import re
 
 import pytest
 import torch
-from exercises import ALL
+from exercises import ALL, edited
 
 from nextbert_lite.checks import lesson_13
 from nextbert_lite.checks.core import CheckFailed
-
-
-def answer_13(name, changes):
-    """Return another right answer of lesson 13 with pieces exchanged."""
-    code = inspect.getsource(getattr(lesson_13, name))
-    for old, new in changes:
-        assert code.count(old) == 1, old
-        code = code.replace(old, new)
-    names = dict(vars(lesson_13))
-    exec(code, names)
-    return names[name]
-
 
 LOOP_13, LORA_13 = ("13.2", "by_epochs"), ("13.3", "WithProducts")
 
@@ -221,7 +208,7 @@ ANSWERS_13 = [
 )
 def test_lesson_13_says_what_is_wrong_where_no_mistake_fits(number, name, words, changes):
     with pytest.raises(CheckFailed, match=re.escape(words)):
-        ALL[number](answer_13(name, changes))
+        ALL[number](edited(getattr(lesson_13, name), *changes))
     assert torch.is_grad_enabled()
 
 

@@ -1,13 +1,12 @@
 """Lesson 16: what its checks say of wrong answers that no named mistake fits, and further right answers."""
 
-import inspect
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from exercises import ALL
+from exercises import ALL, edited
 
 from nextbert_lite.checks import lesson_16
 from nextbert_lite.checks.core import CheckFailed
@@ -163,19 +162,14 @@ def test_a_small_constant_within_the_logarithms_of_lesson_16_is_right(capsys):
     assert "✓ 16.3 is right" in capsys.readouterr().out
 
 
-def attention_16(old, new):
-    """Return lesson 16's attention with one piece of its code changed."""
-    names = {"torch": torch, "nn": torch.nn, "math": lesson_16.math}
-    code = inspect.getsource(lesson_16.DisentangledAttention)
-    assert code.count(old) >= 1
-    exec(code.replace(old, new), names)
-    return names["DisentangledAttention"]
-
-
 ATTENTIONS_16 = {
     "the mask turned, with −∞": ("fill(~mask", "fill(mask", "the mask: the mask is the wrong way round"),
     "a cast": ("scores = (q", "scores = (q.float().double()", "the mask: the result is right to seven digits only"),
-    "no biases": ("nn.Linear(C, C)", "nn.Linear(C, C, bias=False)", "lacks place_key.bias, .*leave out `bias=False`"),
+    "no biases": (
+        "nn.Linear(C, C), nn.Linear(C, C)\n        self.out = nn.Linear(C, C)",
+        "(nn.Linear(C, C, bias=False) for _ in range(2))\n        self.out = nn.Linear(C, C, bias=False)",
+        "lacks place_key.bias, .*leave out `bias=False`",
+    ),
     "weights of all heads": (
         "C)), weights",
         "C)), weights.mean(1)",
@@ -191,4 +185,4 @@ ATTENTIONS_16 = {
 )
 def test_lesson_16_says_what_is_wrong_with_an_attention(old, new, words):
     with pytest.raises(CheckFailed, match=f"^16.4: stage . of 8, .*{words}"):
-        ALL["16.4"](attention_16(old, new))
+        ALL["16.4"](edited(lesson_16.DisentangledAttention, (old, new)))

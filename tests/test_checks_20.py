@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 import torch.nn.functional as F
-from exercises import ALL
+from exercises import ALL, edited, replaced
 
 from nextbert_lite.checks import core, lesson_20
 from nextbert_lite.checks.core import CheckFailed, Fault
@@ -152,10 +152,7 @@ def on_the_first_rank(grad, own, dist):
 
 def edited_20(old, new):
     """The course's parallel_backward, with a place of its text replaced."""
-    code, names = inspect.getsource(lesson_20.parallel_backward), dict(vars(lesson_20))
-    assert code.count(old) == 1
-    exec(code.replace(old, new), names)
-    return names["parallel_backward"]
+    return edited(lesson_20.parallel_backward, (old, new))
 
 
 def loss_in_turn(model, parts, dist):
@@ -404,10 +401,7 @@ class AllGradients(torch.autograd.Function):
 
 def function_20(edit, apply="Rows.apply(rows, dist)"):
     """A gather_rows by a class, with places of its text replaced."""
-    code = inspect.getsource(lesson_20._Gather).replace("_Gather", "Rows")
-    for old, new in edit.items():
-        assert code.count(old) == 1
-        code = code.replace(old, new)
+    code = replaced(inspect.getsource(lesson_20._Gather).replace("_Gather", "Rows"), *edit.items())
     names = dict(vars(lesson_20))
     exec(f"{code}\ndef gather_rows(rows, dist):\n    return {apply}", names)
     return names["gather_rows"]

@@ -1,12 +1,7 @@
 """Lesson 24: what its checks say of wrong answers that no named mistake fits, and further right answers."""
 
-import copy
-import inspect
-from pathlib import Path
-
 import pytest
-import torch
-from exercises import ALL
+from exercises import ALL, edited
 
 from nextbert_lite.checks import lesson_24
 from nextbert_lite.checks.core import CheckFailed
@@ -39,15 +34,6 @@ def test_eight_squares_a_layer_are_told_both_ways_to_count_them(guess):
         ALL["24.3"](guess)
 
 
-def parity_24(old, new):
-    """Return another right answer of 24.1 with a piece exchanged."""
-    code = inspect.getsource(lesson_24.by_backward)
-    assert code.count(old) == 1
-    names = {"torch": torch, "copy": copy}
-    exec(code.replace(old, new), names)
-    return names["by_backward"]
-
-
 PARITY_24 = {
     "one number for all": (
         ("(2 * torch.rand(size, generator=generator, dtype=torch.float64) - 1)", "torch.ones(size).double()"),
@@ -68,16 +54,7 @@ PARITY_24 = {
 @pytest.mark.parametrize("change, words", PARITY_24.values(), ids=[f"lesson24.1-{name}" for name in PARITY_24])
 def test_lesson_24_says_what_is_wrong_with_a_parity_test(change, words):
     with pytest.raises(CheckFailed, match=f"^24.1: {words}"):
-        ALL["24.1"](parity_24(*change))
-
-
-def resumable_24(old, new):
-    """Return another right answer of 24.4 with a piece exchanged."""
-    code = inspect.getsource(lesson_24.with_a_scheduler)
-    assert code.count(old) == 1
-    names = {"torch": torch, "nn": torch.nn, "Path": Path, "linear_schedule": lesson_24.linear_schedule}
-    exec(code.replace(old, new), names)
-    return names["with_a_scheduler"]
+        ALL["24.1"](edited(lesson_24.by_backward, change))
 
 
 RESUMABLE_24 = {
@@ -98,4 +75,4 @@ RESUMABLE_24 = {
 def test_lesson_24_says_what_is_wrong_with_a_resumable_run(change, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckFailed, match=f"^24.4: {words}"):
-        ALL["24.4"](resumable_24(*change))
+        ALL["24.4"](edited(lesson_24.with_a_scheduler, change))

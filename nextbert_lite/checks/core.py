@@ -87,10 +87,11 @@ class Exercise:
         if not any(faults):
             other = None if self.also is None else self.also(torch.Generator().manual_seed(SEEDS[0]))
             if other is not None:
-                fault = difference(self.run(answer, other), self.run(self.right, other))
+                outcome = self.run(answer, other)
+                fault = difference(outcome, self.run(self.right, other))
                 if fault:
                     for mistake in self.mistakes:  # one that is right on the first inputs, as the answer is
-                        if same(self.run(answer, other), self.run(mistake.wrong, other)) and all(
+                        if same(outcome, self.run(mistake.wrong, other)) and all(
                             same(self.run(mistake.wrong, case), self.run(self.right, case)) for case in cases
                         ):
                             raise CheckFailed(f"{self.id}: {mistake.message}")
