@@ -124,6 +124,17 @@ def ranks(pairs, scores):
     return reciprocal_ranks(scores, torch.arange(len(pairs)))
 
 
+def by_vectors(parts, sides):
+    """Return an encoder's reciprocal ranks in each pool."""
+    vectors = {pool: [embed(side, parts, long="windows") for side in two] for pool, two in sides.items()}
+    return {pool: ranks(a, a @ b.T) for pool, (a, b) in vectors.items()}
+
+
+def mrr_of(found):
+    """Return the columns of the pools' MRR."""
+    return {f"mrr_{pool}": values.mean().item() for pool, values in found.items()}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
@@ -134,22 +145,19 @@ def main():
     pools = {"validation": docs.pairs("validation"), "test": docs.pairs("test")[:500]}
     sides = {pool: [list(side) for side in zip(*pairs, strict=True)] for pool, pairs in pools.items()}
     first, rows = None, []
-    lexical = {pool: ranks(asked, Bm25(texts).scores(asked)) for pool, (asked, texts) in sides.items()}
-    rows.append(
-        {"run": "BM25, tuned", "steps": 0, "seconds": 0} | {f"mrr_{p}": r.mean().item() for p, r in lexical.items()}
-    )
-    for name in dict.fromkeys([SHIPPED, "as it is", *arguments.only]):
-        if name == SHIPPED:
-            (model, tokenizer), steps, seconds = checkpoints.load(SHIPPED), 0, 0
-        else:
-            model, tokenizer, steps, seconds = trained(docs, further, arguments.minutes, **RUNS[name])
-        row, found = {"run": name, "steps": steps, "seconds": round(seconds)}, {}
-        for pool, (asked, texts) in sides.items():
-            a, b = (embed(side, (model, tokenizer), long="windows") for side in (asked, texts))
-            found[pool] = ranks(asked, a @ b.T)
-            row[f"mrr_{pool}"] = found[pool].mean().item()
-        first = found if name == "as it is" else first
-        for pool in pools if first else ():
+    found_by = {
+        "BM25, tuned": {pool: ranks(asked, Bm25(texts).scores(asked)) for pool, (asked, texts) in sides.items()}
+    }
+    found_by[SHIPPED] = by_vectors(checkpoints.load(SHIPPED), sides)
+    for name, found in found_by.items():
+        rows.append({"run": name, "steps": 0, "seconds": 0} | mrr_of(found))
+        print(rows[-1], flush=True)
+    for name in dict.fromkeys(["as it is", *arguments.only]):
+        model, tokenizer, steps, seconds = trained(docs, further, arguments.minutes, **RUNS[name])
+        found = by_vectors((model, tokenizer), sides)
+        row = {"run": name, "steps": steps, "seconds": round(seconds)} | mrr_of(found)
+        first = first or found
+        for pool in pools:
             row |= dict(
                 zip(
                     (f"gain_{pool}", f"low_{pool}", f"high_{pool}"),
@@ -160,8 +168,7 @@ def main():
         rows.append(row)
         print(row, flush=True)
         command = f"python tools/encoder_ladder.py --minutes {arguments.minutes:g}"
-        columns = dict.fromkeys(max(rows, key=len))
-        write("12_ladder", [columns | one for one in rows], command)  # after each run: they take long
+        write("12_ladder", [dict.fromkeys(row) | one for one in rows], command)  # after each run: they take long
 
 
 if __name__ == "__main__":
