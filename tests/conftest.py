@@ -20,6 +20,23 @@ def pytest_xdist_make_scheduler(config, log):
     return ByLesson(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
+def pytest_collection_modifyitems(items):
+    """Let a file's tests of one exercise follow one another: what its build has computed then serves all of them."""
+    first = {}
+
+    def place(numbered):
+        number, item = numbered
+        exercise = exercise_of(item)
+        return number if exercise is None else first.setdefault((item.path, id(exercise)), number)
+
+    items[:] = [item for _, item in sorted(enumerate(items), key=place)]
+
+
+def exercise_of(item):
+    """Return the exercise that a test is given, if it is given one."""
+    return getattr(getattr(item, "callspec", None), "params", {}).get("exercise")
+
+
 @pytest.fixture(scope="session")
 def docs():
     """The documentation corpus of this machine."""
@@ -39,7 +56,7 @@ def world():
 @pytest.fixture(autouse=True)
 def computed(request):
     """Keep what a build has computed only while its tests follow one another: that of all lessons takes gigabytes."""
-    exercise = getattr(getattr(request.node, "callspec", None), "params", {}).get("exercise")
+    exercise = exercise_of(request.node)
     if exercise is not None and exercise is not request.session.__dict__.setdefault("exercise", exercise):
         from nextbert_lite.checks import core
 

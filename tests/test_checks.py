@@ -144,7 +144,7 @@ def add_in_place(x):
         pytest.param(lambda x: [2 * x, x], "yours is a list of 2", id="lesson99.1-a list"),
         pytest.param(lambda x: x.missing, "raised AttributeError", id="lesson99.1-an error"),
         pytest.param(lambda x: print(end=""), "is a `return` missing", id="lesson99.1-no return"),
-        pytest.param(add_in_place, "changes its argument number 1 in place", id="lesson99.1-in place"),
+        pytest.param(add_in_place, "changes `x` in place", id="lesson99.1-in place"),
         pytest.param(7, "expects your function itself", id="lesson99.1-no function"),
     ],
 )
@@ -228,11 +228,11 @@ def centres_the_callers_tensor(x, gain, bias, eps):
 @pytest.mark.parametrize(
     "id_, answer, words",
     [
-        ("01.4", pads_the_callers_lists, "argument number 1 in place: .* their list changed"),
-        ("04.1", centres_the_callers_tensor, "argument number 1 in place: .* their tensor changed"),
-        ("06.5", zeroes_the_callers_features, r"argument number 1 in place: .* their tensor changed.*`x.clone\(\)`"),
-        ("10.4", cuts_the_callers_list, "argument number 1 in place: .* their list changed"),
-        ("14.3", adds_the_type_to_the_callers_table, "argument number 2 in place: .* their tensor changed"),
+        ("01.4", pads_the_callers_lists, "`sequences` in place: .* their list changed"),
+        ("04.1", centres_the_callers_tensor, "`x` in place: .* their tensor changed"),
+        ("06.5", zeroes_the_callers_features, r"`joined` in place: .* their tensor changed.*`x.clone\(\)`"),
+        ("10.4", cuts_the_callers_list, "`ids` in place: .* their list changed"),
+        ("14.3", adds_the_type_to_the_callers_table, "`tokens` in place: .* their tensor changed"),
     ],
     ids=lambda value: f"lesson{value}" if isinstance(value, str) and value[:2].isdigit() else "",
 )
@@ -407,7 +407,7 @@ NOT_QUITE = {
         variant(forward=lambda self, x: self.factor * self.inner(x) + (torch.arange(x.shape[1]) == 1)),
         "stage 1 of 3, values: 66.67 % of the values agree: the largest difference is 1",
     ),
-    "in place": (variant(forward=adds_to_its_argument), "values: argument number 1 is changed in place"),
+    "in place": (variant(forward=adds_to_its_argument), "values: `x` is changed in place"),
     "another name": (variant(__init__=with_another_name), "lacks inner.weight, inner.bias and has also linear.weight"),
     "another shape": (variant(__init__=with_another_shape), r"inner.weight has the shape \(4, 3\); expected \(3, 3\)"),
     "an error": (variant(forward=lambda self, x: self.gone(x)), "values: your code raised AttributeError"),
@@ -730,6 +730,7 @@ def exchanged_again(which):
 
 
 DESCRIBED = {
+    "lesson01.6-a layer": ("01.6", torch.nn.Embedding, "you return a layer. The check asks for the table"),
     "lesson03.5-reshaped in, transposed back": (
         "03.5",
         lambda m, x: lesson_03.through(m, x.reshape(x.shape[1], len(x), -1)).transpose(0, 1),
@@ -858,7 +859,7 @@ DESCRIBED = {
     "lesson08.4-the last token changed": (
         "08.4",
         counting(left=changes_the_last_token),
-        "never seen: argument number 1 is changed in place",
+        "never seen: `before` is changed in place",
     ),
     "lesson08.4-an empty text": (
         "08.4",

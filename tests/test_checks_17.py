@@ -54,7 +54,7 @@ def joint_in_a_table(model, ids, first, second):
 
 @pytest.mark.parametrize("answer", [pytest.param(joint_in_a_table, id="lesson17.4-in place")])
 def test_a_text_that_is_changed_in_place_is_named_in_float32_too(answer):
-    with pytest.raises(CheckFailed, match="the result is right, but your function changes its argument number 2"):
+    with pytest.raises(CheckFailed, match="the result is right, but your function changes `ids`"):
         ALL["17.4"](answer)
 
 

@@ -16,6 +16,7 @@ import contextlib
 import copy
 import dis
 import importlib
+import inspect
 import io
 import numbers
 import os
@@ -113,7 +114,7 @@ class Exercise:
                     )
                 kind, new = IN_PLACE.get(type(value), IN_PLACE[Tensor])
                 raise CheckFailed(
-                    f"{self.id}: the result is right, but your function changes its argument number {number + 1} in "
+                    f"{self.id}: the result is right, but your function changes {parameter(answer, number)} in "
                     f"place: whoever called it finds their {kind} changed. Work on a new {kind}: {new}"
                 )
             print(f"✓ {self.id} is right. {self.praise}")
@@ -303,12 +304,12 @@ def mine(exercise_id: str, answer: Any) -> Any:
 
 
 def untouched(function: Callable, *arguments: Any, names: tuple[str, ...] = ()) -> Any:
-    """Return function(*arguments); Fault if it changed one of them in place, with its name if `names` are given."""
+    """Return function(*arguments); Fault if it changed one of them in place, by its name in `names` or its own."""
     before = copy.deepcopy(arguments)
     result = function(*arguments)
     changed = first_changed(before, arguments)
     if changed is not None:
-        which = f"`{names[changed]}`" if names else f"argument number {changed + 1}"
+        which = f"`{names[changed]}`" if names else parameter(function, changed)
         raise Fault(f"{which} is changed in place: whoever called it finds theirs changed.")
     return result
 
@@ -475,6 +476,16 @@ def first_changed(before: tuple, after: tuple) -> int | None:
     """Return the number of the first argument that no longer holds what its copy holds, from 0; None if all do."""
     pairs = enumerate(zip(before, after, strict=True))
     return next((number for number, (old, new) in pairs if not unchanged(old, new)), None)
+
+
+def parameter(function: Callable, number: int) -> str:
+    """Return what the function calls its argument of that number, from 0, in backticks; without a name, its number."""
+    try:
+        parameters = list(inspect.signature(getattr(function, "forward", function)).parameters.values())
+    except (TypeError, ValueError):  # it has no signature
+        parameters = []
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return f"`{named[number]}`" if number < len(named) else f"argument number {number + 1}"
 
 
 def unchanged(old: Any, new: Any) -> bool:

@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import pairwise
 
 import torch
+from torch import nn
 
 from nextbert_lite.checks.core import (
     Build,
@@ -444,7 +445,7 @@ learning = Build(
         Mistake(
             "the words consumed",
             consumed,
-            "argument number 1 is changed in place: whoever called it finds theirs changed.",
+            "`words` is changed in place: whoever called it finds theirs changed.",
             "counts or spellings kept in the caller's dict",
         ),
         Mistake(
@@ -752,7 +753,7 @@ encoding = Build(
         Mistake(
             "the merges consumed",
             emptied,
-            "argument number 2 is changed in place: whoever called it finds theirs changed.",
+            "`merges` is changed in place: whoever called it finds theirs changed.",
             "merges.pop(0) in a while loop",
         ),
         Mistake(
@@ -1153,6 +1154,13 @@ sinusoids = Exercise(
     other_ways=(sinusoids_by_loops,),
 )
 
+def about_the_layer(answer, case):
+    """Say that a layer was returned in place of the table that it holds."""
+    if isinstance(answer(*case), nn.Module):
+        return "you return a layer. The check asks for the table that such a layer holds: zeros of its weight's shape."
+    return None
+
+
 position_table = Exercise(
     id="01.6",
     right=lambda max_len, C: torch.zeros(max_len, C),
@@ -1198,5 +1206,6 @@ position_table = Exercise(
     ),
     hints=("How many different positions can a token have? How wide is the vector it is added to?",),
     praise="max_len rows, C columns: and a text longer than max_len is refused with a sentence.",
+    about=about_the_layer,
     other_ways=(lambda max_len, C: torch.stack([torch.zeros(C)] * max_len),),
 )

@@ -697,7 +697,7 @@ MASKING_MISTAKES = (
     Mistake(
         "ids changed in place",
         in_place,
-        "argument number 1 is changed in place: whoever called it finds theirs changed. The text is lost, and the "
+        "`ids` is changed in place: whoever called it finds theirs changed. The text is lost, and the "
         "next epoch would corrupt what is corrupt already. `masked_fill` (without `_`) and `torch.where` make new "
         "tensors.",
         "the `inputs[indices_replaced] = …` of Hugging Face's collator, which works on a copy",

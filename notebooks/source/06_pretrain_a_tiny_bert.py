@@ -909,10 +909,10 @@ assert at_end["agreement"] >= 0.95 and at_end["topic"] > 0.98
 #
 # Order these four predictors by their floors, the lowest first:
 #
-# * `both`: sees all words, and so the length of the sentence;
-# * `left`: sees the words to the left and is told the length;
 # * `left, no length`: sees the words to the left, no more;
-# * `frequencies`: sees nothing, and knows how frequent each word is.
+# * `frequencies`: sees nothing, and knows how frequent each word is;
+# * `left`: sees the words to the left and is told the length;
+# * `both`: sees all words, and so the length of the sentence.
 #
 # Write the four names as a tuple. You need no measurement for this: think about who knows what.
 

@@ -973,7 +973,7 @@ assert pulls["dropout 0"] < 1e-9 and min(pulls[k] for k in pulls if k != "dropou
 #
 # * Put the model into training mode and leave it there; it may come in eval mode.
 # * The loss finds the second view of each text among the second views of all texts, by lesson 09's loss with the model's
-#   temperature. Both views learn. `model.loss` does most of this.
+#   temperature; a model with `symmetric=True` searches the other way too. Both views learn. `model.loss` does all of this.
 # * A text that comes twice in the batch (all its ids are equal) must not count as a negative of its copy.
 # * Gradients of earlier steps must not count. Clip the gradient of all parameters at the norm 1, then let the optimizer make its
 #   step. The learning rate is the caller's business.
