@@ -1154,6 +1154,7 @@ sinusoids = Exercise(
     other_ways=(sinusoids_by_loops,),
 )
 
+
 def about_the_layer(answer, case):
     """Say that a layer was returned in place of the table that it holds."""
     if isinstance(answer(*case), nn.Module):
