@@ -1,7 +1,7 @@
 """The lessons themselves: built from their sources, executed, honest, and usable as a blank copy."""
 
 import ast
-import importlib.util
+import importlib
 import inspect
 import json
 import os
@@ -38,9 +38,8 @@ from nextbert_lite.course.workspace import read_notebook as read
 from nextbert_lite.use import rerank
 
 ROOT = Path(__file__).resolve().parent.parent
-spec = importlib.util.spec_from_file_location("notebooks_tool", ROOT / "tools" / "notebooks.py")
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
+sys.path.append(str(ROOT / "tools"))  # its programs import one another
+tool, results = (importlib.import_module(name) for name in ("notebooks", "results"))
 
 SOURCES = sorted((ROOT / "notebooks" / "source").glob("*.py"))
 LESSONS = [pytest.param(ROOT / "notebooks" / f"{source.stem}.ipynb", id=f"lesson{source.stem}") for source in SOURCES]
@@ -197,6 +196,30 @@ def test_what_nbval_compares_is_text_alone_and_the_same_on_every_machine(path):
             shown = {kind for output in cell["outputs"] for kind in output.get("data", {})}
             assert printed(cell) and shown <= {"text/plain"}, text_of(cell["source"])
             assert not varying(printed(cell)), printed(cell)
+
+
+TWO_TABLES = """
+# %% tags=["parameters"]
+seed = 0
+every_row = False
+
+# %%
+results_first = [{"n": n} for n in range(100 if every_row else 1)]
+most = len(results_first)
+
+# %%
+results_second = [{"seed": seed, "n": n, "most": most} for n in range(3 if every_row else 1)]
+"""
+
+
+def test_a_table_is_made_with_all_its_rows_and_with_what_the_cells_of_other_tables_define(monkeypatch, tmp_path):
+    source = tmp_path / "notebooks" / "source"
+    source.mkdir(parents=True)
+    (source / "98_two_tables.py").write_text(TWO_TABLES, encoding="utf-8")
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    assert results.rows_of("98_second", 4) == [{"seed": 4, "n": n, "most": 1} for n in range(3)]
+    with pytest.raises(SystemExit, match="no cell that fills `results_third`"):
+        results.rows_of("98_third", 4)
 
 
 def test_times_addresses_and_paths_are_seen_to_vary():

@@ -2,8 +2,8 @@
 
     python tools/results.py 03_heads --seeds 0 1 2
 
-Runs the lesson's cells once for each seed with all rows (`seed` and `every_row` of its cell of parameters), and
-collects the variable `results_WORD` of NAME = NN_WORD, a list of rows.
+Runs the lesson's cells once for each seed with all rows of this table (`seed` and `every_row` of its cell of
+parameters), and collects the variable `results_WORD` of NAME = NN_WORD, a list of rows.
 """
 
 import argparse
@@ -16,9 +16,6 @@ import platform
 import sys
 from pathlib import Path
 
-os.environ.setdefault("MPLBACKEND", "Agg")
-os.environ.setdefault("TQDM_DISABLE", "1")
-
 import jupytext
 import torch
 
@@ -28,19 +25,22 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def rows_of(name, seed):
-    """Run a lesson with this seed up to its cell that fills the table's variable, and return that list of rows."""
+    """Run a lesson with this seed up to its cell that fills the table's variable, and return that list of rows.
+
+    The cells of other tables make the lesson's few rows of theirs: what they define may be needed.
+    """
     lesson, word = name.split("_", 1)
-    names = {"__name__": "__main__"}
+    variable, names = f"results_{word}", {"__name__": "__main__"}
     (source,) = (ROOT / "notebooks" / "source").glob(f"{lesson}_*.py")
+    cells = with_parameters(jupytext.read(source, fmt="py:percent"), seed=seed, every_row=True).cells
     with contextlib.redirect_stdout(io.StringIO()):
-        lesson = with_parameters(jupytext.read(source, fmt="py:percent"), seed=seed, every_row=True)
-        for cell in lesson.cells:
-            other_table = "results_" in cell.source and f"results_{word}" not in cell.source
-            if cell.cell_type == "code" and not other_table:
-                exec(compile(cell.source, source.name, "exec"), names)
-                if f"results_{word}" in names:
-                    return names[f"results_{word}"]
-    raise SystemExit(f"{source.name} has no cell that fills `results_{word}`.")
+        for code in (cell.source for cell in cells if cell.cell_type == "code"):
+            if "every_row" in names:
+                names["every_row"] = variable in code or "results_" not in code
+            exec(compile(code, source.name, "exec"), names)
+            if variable in names:
+                return names[variable]
+    raise SystemExit(f"{source.name} has no cell that fills `{variable}`.")
 
 
 def main():
@@ -48,6 +48,8 @@ def main():
     parser.add_argument("name", help="the table, such as 03_heads: a lesson's number and a word")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     rows = [row for seed in arguments.seeds for row in rows_of(arguments.name, seed)]
     seeds = " ".join(map(str, arguments.seeds))
     write(arguments.name, rows, f"python tools/results.py {arguments.name} --seeds {seeds}")
