@@ -4,8 +4,9 @@
     python tools/notebooks.py table            renews the course table and the picture of README.md
     python tools/notebooks.py new 18 "Title"   makes a lesson that works, and its checks, to be filled with your own
 
-A second build changes no byte. `--times` also measures each lesson and stores the seconds in notebooks/times.json.
-A changed header also builds lesson 00, whose map of the course is drawn from the notebooks' headers.
+A second build changes no byte, except in cells tagged `times`, which show how fast the machine is. `--times` also
+measures each lesson and stores the seconds in notebooks/times.json. A changed header also builds lesson 00, whose
+map of the course is drawn from the notebooks' headers.
 """
 
 import argparse
@@ -39,6 +40,7 @@ LANGUAGE = {  # what `jupyter nbconvert --to script` needs; no version, which di
     "nbconvert_exporter": "python",
 }
 FOLDED = "hide-input"  # the tag of a cell whose code JupyterLab and the book fold away
+TIMED = "times"  # the tag of a cell that shows how fast this machine is: its output differs from run to run
 PARAMETERS = "parameters"  # the tag of the cell of values that the tests and tables set
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 

@@ -1127,7 +1127,7 @@ check.times_more_scores(times_more_scores)
 # the mask is faster than no mask.
 
 
-# %%
+# %% tags=["times"]
 import time
 
 
@@ -1162,7 +1162,7 @@ assert times[-1, 1] > 2 * times[-1, 2]
 # %% [markdown]
 # Both axes are logarithmic, so growth with T² is a line twice as steep as growth with T:
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "times"]
 fig, ax = plots.figure()
 for column, (name, style) in enumerate((("global", "o-"), ("masked", "s--"), ("blocks", "^-"))):
     ax.plot(sizes, times[:, column], style, markersize=5, label=name)

@@ -450,7 +450,7 @@ assert abs((least + one_layer - x.nbytes) / all_kept - (config.layers + 15) / (1
 # takes to start them.)
 
 
-# %%
+# %% tags=["times"]
 def best_times(runs, rounds=15):
     """Run each in turn; return the fewest processor seconds of each: what the machine can do when little disturbs it."""
     best = dict.fromkeys(runs, float("inf"))
@@ -479,7 +479,7 @@ print(f"so {ridge:.1f} operations must be made with each byte, or the memory is 
 # writes all but the gradient.) One part is no part of a layer but a control: a change of sign, which reads and writes exactly what the
 # softmax does, and makes one operation with each number.
 
-# %%
+# %% tags=["times"]
 B, T, C, H = 16, 128, config.width, config.heads
 n, Fw = B * T, config.ffn_width
 x, y, wide, scores = (torch.randn(*s) for s in ((n, C), (n, C), (n, Fw), (B * H, T, T)))
@@ -519,7 +519,7 @@ assert took["softmax"] > 1.2 * took["change of sign"]
 # operation for a processor, and the sum over a row must be complete before the first quotient. The roof of the softmax is not
 # that of matrix products.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "times"]
 fig, ax = plots.figure(size=(7.6, 4.0))
 line = [10 ** (e / 20) for e in range(-30, 56)]
 ax.plot(line, [min(peak, i * bandwidth) / 1e9 for i in line], color=plots.GREY, label="roof: what this machine reaches")
@@ -723,7 +723,7 @@ print(f"tokens {8 * 8192 / sum(mixed):.1f} times")
 # and memory bandwidth from us.)
 
 
-# %%
+# %% tags=["times"]
 def in_turn(runs, rounds, warm_up=True):
     """Run each in turn, A B C C B A …; return the processor seconds of each, one number a round."""
     seconds = {name: [] for name in runs}
@@ -902,7 +902,7 @@ for name, run in runs.items():
 # them a little. The formula says how many *operations* each step has.
 # Write down the step from which you expect the largest gain in *time*.
 
-# %%
+# %% tags=["times"]
 rounds = in_turn(runs, rounds=3, warm_up=False)  # each has run once already
 
 
@@ -941,7 +941,7 @@ assert gains["unpadding"] > 1.2 and made["unpadding"] < 0.7 * made["textbook"]
 # In the picture, a thick black mark shows where its number of operations alone would put a step, and a thin line goes from the
 # smallest to the largest of the three rounds:
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "times"]
 fig, ax = plots.figure(size=(7.6, 3.4))
 for y, name in enumerate(LADDER):
     colour = {"bfloat16": plots.ORANGE, "unpadding, unsorted": plots.SKY}.get(name, plots.BLUE)
@@ -974,7 +974,7 @@ plots.show(
 # floating-point operations.) *Hardware* FLOPs utilization counts every operation that is made. **Model FLOPs utilization**, MFU (Chowdhery et al. 2022), counts only those
 # that the model needs:
 
-# %%
+# %% tags=["times"]
 peak_now = 2 * 1024**3 / best_times(MACHINE)["peak"]
 needed = made["unpadding"]  # what the model needs for these texts, however a step computes it
 utilization = {}
@@ -997,7 +997,7 @@ assert utilization["textbook"] < utilization["unpadding"]
 # 16-bit or 8-bit numbers, others convert to float32 and back, and lose. So measure:
 
 
-# %%
+# %% tags=["times"]
 def bits(number):
     """Return sign, exponent and digits of a float32 as it is stored."""
     (whole,) = torch.tensor([number]).view(torch.int32).tolist()
@@ -1375,7 +1375,7 @@ assert min(distilled["mrr_with_teachers_index"]) > max(pairs["mrr_mapped"]) + 0.
 #
 # And how much faster is it? The formula first, then the clock:
 
-# %%
+# %% tags=["times"]
 student = new_student(Distilled).eval()
 of_parameters = sum(p.numel() for p in student.parameters()) / sum(p.numel() for p in teacher.parameters())
 of_operations = step_profile(small, [64], 0)["forward"] / step_profile(teacher.encoder.config, [64], 0)["forward"]
@@ -1390,7 +1390,7 @@ assert speed > 1.3
 # %% [markdown]
 # Quality against speed:
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "times"]
 fig, ax = plots.figure(size=(7.0, 3.6))
 ax.plot([1], [best], "D", color="black", label="teacher", ms=8)
 KINDS_OF_STUDENT = (

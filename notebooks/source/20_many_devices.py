@@ -822,7 +822,7 @@ for n in (2, 4, 8, 16):
 # Now your own machine. Two processes, float32, from 4 kilobytes to 64 megabytes. The formula is about an undisturbed line, and your
 # machine has other things to do, so we take the *shortest* of several times. In the same processes your gather has its proof, too.
 
-# %%
+# %% tags=["times"]
 kilobytes = [4, 64, 1024, 16 * 1024, 64 * 1024]
 
 
@@ -856,7 +856,7 @@ for size, t in zip(kilobytes, took, strict=True):
 print(f"bandwidth {bandwidth / 1e9:.2f} GB a second, latency {1e6 * latency:.0f} µs")
 assert max(float((g - target).norm()) for _, g in timed) < 1e-10 and took[-1] > 5 * took[0]
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "times"]
 fig, ax = plots.figure(size=(6.6, 3.2))
 ax.plot(kilobytes, [1e3 * t for t in took], "o", color=plots.BLUE, label="measured, two processes")
 line = [1e3 * (1024 * size / bandwidth + 2 * latency) for size in kilobytes]

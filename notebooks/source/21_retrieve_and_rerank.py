@@ -668,7 +668,7 @@ assert len(up) > len(down) and up.mean() < -down.mean()
 #
 # One question, on your machine, in milliseconds. (Times differ from run to run.)
 
-# %%
+# %% tags=["times"]
 searcher = Bm25(bodies)
 
 
@@ -695,7 +695,7 @@ assert cost["20 hits read again"] > 2 * cost["the question's vector"]
 # %% [markdown]
 # Quality and price side by side. Is it worth it?
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "times"]
 fig, axes = plots.figure(1, 2, size=(9.5, 3.2))
 depths = [0, 5, 10, 20]
 values = [column["fusion"].mean(), *(column[f"reranked_{k}"].mean() for k in depths[1:])]
@@ -825,7 +825,7 @@ assert late_mrr["its table, no context"] < late_mrr["a random table"] + 0.02
 #
 # And mixed with BM25, in place of the single vector? A weight that is good for one need not be good for the other, so here are several:
 
-# %%
+# %% tags=["times"]
 WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.6)
 print(f"{'BM25’s weight':>22}  " + "  ".join(f"{w:5.1f}" for w in WEIGHTS))
 best_of = {}
