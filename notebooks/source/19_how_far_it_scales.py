@@ -846,7 +846,7 @@ for lr in RATES[:4]:  # wider is better in µP, at each rate up to the best
 #
 # What have we shown? `mup` differs from `standard` in four things at once. The control is one line of output further up: the standard scheme with *all*
 # its rates multiplied by base / C. It does nearly as well as µP, to within a few hundredths. So what our runs show is the 1/C; the rest of
-# the table they cannot tell from it. (Two seeds. All runs end near the plateau, so the *gain* from width is small, in both schemes. What moves is the rate.)
+# the table they cannot tell from it. (Three seeds. All runs end near the plateau, so the *gain* from width is small, in both schemes. What moves is the rate.)
 
 # %% [markdown]
 # ## 6. The same tokens, worse data
