@@ -52,10 +52,22 @@ def named_by_its_message(exercise, mistake):
     return said == f"{exercise.id}: {mistake.message}"
 
 
+def run_once(run):
+    """Return a `Build.run` that computes nothing twice: here the answer is one of the mistakes itself."""
+
+    def kept(build, stage, answer, seed):
+        if (stage, answer, seed) not in core._known:
+            core._known[stage, answer, seed] = run(build, stage, answer, seed)
+        return core._known[stage, answer, seed]
+
+    return kept
+
+
 @pytest.mark.parametrize("exercise, mistake", MISTAKES)
 def test_each_mistake_gets_its_own_message(exercise, mistake, monkeypatch):
     assert named_by_its_message(exercise, mistake)
     monkeypatch.setattr(core, "SEEDS", OTHER_SEEDS)
+    monkeypatch.setattr(Build, "run", run_once(Build.run))
     assert named_by_its_message(exercise, mistake), "only with the seeds of the check"
 
 
