@@ -115,11 +115,9 @@ class Taught:
 class Student(SentenceEncoder):
     """A sentence encoder that learns the right answers and how sure its teacher is of each other one."""
 
-    def loss(self, ids, mask, positive_ids, positive_mask, same, rows=None, cosines=None):
+    def loss(self, ids, mask, positive_ids, positive_mask, same, rows, cosines):
         anchors, positives = self.encode(ids, mask), self.encode(positive_ids, positive_mask)
         right = info_nce_loss(anchors, positives, self.temperature, self.symmetric, same=same)
-        if rows is None:
-            return right
         scores = F.normalize(anchors[rows], dim=-1) @ F.normalize(positives[rows], dim=-1).T / self.temperature
         both = ((scores, cosines / self.temperature), (scores.T, cosines.T / self.temperature))
         return right + sum(F.cross_entropy(ours, theirs.softmax(-1)) for ours, theirs in both) / 2
