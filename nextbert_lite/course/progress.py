@@ -226,7 +226,7 @@ def work(job: dict) -> None:
             status, message = ("blank", "") if message == f"{name} is blank." else ("fails", message)
         if not known:
             print(json.dumps({"id": name, "status": status, "message": message}), file=out, flush=True)
-        if onward:  # as the lesson does: what comes next uses the learner's version if it passes, else the course's
+        if onward and (known or status != "passes"):  # what comes next uses the learner's version, or the course's
             faulthandler.dump_traceback_later(job["limit"], exit=True, file=out)
             names.setdefault(onward[0], None)
             exec(compile(onward[1], "<lesson>", "exec", dont_inherit=True), names)
