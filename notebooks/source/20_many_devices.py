@@ -1109,7 +1109,7 @@ assert wasted["400 Gbit/s for each GPU"] > 1000 and wasted["one line of 10 Gbit/
 # %% [markdown]
 # And your own line of section 6, if each H100 had one such line and none faster, and what base's gradients would take on it:
 
-# %%
+# %% tags=["times"]
 yours = Machine(989.4e12, between=bandwidth, latency=latency, node=1)
 print(f"by your line: half wasted at {half_wasted(yours)} devices")
 print(f"base's gradients by your line, 2 ranks: {all_reduce_seconds(4 * 110e6, 2, bandwidth, latency):.1f} s")
