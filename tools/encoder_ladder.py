@@ -49,12 +49,22 @@ TRIAL = 4  # steps that are timed to choose how many fit
 SHARP = 0.8  # a negative that BM25 scores above this share of the right body may be right as well: left out
 
 
+def texts_of(batches, tokenizer):
+    """Return all summaries and all bodies of the batches of "docs" as texts."""
+    return ([tokenizer.decode(ids) for ids in side] for side in zip(*batches.pairs, strict=True))
+
+
+def anchors_of(batch):
+    """Return each anchor of a batch as `closed` made it."""
+    return [tuple(ids[mask].tolist()) for ids, mask in zip(batch["ids"], batch["mask"], strict=True)]
+
+
 class Hard:
     """The batches of "docs" with one hard negative for each summary: a body that BM25 puts high and that is wrong."""
 
     def __init__(self, batches, tokenizer):
         self.batches, self.pad_id = batches, tokenizer.pad_id
-        summaries, bodies = ([tokenizer.decode(ids) for ids in side] for side in zip(*batches.pairs, strict=True))
+        summaries, bodies = texts_of(batches, tokenizer)
         self.negative = {}
         bm25 = Bm25(bodies)
         for start in range(0, len(summaries), 512):
@@ -68,8 +78,8 @@ class Hard:
     def __call__(self, step):
         batch, generator = self.batches(step), seeded(self.batches.seed, step, 1)
         found = []
-        for ids, mask in zip(batch["ids"], batch["mask"], strict=True):
-            choices = self.negative.get(tuple(ids[mask].tolist()))
+        for anchor in anchors_of(batch):
+            choices = self.negative.get(anchor)
             if choices is not None:
                 body = choices[int(torch.randint(len(choices), (1,), generator=generator))]
                 found.append(self.batches.closed(self.batches.pairs[body][1]))
@@ -101,12 +111,12 @@ class Taught:
     def __init__(self, batches, tokenizer):
         self.batches = batches
         self.number = {batches.closed(summary): row for row, (summary, _) in enumerate(batches.pairs)}
-        sides = ([tokenizer.decode(ids) for ids in side] for side in zip(*batches.pairs, strict=True))
+        sides = texts_of(batches, tokenizer)
         self.summaries, self.bodies = (embed(side, minilm_folder(), long="cut") for side in sides)
 
     def __call__(self, step):
         batch = self.batches(step)
-        numbers = [self.number.get(tuple(ids[m].tolist())) for ids, m in zip(batch["ids"], batch["mask"], strict=True)]
+        numbers = [self.number.get(anchor) for anchor in anchors_of(batch)]
         rows = [row for row, number in enumerate(numbers) if number is not None]
         found = [numbers[row] for row in rows]
         return batch | {"rows": torch.tensor(rows), "cosines": self.summaries[found] @ self.bodies[found].T}
@@ -129,7 +139,7 @@ def lengthened(encoder, max_len):
     weights = encoder.state_dict()
     (name,) = (n for n, p in found.named_parameters() if p.shape != weights[n].shape)
     times = -(-max_len // encoder.config.max_len)
-    found.load_state_dict(weights | {name: weights[name].repeat(times, 1)[: len(found.state_dict()[name])]})
+    found.load_state_dict(weights | {name: weights[name].repeat(times, 1)[:max_len]})
     return found
 
 
